@@ -1,0 +1,557 @@
+/* dilated_attention.h - LongNet's dilated attention (arXiv:2307.02486) as a C library. The one public header.
+ *
+ * WHAT IS COMPUTED
+ *
+ * A pattern (w, r) cuts the sequence into segments of w tokens from position 0 (the last may be shorter). In each
+ * segment, attention head h keeps every r-th token, beginning at an offset that depends on h. A kept query attends to
+ * the kept keys of its own segment. Several patterns, (2048, 1), (4096, 2), (8192, 4) say, give each token a dense
+ * neighbourhood and ever sparser, ever farther tokens, at a cost linear in the length of the sequence.
+ *
+ * The paper mixes the patterns' outputs by their softmax denominators (eq. 9-10). That equals one softmax over the
+ * multiset union of the keys of all patterns that keep the query:
+ *
+ *     out_i = sum_j c_ij exp(s_ij) v_j / sum_j c_ij exp(s_ij),       s_ij = scale * <q_i, k_j>
+ *
+ * where c_ij counts the patterns by which query i sees key j. lse_i is the natural logarithm of the denominator. A query
+ * that no pattern keeps, or that has no key left, gets out = 0 and lse = -infinity.
+ *
+ * A FIRST PROGRAM (examples/first.c)
+ *
+ *     da_context *context;
+ *     da_attention *attention;
+ *     da_attention_config config;
+ *     if (da_context_create(NULL, &context) != DA_OK) { puts(da_last_error_message()); return 1; }
+ *     da_attention_config_init(&config);
+ *     da_attention_config_set_patterns(&config, (int64_t[]){2048, 4096, 8192}, 3, (int64_t[]){1, 2, 4}, 3);
+ *     da_attention_create(context, "auto", &config, &attention);
+ *     da_tensor q = da_tensor_make(query, DA_F32, batch, n, heads, head_dim);   // and k, v, out likewise
+ *     da_attention_forward(attention, &q, &k, &v, &out, NULL, NULL);
+ *     da_attention_free(attention);
+ *     da_context_free(context);
+ *
+ * RULES THAT HOLD EVERYWHERE
+ *
+ * - Every call that can fail returns a da_status; da_last_error_message() says, for the calling thread, which argument
+ *   was wrong, its value, and what is allowed. The library never prints, aborts or exits.
+ * - Structs with a `size` field are filled by their _init function first; later versions add fields at the end.
+ * - Handles (da_context, da_attention, da_explanation) are immutable after creation: any number of threads may use one
+ *   at once. A context must outlive what was created from it.
+ * - Tensors are borrowed views. The library neither keeps nor frees caller memory after a call returns.
+ * - The result of a call does not depend on the number of threads, to the last bit.
+ */
+#ifndef DILATED_ATTENTION_H
+#define DILATED_ATTENTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define DA_API __attribute__((visibility("default")))
+#define DA_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#else
+#define DA_API
+#define DA_PRINTF(format, first)
+#endif
+
+#define DA_VERSION_MAJOR 0
+#define DA_VERSION_MINOR 1
+#define DA_VERSION_PATCH 0
+
+/* Version of the library that is running, "major.minor.patch"; a static string. */
+DA_API const char *da_version(void);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Status and messages
+ */
+
+typedef enum da_status {
+    DA_OK = 0,
+    DA_ERROR_INVALID_ARGUMENT = 1,       /* the message names the argument, its value and what is allowed */
+    DA_ERROR_UNKNOWN_IMPLEMENTATION = 2, /* the message lists the registered names */
+    DA_ERROR_UNAVAILABLE = 3,            /* known, but cannot run here: the message says what is missing */
+    DA_ERROR_UNSUPPORTED = 4,            /* this implementation does not take that option or data type */
+    DA_ERROR_ALREADY_REGISTERED = 5,     /* the name is taken */
+    DA_ERROR_OUT_OF_MEMORY = 6,
+    DA_ERROR_CANCELLED = 7, /* the progress callback asked to stop; outputs are unspecified */
+    DA_ERROR_IO = 8,        /* the operating system refused a file operation */
+    DA_ERROR_FORMAT = 9     /* a file is not what it says it is */
+} da_status;
+
+/* Name of a status, for example "DA_ERROR_INVALID_ARGUMENT"; a static string, never NULL. */
+DA_API const char *da_status_name(da_status status);
+
+/* Message of the last call on the calling thread that failed; "" before the first failure. The string belongs to the
+ * library and holds until the next failing call on this thread. */
+DA_API const char *da_last_error_message(void);
+
+/* For implementations that users register: sets the calling thread's message and returns `status`, so that one writes
+ *     return da_report(DA_ERROR_UNSUPPORTED, "head_dim is %d; allowed: 64", d);                                      */
+DA_API da_status da_report(da_status status, const char *format, ...) DA_PRINTF(2, 3);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Hardware
+ */
+
+/* Bits of da_hardware.cpu_features. */
+enum {
+    DA_CPU_AVX2 = 1 << 0,        /* AVX2, with the operating system saving the registers */
+    DA_CPU_FMA = 1 << 1,         /* fused multiply-add (FMA3) */
+    DA_CPU_F16C = 1 << 2,        /* f16 <-> f32 conversion */
+    DA_CPU_AVX512 = 1 << 3,      /* AVX-512 F, BW, DQ and VL, with the operating system saving the registers */
+    DA_CPU_AVX512_BF16 = 1 << 4, /* bf16 dot products on 512-bit registers */
+    DA_CPU_AVX512_FP16 = 1 << 5,
+    DA_CPU_AMX_BF16 = 1 << 6,
+    DA_CPU_NEON = 1 << 7,
+    DA_CPU_SVE = 1 << 8
+};
+
+#define DA_MAX_GPUS 16
+
+typedef struct da_gpu {
+    char name[96];
+    int compute_major, compute_minor; /* compute capability; 9.0 is H100 */
+    uint64_t memory;                  /* bytes */
+} da_gpu;
+
+/* What the factory's rules look at. Fill it by da_hardware_detect(), or make one up and hand it to a context to see
+ * what would be chosen elsewhere. */
+typedef struct da_hardware {
+    size_t size;
+    char cpu_name[96];
+    char architecture[16]; /* "x86_64", "aarch64", ... */
+    int cores;             /* that this process may run on */
+    uint32_t cpu_features; /* DA_CPU_* */
+    uint64_t l1_cache, l2_cache, l3_cache; /* bytes, as one core sees them; 0: unknown */
+    uint64_t memory;                       /* bytes of main memory, or of the cgroup's limit where that is lower */
+    int gpu_count;                         /* 0..DA_MAX_GPUS */
+    da_gpu gpus[DA_MAX_GPUS];
+    char gpu_note[128]; /* how the GPUs were found, or why none was */
+    /* GPU kernels that the host program can call (a Python package sets them); da_hardware_detect() leaves them false,
+     * because this library holds no GPU kernel of its own. */
+    bool flash_attention_3, flash_attention_2, xformers;
+} da_hardware;
+
+/* Sets `size` and zeroes the rest: a machine of one core with no vector unit and no GPU. */
+DA_API void da_hardware_init(da_hardware *hardware);
+
+/* Looks at this machine: CPUID or HWCAP, /proc and /sys, and NVIDIA's driver library if one can be opened at run time
+ * (nothing of CUDA is linked). What cannot be found is left 0. Errors: DA_ERROR_INVALID_ARGUMENT for NULL. */
+DA_API da_status da_hardware_detect(da_hardware *hardware);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Context: threads, instruction set, memory
+ */
+
+typedef struct da_context da_context;
+
+/* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here. */
+typedef enum da_isa { DA_ISA_AUTO = 0, DA_ISA_PORTABLE = 1, DA_ISA_AVX2 = 2, DA_ISA_AVX512 = 3 } da_isa;
+
+/* A caller's allocator. `allocate` returns memory aligned to 64 bytes, or NULL; `release` gets what allocate returned.
+ * Both may be called from several threads at once. */
+typedef struct da_allocator {
+    void *(*allocate)(size_t bytes, void *user);
+    void (*release)(void *memory, void *user);
+    void *user;
+} da_allocator;
+
+typedef struct da_context_options {
+    size_t size;
+    int threads;                 /* 0 (default): one per core that the process may use; otherwise 1..1024 */
+    da_isa isa;                  /* DA_ISA_AUTO (default) */
+    da_allocator allocator;      /* {0} (default): the C library's */
+    const da_hardware *hardware; /* NULL (default): detect; otherwise a description that is copied and believed, except
+                                    that no instruction is used which the real CPU lacks */
+} da_context_options;
+
+DA_API void da_context_options_init(da_context_options *options);
+
+/* Creates a context. options NULL means the defaults.
+ * Errors: DA_ERROR_INVALID_ARGUMENT (threads, isa, an allocator with one function missing),
+ *         DA_ERROR_UNAVAILABLE (an instruction set that this CPU lacks), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_context_create(const da_context_options *options, da_context **out);
+
+/* Frees a context; NULL is allowed. */
+DA_API void da_context_free(da_context *context);
+
+/* The context's hardware description, number of threads, and instruction set (never DA_ISA_AUTO). */
+DA_API const da_hardware *da_context_hardware(const da_context *context);
+DA_API int da_context_threads(const da_context *context);
+DA_API da_isa da_context_isa(const da_context *context);
+
+/* True if the kernels of this instruction set run on this machine. */
+DA_API bool da_isa_available(da_isa isa);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Tensors
+ */
+
+/* Element type. Sums are kept in f32, and in f64 for DA_F64. */
+typedef enum da_dtype { DA_DTYPE_ANY = 0, DA_F32 = 1, DA_F64 = 2, DA_BF16 = 3, DA_F16 = 4 } da_dtype;
+
+/* Bytes of one element; 0 for DA_DTYPE_ANY or a value that is not a data type. */
+DA_API size_t da_dtype_size(da_dtype dtype);
+
+/* A view of caller memory. Element (b, i, h, c) lies at
+ *     (char *)data + da_dtype_size(dtype) * (b*stride[0] + i*stride[1] + h*stride[2] + c*stride[3]).
+ * Strides count elements; any value is allowed for inputs (0 repeats, negative reverses), so that (batch, heads, n,
+ * head_dim) memory is a view like any other. Two elements of an output may not share memory. */
+typedef struct da_tensor {
+    void *data;
+    da_dtype dtype;
+    int64_t shape[4]; /* batch, n, heads, head_dim */
+    int64_t stride[4];
+} da_tensor;
+
+/* A dense view of (batch, n, heads, head_dim) memory. */
+DA_API da_tensor da_tensor_make(void *data, da_dtype dtype, int64_t batch, int64_t n, int64_t heads, int64_t head_dim);
+
+/* A dense view of (batch, heads, n, head_dim) memory; shape[] is still in the order batch, n, heads, head_dim. */
+DA_API da_tensor da_tensor_make_heads_first(void *data, da_dtype dtype, int64_t batch, int64_t heads, int64_t n,
+                                            int64_t head_dim);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Configuration of an attention. A plain value: copy it, change the copy, create as many attentions from it as you like.
+ */
+
+/* longnet: every head runs every pattern, mixed as above. head_groups: the heads are split into one consecutive group
+ * per pattern (the first heads % groups of them one head larger); group g runs pattern g alone, with offset g mod r_g,
+ * and its output is divided by the number of groups. */
+typedef enum da_mixing { DA_MIXING_LONGNET = 0, DA_MIXING_HEAD_GROUPS = 1 } da_mixing;
+
+/* Offset of head h in pattern (w, r). mod: h mod r (the paper). block: h / ceil(heads / r) (torchscale). */
+typedef enum da_offset_rule { DA_OFFSET_MOD = 0, DA_OFFSET_BLOCK = 1 } da_offset_rule;
+
+/* mask: tokens beyond the end do not exist. zero_pad (torchscale): a pattern with w >= n is one segment of n tokens,
+ * otherwise the last segment is filled to w tokens, then each segment to a multiple of r, with tokens whose key and
+ * value are zero; they enter the softmax (score 0). Under `causal` they lie in the future and play no part. */
+typedef enum da_tail_rule { DA_TAIL_MASK = 0, DA_TAIL_ZERO_PAD = 1 } da_tail_rule;
+
+/* count: a key that c patterns hold has weight c (the paper, torchscale). once: weight 1. */
+typedef enum da_overlap { DA_OVERLAP_COUNT = 0, DA_OVERLAP_ONCE = 1 } da_overlap;
+
+typedef enum da_preset {
+    DA_PRESET_LONGNET = 0,    /* longnet, mod, mask: the paper; any length, no padding */
+    DA_PRESET_TORCHSCALE = 1, /* longnet, block, zero_pad: checkpoints trained with torchscale */
+    DA_PRESET_HEAD_GROUPS = 2 /* head_groups, mask: checkpoints of the head-group packages */
+} da_preset;
+
+typedef enum da_device { DA_DEVICE_AUTO = 0, DA_DEVICE_CPU = 1, DA_DEVICE_CUDA = 2 } da_device;
+
+#define DA_MAX_PATTERNS 64
+#define DA_MAX_HEAD_DIM 256
+#define DA_NO_WINDOW (-1)
+
+typedef struct da_attention_config {
+    size_t size;
+    /* The patterns: 1 <= dilation_rate <= segment_length; neither needs to divide anything. The two counts must agree. */
+    size_t segment_count;
+    int64_t segment_lengths[DA_MAX_PATTERNS];
+    size_t rate_count;
+    int64_t dilation_rates[DA_MAX_PATTERNS];
+    double dropout;    /* 0; in [0, 1). Recorded for training; da_attention_forward is inference and applies none. */
+    bool use_tf32;     /* true; a wish for GPU matrix products, without effect on a CPU */
+    bool scale_is_set; /* false: scale = 1 / sqrt(head_dim) */
+    double scale;      /* finite; read only if scale_is_set */
+    bool causal;       /* false; true: key j is seen by query i only if j <= i */
+    int64_t window;    /* DA_NO_WINDOW; W >= 0: only keys with i - j <= W are seen */
+    da_mixing mixing;
+    da_offset_rule offset_rule;
+    da_tail_rule tail_rule;
+    da_overlap overlap;
+    da_dtype dtype;          /* DA_DTYPE_ANY; otherwise the only data type that the attention will take */
+    da_device device;        /* DA_DEVICE_AUTO. DA_DEVICE_CUDA is DA_ERROR_UNAVAILABLE in this version */
+    int64_t sequence_length; /* 0: unknown; the length to expect, which "auto" bases its choice on */
+} da_attention_config;
+
+/* Sets `size` and the defaults given above, with no pattern. */
+DA_API void da_attention_config_init(da_attention_config *config);
+
+/* Copies the patterns into the configuration. The counts are given apart so that a mismatch is noticed.
+ * Errors: DA_ERROR_INVALID_ARGUMENT (no pattern, different counts, more than DA_MAX_PATTERNS, a value below 1, a rate
+ * larger than its segment); the configuration is then unchanged. */
+DA_API da_status da_attention_config_set_patterns(da_attention_config *config, const int64_t *segment_lengths,
+                                                  size_t segment_count, const int64_t *dilation_rates,
+                                                  size_t rate_count);
+
+/* Sets mixing, offset_rule and tail_rule as the preset says; leaves all else. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_attention_config_set_preset(da_attention_config *config, da_preset preset);
+
+/* Checks every field. Creation does this too. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_attention_config_validate(const da_attention_config *config);
+
+/* Configuration of a multihead attention, with the guide's fields. A plain value, like da_attention_config. */
+typedef struct da_multihead_config {
+    size_t size;
+    int64_t embed_dim;   /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
+    int64_t num_heads;   /* >= 1 */
+    int64_t kv_heads;    /* 0: num_heads; otherwise a divisor of num_heads */
+    bool bias;           /* true: projections have a bias */
+    bool layer_norm;     /* true: layer norm before the output projection (MAGNETO) */
+    double layer_norm_eps; /* 1e-5; > 0 and finite */
+    double gamma_init;   /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
+    da_dtype dtype;      /* DA_F32 */
+    da_device device;    /* DA_DEVICE_AUTO */
+} da_multihead_config;
+
+DA_API void da_multihead_config_init(da_multihead_config *config);
+
+/* Checks every field, and, where attention is not NULL, that configuration and the two together: device and data type
+ * must agree. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_multihead_config_validate(const da_multihead_config *config, const da_attention_config *attention);
+
+/* Names of the enumerations' values as the command line and Python spell them ("longnet", "zero_pad", "bf16", ...).
+ * The _name functions return a static string, "?" for a value outside the enumeration. The _from_name functions return
+ * DA_ERROR_INVALID_ARGUMENT for another name; the message lists the allowed ones. */
+DA_API const char *da_mixing_name(da_mixing value);
+DA_API const char *da_offset_rule_name(da_offset_rule value);
+DA_API const char *da_tail_rule_name(da_tail_rule value);
+DA_API const char *da_overlap_name(da_overlap value);
+DA_API const char *da_preset_name(da_preset value);
+DA_API const char *da_dtype_name(da_dtype value);
+DA_API const char *da_device_name(da_device value);
+DA_API const char *da_isa_name(da_isa value);
+DA_API da_status da_mixing_from_name(const char *name, da_mixing *out);
+DA_API da_status da_offset_rule_from_name(const char *name, da_offset_rule *out);
+DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
+DA_API da_status da_overlap_from_name(const char *name, da_overlap *out);
+DA_API da_status da_preset_from_name(const char *name, da_preset *out);
+DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
+DA_API da_status da_device_from_name(const char *name, da_device *out);
+DA_API da_status da_isa_from_name(const char *name, da_isa *out);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Attention
+ */
+
+typedef struct da_attention da_attention;
+
+/* Creates the implementation `name`: "auto", "standard", "improved", ..., or one that you registered.
+ *
+ * The configuration is validated and copied. "auto" applies the rules of da_explain().
+ * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNKNOWN_IMPLEMENTATION, DA_ERROR_UNAVAILABLE, DA_ERROR_UNSUPPORTED (an
+ *         option that this implementation does not take), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_attention_create(const da_context *context, const char *name, const da_attention_config *config,
+                                     da_attention **out);
+
+/* Frees an attention; NULL is allowed. */
+DA_API void da_attention_free(da_attention *attention);
+
+/* Name of the implementation that runs ("auto" has become its choice); the string lives as long as the handle. */
+DA_API const char *da_attention_implementation(const da_attention *attention);
+
+/* Reports finished work out of total, from one thread at a time, at most a few hundred times a call. Return false to
+ * stop the call, which then returns DA_ERROR_CANCELLED. Must not call into the same da_attention. */
+typedef bool (*da_progress)(int64_t finished, int64_t total, void *user);
+
+/* What is rarely needed by a forward pass. NULL in its place means the defaults. */
+typedef struct da_forward_options {
+    size_t size;
+    /* Key padding. A padded key does not exist; its key and value may hold anything, NaN too. Both may be given. */
+    const int64_t *key_lengths; /* NULL, or batch values in 0..n: keys from key_lengths[b] on are padded */
+    const uint8_t *key_mask;    /* NULL, or (batch, n): not 0 means that the key is padded */
+    int64_t key_mask_stride[2]; /* in bytes; {0, 0}: dense, {n, 1} */
+    da_progress progress;       /* NULL */
+    void *progress_user;
+} da_forward_options;
+
+DA_API void da_forward_options_init(da_forward_options *options);
+
+/* out = attention(query, key, value), over all patterns in one softmax.
+ *
+ *   query  (batch, n, heads,    head_dim)  batch >= 1, n >= 1, heads >= 1, 1 <= head_dim <= DA_MAX_HEAD_DIM
+ *   key    (batch, n, kv_heads, head_dim)  heads a multiple of kv_heads; head h reads h / (heads / kv_heads)
+ *   value  like key
+ *   out    like query; its memory may not meet an input's
+ *   lse    NULL, or (batch, n, heads, 1), DA_F64 or DA_F32 (the latter not for f64 inputs): natural logarithm of the
+ *          softmax sum, -infinity where a query has no key. Its memory may not meet another tensor's.
+ *
+ * query, key, value and out share one data type. Memory used: da_attention_workspace(), whatever the length.
+ * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNSUPPORTED, DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. Arguments are
+ * checked before anything is written. */
+DA_API da_status da_attention_forward(const da_attention *attention, const da_tensor *query, const da_tensor *key,
+                                      const da_tensor *value, const da_tensor *out, const da_tensor *lse,
+                                      const da_forward_options *options);
+
+/* Size of a computation, where no tensors are at hand. */
+typedef struct da_problem {
+    size_t size;
+    int64_t batch;    /* 1 */
+    int64_t n;        /* 0: unknown */
+    int64_t heads;    /* 1 */
+    int64_t kv_heads; /* 0: heads */
+    int64_t head_dim; /* 64 */
+    da_dtype dtype;   /* DA_F32 */
+} da_problem;
+
+DA_API void da_problem_init(da_problem *problem);
+
+/* Bytes that da_attention_forward allocates for this problem, all threads together; the same for any length beyond a
+ * few thousand tokens. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Who sees whom, and what it costs
+ */
+
+/* *count = c_ij, the number of patterns by which query i of head `head` sees key j (0: not at all; at most 1 with
+ * DA_OVERLAP_ONCE), with causal and window applied. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_pattern_multiplicity(const da_attention_config *config, int64_t n, int64_t heads, int64_t head,
+                                         int64_t i, int64_t j, int64_t *count);
+
+typedef struct da_cost {
+    size_t size;
+    double counted_pairs;  /* (query, key) pairs over batch and heads, a pair counted once per pattern that holds it */
+    double distinct_pairs; /* the same, each pair once: what a kernel must compute at least */
+    double dense_pairs;    /* what dense attention computes (half under causal) */
+    double counted_flops;  /* 4 * head_dim * counted_pairs: score and output product */
+    double tensor_bytes;   /* query, key, value, out and logsumexp */
+} da_cost;
+
+/* Cost of a configuration on a problem (n >= 1), key padding apart. Exact up to n = 65536; beyond, the pairs of a middle
+ * period are scaled, which is exact where the longest segment divides n. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_pattern_cost(const da_attention_config *config, const da_problem *problem, da_cost *cost);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The factory's choice, explained
+ */
+
+typedef struct da_explanation da_explanation;
+
+/* Applies the selection rules to a problem without creating anything:
+ *
+ *   1. flash attention 3 and an H100             -> improved
+ *   2. more than 100,000 tokens                  -> ring
+ *   3. several GPUs and more than 50,000 tokens  -> distributed
+ *   4. a flash kernel is available               -> improved     (on a CPU: our vector kernels run here)
+ *   5. otherwise                                 -> standard
+ *
+ * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so.
+ * problem may be NULL: length from config->sequence_length, all else default. Implementations that users registered are
+ * never chosen. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_explain(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                            da_explanation **out);
+DA_API void da_explanation_free(da_explanation *explanation);
+
+/* One rule, with the facts it saw. Strings live as long as the explanation. */
+typedef struct da_rule {
+    const char *condition;      /* "more than 100,000 tokens" */
+    const char *facts;          /* "131,072 tokens" */
+    bool holds;                 /* the condition is met */
+    const char *implementation; /* what the rule would choose */
+    bool chosen;                /* this rule decided */
+    const char *outcome;        /* "chosen", "does not apply", "passed over: ...", "not reached" */
+} da_rule;
+
+/* An implementation considered, with what it would need on this problem. */
+typedef struct da_alternative {
+    const char *name;
+    bool available;
+    const char *note;       /* what it is good for, or why it cannot run here */
+    size_t workspace_bytes; /* 0 where it is not available */
+} da_alternative;
+
+DA_API const char *da_explanation_choice(const da_explanation *explanation);
+DA_API size_t da_explanation_rule_count(const da_explanation *explanation);
+DA_API size_t da_explanation_alternative_count(const da_explanation *explanation);
+/* Errors: DA_ERROR_INVALID_ARGUMENT for an index out of range or NULL. */
+DA_API da_status da_explanation_rule(const da_explanation *explanation, size_t index, da_rule *out);
+DA_API da_status da_explanation_alternative(const da_explanation *explanation, size_t index, da_alternative *out);
+/* Cost of the problem; all zero if its length is unknown. */
+DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost *out);
+/* All of it as text of several lines. */
+DA_API const char *da_explanation_text(const da_explanation *explanation);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The registry: built-in implementations and yours, by the same call
+ */
+
+/* Bits of da_implementation.features: options that an implementation takes beyond plain longnet attention with equal
+ * head counts. Creation or the forward call refuses what is not listed with DA_ERROR_UNSUPPORTED. */
+enum {
+    DA_FEATURE_CAUSAL = 1 << 0,
+    DA_FEATURE_WINDOW = 1 << 1,
+    DA_FEATURE_KEY_PADDING = 1 << 2,
+    DA_FEATURE_GROUPED_QUERIES = 1 << 3,
+    DA_FEATURE_LOGSUMEXP = 1 << 4,
+    DA_FEATURE_HEAD_GROUPS = 1 << 5,
+    DA_FEATURE_BLOCK_OFFSETS = 1 << 6,
+    DA_FEATURE_ZERO_PAD = 1 << 7,
+    DA_FEATURE_OVERLAP_ONCE = 1 << 8,
+    DA_FEATURE_ALL = (1 << 9) - 1
+};
+
+/* Bit of a data type in da_implementation.dtypes. */
+#define DA_DTYPE_BIT(dtype) (1u << (dtype))
+#define DA_DTYPE_BITS_ALL                                                                                              \
+    (DA_DTYPE_BIT(DA_F32) | DA_DTYPE_BIT(DA_F64) | DA_DTYPE_BIT(DA_BF16) | DA_DTYPE_BIT(DA_F16))
+
+/* A forward call as an implementation receives it: every argument has been checked as da_attention_forward promises.
+ * Fields that the caller left out are NULL; key_mask_stride is filled in. */
+typedef struct da_forward_call {
+    const da_context *context;
+    const da_attention_config *config;
+    const da_tensor *query, *key, *value, *out;
+    const da_tensor *lse; /* or NULL */
+    const da_forward_options *options;
+    double scale; /* 1 / sqrt(head_dim) already put in */
+} da_forward_call;
+
+typedef struct da_implementation {
+    size_t size;             /* sizeof(da_implementation) */
+    const char *name;        /* letters, digits, '_' and '-', 1..63 characters; not "auto" */
+    const char *description; /* what it is; NULL: "" */
+    const char *best_for;    /* what it is good for; NULL: "" */
+    const char *memory;      /* memory beyond inputs and outputs, for people to read; NULL: "" */
+    uint32_t features;       /* DA_FEATURE_* */
+    uint32_t dtypes;         /* DA_DTYPE_BIT() of each */
+    void *user;              /* handed to the functions below */
+    /* Can it run here? On false it writes why into reason. NULL: always. */
+    bool (*available)(const da_context *context, char *reason, size_t reason_size, void *user);
+    /* Makes the state of a handle from a validated configuration; it may keep `config`, which lives as long as the
+     * handle. NULL: there is no state. */
+    da_status (*create)(const da_context *context, const da_attention_config *config, void *user, void **state);
+    void (*destroy)(void *state, void *user); /* NULL: nothing to do */
+    /* Required. Several threads may call it at once with one state. */
+    da_status (*forward)(void *state, const da_forward_call *call, void *user);
+    /* Bytes that forward allocates. NULL: none. */
+    size_t (*workspace)(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                        void *user);
+} da_implementation;
+
+/* Registers an implementation under its name; the table and its strings are copied, `user` is kept as it is. Names stay
+ * registered until the process ends. Any thread may call it. "auto" never picks what you register.
+ * Errors: DA_ERROR_INVALID_ARGUMENT (missing name or forward, a name that is not allowed), DA_ERROR_ALREADY_REGISTERED,
+ * DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_register_implementation(const da_implementation *implementation);
+
+/* Number of registered implementations, and the name of each, built-in ones first; NULL beyond the end. The strings live
+ * as long as the process. "auto" is not among them: it is a rule for choosing. */
+DA_API size_t da_implementation_count(void);
+DA_API const char *da_implementation_name(size_t index);
+
+/* What is known of an implementation. Strings live as long as the process. */
+typedef struct da_implementation_info {
+    size_t size;
+    const char *name, *description, *best_for, *memory;
+    uint32_t features, dtypes;
+    bool built_in;
+    bool available;   /* in this context */
+    char reason[256]; /* why not available; "" if it is */
+} da_implementation_info;
+
+DA_API void da_implementation_info_init(da_implementation_info *info);
+
+/* Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNKNOWN_IMPLEMENTATION (the message lists the known ones). */
+DA_API da_status da_implementation_get_info(const da_context *context, const char *name, da_implementation_info *info);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

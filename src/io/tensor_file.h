@@ -1,0 +1,66 @@
+/* Tensors in files: .npy and .safetensors, read through a mapping and written atomically.
+ *
+ * A path may name a tensor of a .safetensors file: "weights.safetensors:layer.0.q". Without a name the file must hold
+ * exactly one tensor. What the file is, is decided by its first bytes when reading and by the path's ending when writing.
+ *
+ * bf16 in .npy: NumPy has no such type; the two-byte void type that the ml_dtypes package writes ("<V2" or "|V2") is
+ * read, and written, as bf16. */
+#ifndef DA_IO_TENSOR_FILE_H
+#define DA_IO_TENSOR_FILE_H
+
+#include "dilated_attention.h"
+
+#define DA_FILE_MAX_RANK 8
+
+/* What a file can hold beside the library's floating-point types. */
+typedef enum da_file_type {
+    DA_FILE_F32, DA_FILE_F64, DA_FILE_BF16, DA_FILE_F16,
+    DA_FILE_BOOL, DA_FILE_I8, DA_FILE_U8, DA_FILE_I16, DA_FILE_U16, DA_FILE_I32, DA_FILE_U32, DA_FILE_I64, DA_FILE_U64
+} da_file_type;
+
+/* A tensor that is mapped read-only. data stays valid until da_tensor_file_close. */
+typedef struct da_tensor_file {
+    const void *data;
+    da_file_type type;
+    int rank;
+    int64_t shape[DA_FILE_MAX_RANK];
+    int64_t stride[DA_FILE_MAX_RANK]; /* in elements; not C order for a Fortran-ordered .npy */
+    /* private */
+    void *mapping;
+    size_t mapping_bytes;
+} da_tensor_file;
+
+/* Errors: DA_ERROR_IO (cannot be opened or mapped), DA_ERROR_FORMAT (truncated, corrupt, a header that lies, big-endian,
+ * a type that is not in the list, rank above 8), DA_ERROR_INVALID_ARGUMENT (no such tensor name; the message lists the
+ * names). The message starts with the path. On error *out is zero and needs no close. */
+da_status da_tensor_file_open(const char *path, da_tensor_file *out);
+void da_tensor_file_close(da_tensor_file *file);
+
+/* The data type of the library for a file type; DA_DTYPE_ANY for the integers and bool. */
+da_dtype da_file_type_dtype(da_file_type type);
+const char *da_file_type_name(da_file_type type);
+
+/* A file being written: space is reserved at once (so that a full disk is an error here, not a signal later), under a
+ * temporary name beside the path; data is a writable mapping of the tensor in C order. */
+typedef struct da_tensor_writer {
+    void *data;
+    size_t bytes;
+    /* private */
+    char *path, *temporary;
+    int descriptor;
+    void *mapping;
+    size_t mapping_bytes;
+} da_tensor_writer;
+
+/* `path` ends in .npy or .safetensors[:name] (name: "tensor" by default). Errors: DA_ERROR_INVALID_ARGUMENT (ending,
+ * shape), DA_ERROR_IO (message: path and the system's words), DA_ERROR_OUT_OF_MEMORY. On error nothing is left behind. */
+da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, const int64_t *shape,
+                                da_tensor_writer *out);
+/* Flushes, renames to the path, frees. On error the temporary file is removed and the old file, if any, is untouched. */
+da_status da_tensor_writer_commit(da_tensor_writer *writer);
+/* Removes the temporary file. Harmless on a zeroed, committed or abandoned writer. */
+void da_tensor_writer_abandon(da_tensor_writer *writer);
+/* For a signal handler: unlinks the temporary file only (async-signal-safe). */
+void da_tensor_writer_unlink(const da_tensor_writer *writer);
+
+#endif
