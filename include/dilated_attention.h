@@ -52,10 +52,10 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define DA_API __attribute__((visibility("default")))
-#define DA_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define DA_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define DA_API
-#define DA_PRINTF(format, first)
+#define DA_PRINTF(text, first)
 #endif
 
 #define DA_VERSION_MAJOR 0
@@ -413,8 +413,9 @@ typedef struct da_cost {
     double tensor_bytes;   /* query, key, value, out and logsumexp */
 } da_cost;
 
-/* Cost of a configuration on a problem (n >= 1), key padding apart. Exact up to n = 65536; beyond, the pairs of a middle
- * period are scaled, which is exact where the longest segment divides n. Errors: DA_ERROR_INVALID_ARGUMENT. */
+/* Cost of a configuration on a problem (n >= 1), key padding apart. Exact while n * heads <= 65536; beyond, from that many
+ * queries spread over the sequence and, for more than 64 heads, over the heads: within a few percent.
+ * Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_pattern_cost(const da_attention_config *config, const da_problem *problem, da_cost *cost);
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -5,13 +5,17 @@
 
 #include "dilated_attention.h"
 
-/* Copies a caller's sized struct over one of ours that already holds defaults; refuses a size that no version had. */
-da_status da_copy_sized(void *ours, size_t our_size, const void *theirs, size_t their_size, size_t smallest,
-                        const char *type_name);
+/* Copies a caller's sized struct over one of ours that already holds defaults; refuses a size that no version had: below
+ * our_size, the smallest so far, or beyond ours by more than a later version could add. */
+da_status da_copy_sized(void *ours, size_t our_size, const void *theirs, const char *name);
 
 /* A validated copy of a configuration (or problem) that may come from an older or newer caller. */
 da_status da_attention_config_import(const da_attention_config *theirs, da_attention_config *ours);
-da_status da_problem_import(const da_problem *theirs, da_problem *ours); /* n == 0 is allowed here */
+da_status da_multihead_config_import(const da_multihead_config *theirs, da_multihead_config *ours);
+da_status da_problem_import(const da_problem *theirs, da_problem *ours); /* n == 0 is allowed; kv_heads is put in */
+
+/* An enumeration's value: `name` is what its _name function returns. */
+da_status da_check_enum(const char *argument, int value, const char *name);
 
 /* The DA_FEATURE_* bits that a configuration needs; those that only tensors show (grouped queries, padding, logsumexp)
  * are not among them. */

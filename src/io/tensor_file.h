@@ -1,62 +1,86 @@
 /* Tensors in files: .npy and .safetensors, read through a mapping and written atomically.
  *
- * A path may name a tensor of a .safetensors file: "weights.safetensors:layer.0.q". Without a name the file must hold
- * exactly one tensor. What the file is, is decided by its first bytes when reading and by the path's ending when writing.
+ * A path may name a tensor of a .safetensors file: "weights.safetensors:layer.0.q" (all that follows the first
+ * ".safetensors:" is the name). Without a name the file must hold exactly one tensor. What the file is, is decided by
+ * its first bytes when reading and by the path's ending when writing.
  *
  * bf16 in .npy: NumPy has no such type; the two-byte void type that the ml_dtypes package writes ("<V2" or "|V2") is
- * read, and written, as bf16. */
+ * read, and written, as bf16.
+ *
+ * Both formats allow data that is not aligned for its type (old .safetensors files have such headers). data is always
+ * aligned: such a tensor, and only such a one, is copied into memory of its own.
+ *
+ * A mapped file must not be shortened while it is open: its pages are read when they are touched. Files made here never
+ * are, since a new one takes the old one's name and leaves the old one's bytes alone. */
 #ifndef DA_IO_TENSOR_FILE_H
 #define DA_IO_TENSOR_FILE_H
 
-#include "dilated_attention.h"
+#include "io/mapped_file.h"
 
 #define DA_FILE_MAX_RANK 8
 
-/* What a file can hold beside the library's floating-point types. */
+/* What a file can hold: the library's floating-point types, and integers. A bool is a byte; files do not promise that
+ * it is 0 or 1, so read it as uint8_t. */
 typedef enum da_file_type {
-    DA_FILE_F32, DA_FILE_F64, DA_FILE_BF16, DA_FILE_F16,
-    DA_FILE_BOOL, DA_FILE_I8, DA_FILE_U8, DA_FILE_I16, DA_FILE_U16, DA_FILE_I32, DA_FILE_U32, DA_FILE_I64, DA_FILE_U64
+    DA_FILE_F32,
+    DA_FILE_F64,
+    DA_FILE_BF16,
+    DA_FILE_F16,
+    DA_FILE_BOOL,
+    DA_FILE_I8,
+    DA_FILE_U8,
+    DA_FILE_I16,
+    DA_FILE_U16,
+    DA_FILE_I32,
+    DA_FILE_U32,
+    DA_FILE_I64,
+    DA_FILE_U64
 } da_file_type;
 
-/* A tensor that is mapped read-only. data stays valid until da_tensor_file_close. */
+#define DA_FILE_TYPE_COUNT 13
+
+/* A tensor that is mapped read-only. data stays valid until da_tensor_file_close; it is not NULL, but of a tensor
+ * without elements there is nothing to read. */
 typedef struct da_tensor_file {
     const void *data;
     da_file_type type;
     int rank;
     int64_t shape[DA_FILE_MAX_RANK];
     int64_t stride[DA_FILE_MAX_RANK]; /* in elements; not C order for a Fortran-ordered .npy */
-    /* private */
-    void *mapping;
-    size_t mapping_bytes;
+    da_mapping mapping;               /* private */
 } da_tensor_file;
 
-/* Errors: DA_ERROR_IO (cannot be opened or mapped), DA_ERROR_FORMAT (truncated, corrupt, a header that lies, big-endian,
- * a type that is not in the list, rank above 8), DA_ERROR_INVALID_ARGUMENT (no such tensor name; the message lists the
- * names). The message starts with the path. On error *out is zero and needs no close. */
+/* Errors: DA_ERROR_IO (cannot be opened or mapped, no regular file), DA_ERROR_FORMAT (truncated, longer than the shape
+ * says, corrupt, a header that lies, big-endian, a type that is not in the list, rank above 8),
+ * DA_ERROR_INVALID_ARGUMENT (path or out missing; no such tensor name, or several tensors and no name: the message
+ * lists the names), DA_ERROR_OUT_OF_MEMORY. The message starts with the path of the file, without a tensor's name. On
+ * error *out is zero and needs no close. */
 da_status da_tensor_file_open(const char *path, da_tensor_file *out);
+/* Harmless on NULL, and on a zeroed or closed file. */
 void da_tensor_file_close(da_tensor_file *file);
 
 /* The data type of the library for a file type; DA_DTYPE_ANY for the integers and bool. */
 da_dtype da_file_type_dtype(da_file_type type);
+/* "f32", "bf16", "bool", "u8", ...; "?" for a value outside the enumeration. */
 const char *da_file_type_name(da_file_type type);
+/* Bytes of one element; 0 for a value outside the enumeration. */
+size_t da_file_type_size(da_file_type type);
 
 /* A file being written: space is reserved at once (so that a full disk is an error here, not a signal later), under a
  * temporary name beside the path; data is a writable mapping of the tensor in C order. */
 typedef struct da_tensor_writer {
     void *data;
     size_t bytes;
-    /* private */
-    char *path, *temporary;
-    int descriptor;
-    void *mapping;
-    size_t mapping_bytes;
+    da_atomic_file file; /* private */
 } da_tensor_writer;
 
 /* `path` ends in .npy or .safetensors[:name] (name: "tensor" by default). Errors: DA_ERROR_INVALID_ARGUMENT (ending,
- * shape), DA_ERROR_IO (message: path and the system's words), DA_ERROR_OUT_OF_MEMORY. On error nothing is left behind. */
+ * shape), DA_ERROR_IO (message: path and the system's words), DA_ERROR_OUT_OF_MEMORY. On error nothing is left
+ * behind. */
 da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, const int64_t *shape,
                                 da_tensor_writer *out);
-/* Flushes, renames to the path, frees. On error the temporary file is removed and the old file, if any, is untouched. */
+/* Flushes, renames to the path, frees. On error the temporary file is removed and the old file, if any, is
+ * untouched. */
 da_status da_tensor_writer_commit(da_tensor_writer *writer);
 /* Removes the temporary file. Harmless on a zeroed, committed or abandoned writer. */
 void da_tensor_writer_abandon(da_tensor_writer *writer);

@@ -1,0 +1,40 @@
+# What `cmake --install` copies, and how other projects find it: by pkg-config and by find_package. Both name places
+# relative to themselves, so that an installed tree can be moved.
+include(CMakePackageConfigHelpers)
+set(DA_CONFIG_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/dilated_attention)
+
+install(FILES include/dilated_attention.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md")
+
+# One export set per library: whoever links the shared one needs no OpenMP of their own.
+foreach(kind Shared Static)
+  string(TOLOWER ${kind} suffix)
+  install(TARGETS dilated_attention_${suffix} EXPORT dilated_attention${kind}Targets
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT dilated_attention${kind}Targets NAMESPACE dilated_attention:: DESTINATION ${DA_CONFIG_DIR})
+endforeach()
+
+configure_package_config_file(cmake/dilated_attentionConfig.cmake.in
+                              ${PROJECT_BINARY_DIR}/dilated_attentionConfig.cmake
+                              INSTALL_DESTINATION ${DA_CONFIG_DIR})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/dilated_attentionConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/dilated_attentionConfig.cmake
+              ${PROJECT_BINARY_DIR}/dilated_attentionConfigVersion.cmake
+        DESTINATION ${DA_CONFIG_DIR})
+
+file(RELATIVE_PATH DA_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" DA_PC_PREFIX ${DA_PC_PREFIX})
+file(RELATIVE_PATH DA_PC_LIBDIR ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_LIBDIR})
+file(RELATIVE_PATH DA_PC_INCLUDEDIR ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+# The static library was compiled for this OpenMP run-time library (libgomp for gcc, libomp for clang).
+list(TRANSFORM OpenMP_C_LIB_NAMES PREPEND -l OUTPUT_VARIABLE DA_PC_PRIVATE_LIBS)
+list(APPEND DA_PC_PRIVATE_LIBS -lm)
+foreach(library IN LISTS CMAKE_DL_LIBS)
+  list(APPEND DA_PC_PRIVATE_LIBS -l${library})
+endforeach()
+list(JOIN DA_PC_PRIVATE_LIBS " " DA_PC_PRIVATE_LIBS)
+configure_file(cmake/dilated_attention.pc.in ${PROJECT_BINARY_DIR}/dilated_attention.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/dilated_attention.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

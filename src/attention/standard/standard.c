@@ -1,0 +1,145 @@
+/* `standard`: dilated attention in plain C, to read and to debug against.
+ *
+ * Tiles of consecutive queries go, one pattern after the other, through the keys of their segments, with one running
+ * softmax per query through all patterns (Milakov and Gimelshein, arXiv:1805.02867): when a larger score turns up, sum
+ * and accumulator shrink by exp(old maximum - new maximum). That is the paper's mixing by softmax denominators, without
+ * an output per pattern. Memory is one tile a thread. */
+#include "attention/standard/standard.h"
+
+#include <math.h>
+
+#include "attention/workspace.h"
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "core/tensor.h"
+#include "pattern/pattern.h"
+
+#define TILE_ROWS 32
+#define TILE_KEYS 64
+
+/* One head of one batch row. */
+typedef struct sequence {
+    const da_forward_call *call;
+    da_head_patterns patterns;
+    int64_t batch, head, kv_head;
+    int head_dim;
+} sequence;
+
+static double load(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t component) {
+    const char *row = da_tensor_row(tensor, batch, i, head);
+    return da_dtype_load(tensor->dtype, row + component * tensor->stride[3] * (int64_t)da_dtype_size(tensor->dtype));
+}
+
+static void store(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t component, double value) {
+    char *row = da_tensor_row(tensor, batch, i, head);
+    da_dtype_store(tensor->dtype, row + component * tensor->stride[3] * (int64_t)da_dtype_size(tensor->dtype), value);
+}
+
+/* Does query i see key j by pattern p, given that p joins them? */
+static bool sees(const da_head_patterns *patterns, int p, int64_t i, int64_t j) {
+    if ((patterns->causal && j > i) || i - j > patterns->window) {
+        return false;
+    }
+    for (int earlier = 0; patterns->once && earlier < p; earlier++) {
+        if (da_pattern_joins(&patterns->pattern[earlier], i, j)) {
+            return false; /* counted already */
+        }
+    }
+    return true;
+}
+
+#define REAL float
+#define EXP expf
+#define LOG logf
+#define NAME(x) x##_f32
+#include "attention/standard/tile.inc.h"
+#undef REAL
+#undef EXP
+#undef LOG
+#undef NAME
+#define REAL double
+#define EXP exp
+#define LOG log
+#define NAME(x) x##_f64
+#include "attention/standard/tile.inc.h"
+
+typedef struct forward_job {
+    const da_forward_call *call;
+    int64_t tiles; /* per sequence */
+    char *memory;
+    size_t memory_per_thread;
+    da_progress_state progress;
+} forward_job;
+
+static void run_tile(int64_t index, int thread, void *user) {
+    forward_job *job = user;
+    const da_forward_call *call = job->call;
+    int64_t n = call->query->shape[1], heads = call->query->shape[2], head = index / job->tiles % heads;
+    int64_t first = index % job->tiles * TILE_ROWS;
+    int rows = n - first < TILE_ROWS ? (int)(n - first) : TILE_ROWS;
+    void *memory = job->memory + (size_t)thread * job->memory_per_thread;
+    if (da_progress_cancelled(&job->progress)) {
+        return;
+    }
+    sequence s = {
+        .call = call,
+        .batch = index / job->tiles / heads,
+        .head = head,
+        .kv_head = head / (heads / call->key->shape[2]),
+        .head_dim = (int)call->query->shape[3],
+    };
+    da_head_patterns_init(&s.patterns, call->config, n, heads, head);
+    if (call->query->dtype == DA_F64) {
+        forward_tile_f64(memory, &s, first, rows);
+    } else {
+        forward_tile_f32(memory, &s, first, rows);
+    }
+    da_progress_step(&job->progress, thread);
+}
+
+/* Fills in the number of tiles and a thread's memory; returns the number of threads that the call can use. */
+static int plan(forward_job *job, const da_context *context, const da_problem *problem) {
+    da_arena arena = {0};
+    job->tiles = (da_problem_length(problem) - 1) / TILE_ROWS + 1;
+    da_arena_take(&arena, 1, problem->dtype == DA_F64 ? sizeof(tile_f64) : sizeof(tile_f32));
+    job->memory_per_thread = arena.used;
+    int64_t work = problem->batch * problem->heads * job->tiles, threads = da_context_threads(context);
+    return (int)(threads < work ? threads : work);
+}
+
+static da_status forward(void *state, const da_forward_call *call, void *user) {
+    const da_allocator *allocator = da_context_allocator(call->context);
+    da_problem problem;
+    forward_job job = {.call = call};
+    da_problem_of_call(call, &problem);
+    int threads = plan(&job, call->context, &problem);
+    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
+    if (!job.memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    int64_t work = problem.batch * problem.heads * job.tiles;
+    da_progress_begin(&job.progress, call->options, work);
+    da_parallel_for(threads, work, run_tile, &job);
+    da_release(allocator, job.memory);
+    return da_progress_end(&job.progress);
+}
+
+static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                        void *user) {
+    forward_job job = {0};
+    size_t threads = (size_t)plan(&job, context, problem);
+    return threads * job.memory_per_thread;
+}
+
+const da_implementation da_standard_implementation = {
+    .size = sizeof(da_implementation),
+    .name = "standard",
+    .description = "Plain portable C, tiled, one pass over all patterns: the version to read",
+    .best_for = "a baseline, and debugging",
+    .memory = "one tile a thread: 300 KiB, 600 KiB for f64",
+    .features = DA_FEATURE_ALL,
+    .dtypes = DA_DTYPE_BITS_ALL,
+    .forward = forward,
+    .workspace = workspace,
+};

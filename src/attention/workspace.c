@@ -1,0 +1,20 @@
+#include "attention/workspace.h"
+
+#define ALIGNMENT 64
+
+void *da_arena_take(da_arena *arena, size_t count, size_t size) {
+    void *taken = arena->base ? arena->base + arena->used : NULL;
+    arena->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return taken;
+}
+
+void da_problem_of_call(const da_forward_call *call, da_problem *problem) {
+    const int64_t *shape = call->query->shape;
+    da_problem_init(problem);
+    problem->batch = shape[0];
+    problem->n = shape[1];
+    problem->heads = shape[2];
+    problem->kv_heads = call->key->shape[2];
+    problem->head_dim = shape[3];
+    problem->dtype = call->query->dtype;
+}

@@ -1,0 +1,30 @@
+/* Working memory of a forward call: one piece per thread, laid out once. */
+#ifndef DA_ATTENTION_WORKSPACE_H
+#define DA_ATTENTION_WORKSPACE_H
+
+#include "core/memory.h"
+
+/* Hands out aligned parts of one piece of memory. With base NULL it only adds up. */
+typedef struct da_arena {
+    char *base;
+    size_t used;
+} da_arena;
+
+void *da_arena_take(da_arena *arena, size_t count, size_t size);
+
+/* The size of a call. */
+void da_problem_of_call(const da_forward_call *call, da_problem *problem);
+
+/* Length of a problem; where it is unknown, one beyond which workspaces no longer grow. */
+static inline int64_t da_problem_length(const da_problem *problem) {
+    return problem->n > 0 ? problem->n : (int64_t)1 << 30;
+}
+
+/* Is key j of a batch row padded? Options as da_forward_check leaves them. */
+static inline bool da_key_is_padded(const da_forward_options *options, int64_t batch, int64_t j) {
+    return (options->key_lengths && j >= options->key_lengths[batch]) ||
+           (options->key_mask &&
+            options->key_mask[batch * options->key_mask_stride[0] + j * options->key_mask_stride[1]] != 0);
+}
+
+#endif

@@ -1,0 +1,139 @@
+/* A context: what a call may use of the machine. */
+#include <string.h>
+
+#include "config/validation.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+
+#define MAX_THREADS 1024
+
+struct da_context {
+    da_allocator allocator;
+    da_hardware hardware;
+    int threads;
+    da_isa isa;
+};
+
+void da_context_options_init(da_context_options *options) {
+    if (options) {
+        *options = (da_context_options){.size = sizeof *options};
+    }
+}
+
+static da_status check_options(const da_context_options *options) {
+    if (options->threads < 0 || options->threads > MAX_THREADS) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "threads is %d; allowed: 0 (all cores), or 1 to %d",
+                         options->threads, MAX_THREADS);
+    }
+    if (!options->allocator.allocate != !options->allocator.release) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "allocator.%s is NULL; allowed: both functions, or neither",
+                         options->allocator.allocate ? "release" : "allocate");
+    }
+    return da_check_enum("isa", (int)options->isa, da_isa_name(options->isa));
+}
+
+/* The CPU features that kernels of an instruction set need. */
+static uint32_t features_of(da_isa isa) {
+    switch (isa) {
+    case DA_ISA_AVX2: return DA_CPU_AVX2 | DA_CPU_FMA | DA_CPU_F16C;
+    case DA_ISA_AVX512: return DA_CPU_AVX512 | DA_CPU_FMA | DA_CPU_F16C;
+    case DA_ISA_AUTO:
+    case DA_ISA_PORTABLE: break;
+    }
+    return 0;
+}
+
+static bool runs_on(da_isa isa, uint32_t cpu_features) {
+    return da_kernels_built(isa) && (cpu_features & features_of(isa)) == features_of(isa);
+}
+
+bool da_isa_available(da_isa isa) {
+    da_hardware hardware;
+    return isa == DA_ISA_AUTO || isa == DA_ISA_PORTABLE ||
+           (da_kernels_built(isa) && da_hardware_detect(&hardware) == DA_OK && runs_on(isa, hardware.cpu_features));
+}
+
+static da_status choose_isa(da_context *context, da_isa wish) {
+    static const da_isa best_first[] = {DA_ISA_AVX512, DA_ISA_AVX2, DA_ISA_PORTABLE};
+    da_hardware real;
+    da_status status = da_hardware_detect(&real);
+    if (status != DA_OK) {
+        return status;
+    }
+    for (size_t k = 0; k < sizeof best_first / sizeof *best_first; k++) {
+        da_isa isa = best_first[k];
+        /* A made-up description can take instructions away, never add them. */
+        if ((wish == DA_ISA_AUTO || wish == isa) && runs_on(isa, real.cpu_features & context->hardware.cpu_features)) {
+            context->isa = isa;
+            return DA_OK;
+        }
+    }
+    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, which this CPU (%s) or build lacks; allowed: auto, portable%s%s",
+                     da_isa_name(wish), real.cpu_name, da_isa_available(DA_ISA_AVX2) ? ", avx2" : "",
+                     da_isa_available(DA_ISA_AVX512) ? ", avx512" : "");
+}
+
+da_status da_context_create(const da_context_options *options, da_context **out) {
+    da_context_options ours;
+    da_hardware hardware;
+    if (!out) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: a place for the context");
+    }
+    *out = NULL;
+    da_context_options_init(&ours);
+    da_status status = options ? da_copy_sized(&ours, sizeof ours, options, "context_options") : DA_OK;
+    if (status == DA_OK) {
+        status = check_options(&ours);
+    }
+    if (status == DA_OK) {
+        status = ours.hardware ? da_copy_sized(&hardware, sizeof hardware, ours.hardware, "hardware")
+                               : da_hardware_detect(&hardware);
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    if (hardware.gpu_count < 0 || hardware.gpu_count > DA_MAX_GPUS) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "hardware.gpu_count is %d; allowed: 0 to %d", hardware.gpu_count,
+                         DA_MAX_GPUS);
+    }
+    da_context *context = da_allocate(&ours.allocator, 1, sizeof *context);
+    if (!context) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    *context = (da_context){
+        .allocator = ours.allocator,
+        .hardware = hardware,
+        .threads = ours.threads ? ours.threads : da_usable_cores(),
+    };
+    status = choose_isa(context, ours.isa);
+    if (status != DA_OK) {
+        da_context_free(context);
+        return status;
+    }
+    *out = context;
+    return DA_OK;
+}
+
+void da_context_free(da_context *context) {
+    if (context) {
+        da_allocator allocator = context->allocator;
+        da_release(&allocator, context);
+    }
+}
+
+const da_hardware *da_context_hardware(const da_context *context) {
+    return context ? &context->hardware : NULL;
+}
+
+int da_context_threads(const da_context *context) {
+    return context ? context->threads : 0;
+}
+
+da_isa da_context_isa(const da_context *context) {
+    return context ? context->isa : DA_ISA_AUTO;
+}
+
+const da_allocator *da_context_allocator(const da_context *context) {
+    return &context->allocator;
+}

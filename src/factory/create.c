@@ -1,0 +1,154 @@
+/* Handles: creation by name, and the dispatch of calls to the implementation behind a handle. */
+#include <string.h>
+
+#include "attention/call.h"
+#include "config/validation.h"
+#include "core/memory.h"
+#include "factory/registry.h"
+#include "factory/select.h"
+
+struct da_attention {
+    const da_context *context;
+    da_attention_config config;
+    const da_entry *entry;
+    void *state;
+};
+
+static da_status report_null(const char *argument, const char *allowed) {
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is NULL; allowed: %s", argument, allowed);
+}
+
+static da_status choose_entry(const da_context *context, const char *name, const da_attention_config *config,
+                              const da_entry **out) {
+    const da_demand demand = {config->sequence_length, config->dtype, da_attention_config_features(config)};
+    da_selection_step steps[DA_RULE_COUNT];
+    char reason[DA_REASON_SIZE];
+    if (strcmp(name, "auto") == 0) {
+        return da_select(context, &demand, steps, out);
+    }
+    da_status status = da_registry_find(name, out);
+    if (status != DA_OK) {
+        return status;
+    }
+    if (!da_entry_available(*out, context, reason)) {
+        return da_report(DA_ERROR_UNAVAILABLE, "implementation \"%s\" cannot run here: %s", name, reason);
+    }
+    if (!da_entry_takes(*out, demand.dtype, demand.features, reason)) {
+        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" %s", name, reason);
+    }
+    return DA_OK;
+}
+
+static da_status make_handle(const da_context *context, const da_attention_config *config, const da_entry *entry,
+                             da_attention **out) {
+    const da_implementation *table = &entry->table;
+    da_attention *attention = da_allocate(da_context_allocator(context), 1, sizeof *attention);
+    if (!attention) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    *attention = (da_attention){.context = context, .config = *config, .entry = entry};
+    if (table->create) {
+        da_status status = table->create(context, &attention->config, table->user, &attention->state);
+        if (status != DA_OK) {
+            da_release(da_context_allocator(context), attention);
+            return status;
+        }
+    }
+    *out = attention;
+    return DA_OK;
+}
+
+da_status da_attention_create(const da_context *context, const char *name, const da_attention_config *config,
+                              da_attention **out) {
+    da_attention_config ours;
+    const da_entry *entry;
+    if (!out) {
+        return report_null("out", "a place for the attention");
+    }
+    *out = NULL;
+    if (!context || !name) {
+        return context ? report_null("name", "\"auto\" or a registered name") : report_null("context", "a context");
+    }
+    da_status status = da_attention_config_import(config, &ours);
+    if (status == DA_OK) {
+        status = da_check_device(&ours);
+    }
+    if (status == DA_OK) {
+        status = choose_entry(context, name, &ours, &entry);
+    }
+    return status == DA_OK ? make_handle(context, &ours, entry, out) : status;
+}
+
+void da_attention_free(da_attention *attention) {
+    if (!attention) {
+        return;
+    }
+    const da_implementation *table = &attention->entry->table;
+    if (table->destroy) {
+        table->destroy(attention->state, table->user);
+    }
+    da_release(da_context_allocator(attention->context), attention);
+}
+
+const char *da_attention_implementation(const da_attention *attention) {
+    return attention ? attention->entry->table.name : NULL;
+}
+
+/* The features that tensors and options of a forward call ask for. */
+static uint32_t call_features(const da_tensor *query, const da_tensor *key, const da_tensor *lse,
+                              const da_forward_options *options) {
+    uint32_t features = 0;
+    features |= key->shape[2] != query->shape[2] ? DA_FEATURE_GROUPED_QUERIES : 0;
+    features |= options->key_lengths || options->key_mask ? DA_FEATURE_KEY_PADDING : 0;
+    features |= lse ? DA_FEATURE_LOGSUMEXP : 0;
+    return features;
+}
+
+da_status da_attention_forward(const da_attention *attention, const da_tensor *query, const da_tensor *key,
+                               const da_tensor *value, const da_tensor *out, const da_tensor *lse,
+                               const da_forward_options *options) {
+    da_forward_options ours;
+    double scale;
+    char reason[DA_REASON_SIZE];
+    if (!attention) {
+        return report_null("attention", "what da_attention_create made");
+    }
+    da_status status = da_forward_check(&attention->config, query, key, value, out, lse, options, &ours, &scale);
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_implementation *table = &attention->entry->table;
+    if (!da_entry_takes(attention->entry, query->dtype, call_features(query, key, lse, &ours), reason)) {
+        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" %s", table->name, reason);
+    }
+    const da_forward_call call = {
+        .context = attention->context,
+        .config = &attention->config,
+        .query = query,
+        .key = key,
+        .value = value,
+        .out = out,
+        .lse = lse,
+        .options = &ours,
+        .scale = scale,
+    };
+    return table->forward(attention->state, &call, table->user);
+}
+
+da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes) {
+    da_problem ours;
+    if (!attention || !bytes) {
+        return attention ? report_null("bytes", "a place for the number")
+                         : report_null("attention", "what da_attention_create made");
+    }
+    if (!problem) {
+        return report_null("problem", "a struct filled by da_problem_init");
+    }
+    da_status status = da_complete_problem(&attention->config, problem, &ours);
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_implementation *table = &attention->entry->table;
+    *bytes = table->workspace ? table->workspace(attention->context, &attention->config, &ours, table->user) : 0;
+    return DA_OK;
+}

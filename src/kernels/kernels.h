@@ -1,0 +1,83 @@
+/* The micro-kernels behind one table of function pointers.
+ *
+ * attend.inc.h is written once, over the few vector operations of simd.h; each instruction set's folder gives those
+ * operations and compiles the template for f32 and f64 with its own compiler flags. An implementation gets a table and
+ * never knows which instructions run.
+ *
+ * Vocabulary: a query tile is `tile_rows` queries; a key panel is `panel_keys` keys, stored so that one vector load
+ * reads one component of several keys; a key block is up to DA_BLOCK_KEYS keys, whole panels. `real` is the type of
+ * sums: f32, or f64 for f64 tensors. Scores are in units of log 2: queries are packed with scale / ln 2 multiplied in,
+ * so that weights are powers of two. */
+#ifndef DA_KERNELS_KERNELS_H
+#define DA_KERNELS_KERNELS_H
+
+#include "dilated_attention.h"
+
+#define DA_BLOCK_KEYS 256
+#define DA_MAX_TILE_ROWS 8
+#define DA_MIN_PANEL_KEYS 8
+
+/* Keys and values gathered from one or more rectangles (pattern/schedule.h) that share their query rows. */
+typedef struct da_key_block {
+    int count;          /* keys gathered so far */
+    int head_dim;       /* as in the tensors */
+    int padded_dim;     /* rounded up to whole vectors: the length of a row of values */
+    void *staged;       /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
+    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys] */
+    void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
+    void *bias;         /* real[DA_BLOCK_KEYS]: log2 of the multiplicity; -infinity fills the last panel */
+    int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */
+    int32_t panel_first[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS]; /* smallest and largest position in each panel */
+    int32_t panel_last[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS];
+    bool values_finite; /* no infinity and no NaN among the values */
+} da_key_block;
+
+/* Where one key row, one value row, and what goes with them come from. */
+typedef struct da_key_source {
+    const void *key, *value;
+    int64_t key_stride, value_stride; /* between components, in elements */
+    da_dtype dtype;
+    double bias;
+    int32_t position;
+} da_key_source;
+
+/* Running state of the query rows of an item, over all patterns: the softmax's maximum and sum, and the output before
+ * division. Row r of tile t is t * tile_rows + r. */
+typedef struct da_query_tile {
+    const void *queries; /* real[head_dim][tile_rows] */
+    void *maximum;       /* real[tile_rows] */
+    void *sum;           /* real[tile_rows] */
+    void *accumulator;   /* real[tile_rows][padded_dim] */
+    void *scores;        /* scratch: real[tile_rows][DA_BLOCK_KEYS] */
+    int rows;            /* rows in use, 1..tile_rows */
+    /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
+    int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
+    /* Optional: drops single pairs; called for each row and key of the block. */
+    bool (*drops)(int row, int32_t position, void *user);
+    void *drops_user;
+} da_query_tile;
+
+typedef struct da_kernels {
+    da_isa isa;
+    int tile_rows, panel_keys, vector_lanes;
+    size_t real_size;
+    /* Packs one query row, times `factor`, as row `row` of a tile. */
+    void (*pack_query)(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
+                       void *queries);
+    /* Appends one key to a block that is not full. */
+    void (*append_key)(da_key_block *block, const da_key_source *source);
+    /* Completes the last panel; needed before attend. */
+    void (*close_block)(da_key_block *block);
+    /* scores, softmax and output of one tile against one closed block. */
+    void (*attend)(const da_key_block *block, const da_query_tile *tile);
+    /* Writes one finished row: accumulator * factor, in the tensor's data type. */
+    void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
+} da_kernels;
+
+/* Table for an instruction set that da_kernels_built() and the CPU have; f64 for DA_F64, else f32. */
+const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype);
+
+/* True if this build holds kernels for the instruction set. */
+bool da_kernels_built(da_isa isa);
+
+#endif

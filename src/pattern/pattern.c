@@ -1,0 +1,126 @@
+#include "pattern/pattern.h"
+
+#include <inttypes.h>
+
+#include "config/validation.h"
+
+/* The group of a head, and its size's rule: the first heads % groups groups are one head larger. */
+static int64_t group_of_head(int64_t head, int64_t heads, int64_t groups) {
+    int64_t smaller = heads / groups, larger_groups = heads % groups, in_larger = larger_groups * (smaller + 1);
+    return head < in_larger ? head / (smaller + 1) : larger_groups + (head - in_larger) / smaller;
+}
+
+static int64_t offset_of_head(const da_attention_config *config, int64_t heads, int64_t head, int64_t rate) {
+    if (config->offset_rule == DA_OFFSET_MOD) {
+        return head % rate;
+    }
+    return head / (heads / rate + (heads % rate != 0));
+}
+
+void da_head_patterns_init(da_head_patterns *out, const da_attention_config *config, int64_t n, int64_t heads,
+                           int64_t head) {
+    bool groups = config->mixing == DA_MIXING_HEAD_GROUPS;
+    int64_t group = groups ? group_of_head(head, heads, (int64_t)config->segment_count) : 0;
+    *out = (da_head_patterns){
+        .n = n,
+        .divisor = groups ? (double)config->segment_count : 1.0,
+        .causal = config->causal,
+        .once = config->overlap == DA_OVERLAP_ONCE,
+        .zero_pad = config->tail_rule == DA_TAIL_ZERO_PAD,
+        .window = config->window == DA_NO_WINDOW ? INT64_MAX : config->window,
+    };
+    for (size_t p = 0; p < config->segment_count; p++) {
+        if (groups && (int64_t)p != group) {
+            continue;
+        }
+        int64_t segment = config->segment_lengths[p], rate = config->dilation_rates[p];
+        out->pattern[out->count++] = (da_head_pattern){
+            .segment = out->zero_pad && segment > n ? n : segment,
+            .rate = rate,
+            .offset = groups ? group % rate : offset_of_head(config, heads, head, rate),
+        };
+    }
+}
+
+int64_t da_segment_first(const da_head_pattern *pattern, int64_t i) {
+    return i - i % pattern->segment;
+}
+
+int64_t da_segment_end(const da_head_pattern *pattern, int64_t n, int64_t i) {
+    int64_t first = da_segment_first(pattern, i);
+    return pattern->segment < n - first ? first + pattern->segment : n;
+}
+
+bool da_pattern_keeps(const da_head_pattern *pattern, int64_t i) {
+    return i % pattern->segment % pattern->rate == pattern->offset;
+}
+
+bool da_pattern_joins(const da_head_pattern *pattern, int64_t i, int64_t j) {
+    return i / pattern->segment == j / pattern->segment && da_pattern_keeps(pattern, i) && da_pattern_keeps(pattern, j);
+}
+
+int64_t da_first_congruent(int64_t from, int64_t residue, int64_t stride) {
+    int64_t distance = (residue - from) % stride;
+    return from + (distance < 0 ? distance + stride : distance);
+}
+
+int64_t da_count_congruent(int64_t from, int64_t end, int64_t residue, int64_t stride) {
+    int64_t first = da_first_congruent(from, residue, stride);
+    return first < end ? (end - first - 1) / stride + 1 : 0;
+}
+
+int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pattern *pattern, int64_t i) {
+    if (!patterns->zero_pad || patterns->causal) {
+        return 0;
+    }
+    int64_t first = da_segment_first(pattern, i), end = da_segment_end(pattern, patterns->n, i);
+    /* A segment is filled to `segment` tokens and then to a multiple of the rate: one kept token every `rate`. */
+    int64_t kept_when_full = pattern->segment / pattern->rate + (pattern->segment % pattern->rate != 0);
+    return kept_when_full - da_count_congruent(first, end, first + pattern->offset, pattern->rate);
+}
+
+static da_status check_index(const char *name, int64_t value, int64_t end, const char *end_name) {
+    if (value >= 0 && value < end) {
+        return DA_OK;
+    }
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %" PRId64 "; allowed: 0 to %s - 1, which is %" PRId64, name,
+                     value, end_name, end - 1);
+}
+
+da_status da_pattern_multiplicity(const da_attention_config *config, int64_t n, int64_t heads, int64_t head, int64_t i,
+                                  int64_t j, int64_t *count) {
+    da_attention_config ours;
+    da_head_patterns patterns;
+    da_status status = da_attention_config_import(config, &ours);
+    if (status == DA_OK && !count) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "count is NULL; allowed: a place for the result");
+    }
+    if (status == DA_OK && (n < 1 || heads < 1)) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %" PRId64 "; allowed: 1 or more", n < 1 ? "n" : "heads",
+                           n < 1 ? n : heads);
+    }
+    if (status == DA_OK) {
+        status = check_index("head", head, heads, "heads");
+    }
+    if (status == DA_OK) {
+        status = check_index("i", i, n, "n");
+    }
+    if (status == DA_OK) {
+        status = check_index("j", j, n, "n");
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    da_head_patterns_init(&patterns, &ours, n, heads, head);
+    *count = 0;
+    if ((patterns.causal && j > i) || i - j > patterns.window) {
+        return DA_OK;
+    }
+    for (int p = 0; p < patterns.count; p++) {
+        *count += da_pattern_joins(&patterns.pattern[p], i, j);
+    }
+    if (patterns.once && *count > 1) {
+        *count = 1;
+    }
+    return DA_OK;
+}
