@@ -413,9 +413,12 @@ typedef struct da_cost {
     double tensor_bytes;   /* query, key, value, out and logsumexp */
 } da_cost;
 
-/* Cost of a configuration on a problem (n >= 1), key padding apart. Exact while n * heads <= 65536; beyond, from that many
- * queries spread over the sequence and, for more than 64 heads, over the heads: within a few percent.
- * Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API void da_cost_init(da_cost *cost);
+
+/* Cost of a configuration on a problem (n >= 1), key padding apart. Set cost->size by da_cost_init first. Exact while
+ * n * heads <= 65536. Beyond, one period in the middle of the sequence is counted and scaled, where the segment lengths
+ * divide the longest of them (exact if that divides n), and otherwise 65536 queries spread over the sequence (within a few
+ * percent); of more than 64 heads, 64 are looked at. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_pattern_cost(const da_attention_config *config, const da_problem *problem, da_cost *cost);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -463,7 +466,7 @@ DA_API size_t da_explanation_alternative_count(const da_explanation *explanation
 /* Errors: DA_ERROR_INVALID_ARGUMENT for an index out of range or NULL. */
 DA_API da_status da_explanation_rule(const da_explanation *explanation, size_t index, da_rule *out);
 DA_API da_status da_explanation_alternative(const da_explanation *explanation, size_t index, da_alternative *out);
-/* Cost of the problem; all zero if its length is unknown. */
+/* Cost of the problem; all zero if its length is unknown. Set out->size by da_cost_init first. */
 DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost *out);
 /* All of it as text of several lines. */
 DA_API const char *da_explanation_text(const da_explanation *explanation);

@@ -30,3 +30,17 @@ da_status da_copy_sized(void *ours, size_t our_size, const void *theirs, const c
     memcpy(ours, &our_size, sizeof our_size);
     return DA_OK;
 }
+
+da_status da_check_result(const void *theirs, size_t our_size, const char *name) {
+    size_t their_size = 0;
+    if (!theirs) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is NULL; allowed: a struct filled by its _init function", name);
+    }
+    memcpy(&their_size, theirs, sizeof their_size);
+    if (their_size < our_size) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "%s.size is %zu; allowed: %zu or more, as its _init function sets it", name, their_size,
+                         our_size);
+    }
+    return DA_OK;
+}

@@ -9,6 +9,9 @@
  * our_size, the smallest so far, or beyond ours by more than a later version could add. */
 da_status da_copy_sized(void *ours, size_t our_size, const void *theirs, const char *name);
 
+/* The other direction: a caller's struct that receives a result must be large enough for it. */
+da_status da_check_result(const void *theirs, size_t our_size, const char *name);
+
 /* A validated copy of a configuration (or problem) that may come from an older or newer caller. */
 da_status da_attention_config_import(const da_attention_config *theirs, da_attention_config *ours);
 da_status da_multihead_config_import(const da_multihead_config *theirs, da_multihead_config *ours);

@@ -1,9 +1,8 @@
 /* A context: what a call may use of the machine. */
-#include <string.h>
-
 #include "config/validation.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "hardware/hardware.h"
 #include "kernels/kernels.h"
 
 #define MAX_THREADS 1024
@@ -49,18 +48,17 @@ static bool runs_on(da_isa isa, uint32_t cpu_features) {
 }
 
 bool da_isa_available(da_isa isa) {
-    da_hardware hardware;
-    return isa == DA_ISA_AUTO || isa == DA_ISA_PORTABLE ||
-           (da_kernels_built(isa) && da_hardware_detect(&hardware) == DA_OK && runs_on(isa, hardware.cpu_features));
+    da_hardware real;
+    da_hardware_init(&real);
+    da_detect_cpu("", &real);
+    return isa == DA_ISA_AUTO || runs_on(isa, real.cpu_features);
 }
 
 static da_status choose_isa(da_context *context, da_isa wish) {
     static const da_isa best_first[] = {DA_ISA_AVX512, DA_ISA_AVX2, DA_ISA_PORTABLE};
     da_hardware real;
-    da_status status = da_hardware_detect(&real);
-    if (status != DA_OK) {
-        return status;
-    }
+    da_hardware_init(&real);
+    da_detect_cpu("", &real);
     for (size_t k = 0; k < sizeof best_first / sizeof *best_first; k++) {
         da_isa isa = best_first[k];
         /* A made-up description can take instructions away, never add them. */
@@ -72,6 +70,16 @@ static da_status choose_isa(da_context *context, da_isa wish) {
     return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, which this CPU (%s) or build lacks; allowed: auto, portable%s%s",
                      da_isa_name(wish), real.cpu_name, da_isa_available(DA_ISA_AVX2) ? ", avx2" : "",
                      da_isa_available(DA_ISA_AVX512) ? ", avx512" : "");
+}
+
+/* Names from a caller may lack their ending zero. */
+static void end_names(da_hardware *hardware) {
+    hardware->cpu_name[sizeof hardware->cpu_name - 1] = 0;
+    hardware->architecture[sizeof hardware->architecture - 1] = 0;
+    hardware->gpu_note[sizeof hardware->gpu_note - 1] = 0;
+    for (int g = 0; g < DA_MAX_GPUS; g++) {
+        hardware->gpus[g].name[sizeof hardware->gpus[g].name - 1] = 0;
+    }
 }
 
 da_status da_context_create(const da_context_options *options, da_context **out) {
@@ -97,6 +105,7 @@ da_status da_context_create(const da_context_options *options, da_context **out)
         return da_report(DA_ERROR_INVALID_ARGUMENT, "hardware.gpu_count is %d; allowed: 0 to %d", hardware.gpu_count,
                          DA_MAX_GPUS);
     }
+    end_names(&hardware);
     da_context *context = da_allocate(&ours.allocator, 1, sizeof *context);
     if (!context) {
         return DA_ERROR_OUT_OF_MEMORY;

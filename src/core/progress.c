@@ -32,5 +32,5 @@ da_status da_progress_end(da_progress_state *state) {
     if (!state->report) {
         return DA_OK;
     }
-    return da_report(DA_ERROR_CANCELLED, "the progress callback asked to stop");
+    return da_report(DA_ERROR_CANCELLED, "the call was cancelled: its progress callback returned false");
 }

@@ -255,7 +255,12 @@ da_status da_explanation_alternative(const da_explanation *explanation, size_t i
 da_status da_explanation_cost(const da_explanation *explanation, da_cost *out) {
     da_status status = check_getter(explanation, out, 0, 1);
     if (status == DA_OK) {
+        status = da_check_result(out, sizeof *out, "out");
+    }
+    if (status == DA_OK) {
+        size_t size = out->size;
         *out = explanation->cost;
+        out->size = size;
     }
     return status;
 }

@@ -40,7 +40,7 @@ static da_status register_built_ins(void) {
     return status;
 }
 
-/* Writes the names in `dtypes` or `features` bits, separated by commas. */
+/* Names separated by commas, as long as the buffer has room. */
 typedef struct name_list {
     char *text;
     size_t size, length;

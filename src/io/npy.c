@@ -128,7 +128,7 @@ static da_status read_shape(parser *p, fields *f) {
         if (!comma) {
             return unexpected(p, "a comma or the end of the shape");
         }
-        int64_t dimension;
+        int64_t dimension = 0;
         da_status status = read_dimension(p, &dimension);
         if (status != DA_OK) {
             return status;

@@ -91,8 +91,8 @@ da_status da_tensor_file_open(const char *path, da_tensor_file *out) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: where to put the tensor");
     }
     *out = (da_tensor_file){0};
-    char *file;
-    const char *name;
+    char *file = NULL;
+    const char *name = NULL;
     da_status status = split_path(path, &file, &name);
     if (status != DA_OK) {
         return status;
@@ -170,8 +170,8 @@ da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, c
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: where to put the writer");
     }
     *out = (da_tensor_writer){0};
-    char *file;
-    const char *name;
+    char *file = NULL;
+    const char *name = NULL;
     da_status status = split_path(path, &file, &name);
     if (status != DA_OK) {
         return status;

@@ -6,6 +6,10 @@
 
 /* Queries looked at one by one, over all heads. Shorter problems are counted in full. */
 #define MAX_SAMPLES 65536
+/* The same where a whole period of the pattern is looked at. */
+#define MAX_PERIOD 262144
+/* Heads looked at, spread over all. */
+#define MAX_HEADS 64
 /* A query whose patterns' rates do not divide one another has its keys listed; this many at most over the sample. */
 #define MAX_LISTED_KEYS ((int64_t)1 << 24)
 
@@ -104,16 +108,47 @@ static int64_t sample_position(int64_t k, int64_t n) {
     return position < n ? position : n - 1;
 }
 
-static void add_head(const da_attention_config *config, const da_problem *problem, int64_t head, int64_t samples,
+/* The queries that are looked at in each head: first, first + 1, ..., or spread over the whole sequence. */
+typedef struct query_sample {
+    int64_t first, count;
+    bool spread;
+} query_sample;
+
+/* All queries of a short problem; one period of the pattern, from the middle, where there is one; or a sample. */
+static query_sample choose_sample(const da_attention_config *config, int64_t n, int64_t heads) {
+    int64_t longest = 1;
+    for (size_t p = 0; p < config->segment_count; p++) {
+        longest = config->segment_lengths[p] > longest ? config->segment_lengths[p] : longest;
+    }
+    bool periodic = longest <= n / 2 && longest <= MAX_PERIOD / heads;
+    for (size_t p = 0; p < config->segment_count; p++) {
+        periodic = periodic && longest % config->segment_lengths[p] == 0;
+    }
+    if (n <= MAX_SAMPLES / heads) {
+        return (query_sample){0, n, false};
+    }
+    if (periodic) {
+        return (query_sample){n / longest / 2 * longest, longest, false};
+    }
+    return (query_sample){0, MAX_SAMPLES / heads, true};
+}
+
+static void add_head(const da_attention_config *config, const da_problem *problem, int64_t head, query_sample sample,
                      pair_sums *sums) {
     da_schedule schedule;
     da_schedule_init(&schedule, config, problem->n, problem->heads, head, problem->n, 1);
     bool divide = rates_divide(&schedule);
-    /* Splitting a key class saves no work here, but keeps pairs distinct whatever the ratio of the rates. */
+    /* With "once" the shared schedule's rectangles hold each key once, whatever the ratio of the rates. */
     schedule.shared = divide;
     schedule.patterns.once = divide;
-    for (int64_t k = 0; k < samples; k++) {
-        add_query(&schedule, divide, samples < problem->n ? sample_position(k, problem->n) : k, sums);
+    for (int64_t k = 0; k < sample.count; k++) {
+        add_query(&schedule, divide, sample.spread ? sample_position(k, problem->n) : sample.first + k, sums);
+    }
+}
+
+void da_cost_init(da_cost *cost) {
+    if (cost) {
+        *cost = (da_cost){.size = sizeof *cost};
     }
 }
 
@@ -127,26 +162,26 @@ da_status da_pattern_cost(const da_attention_config *config, const da_problem *p
     if (status == DA_OK && size.n < 1) {
         status = da_report(DA_ERROR_INVALID_ARGUMENT, "problem.n is 0; allowed: 1 or more");
     }
-    if (status == DA_OK && !cost) {
-        status = da_report(DA_ERROR_INVALID_ARGUMENT, "cost is NULL; allowed: a place for the result");
+    if (status == DA_OK) {
+        status = da_check_result(cost, sizeof *cost, "cost");
     }
     if (status != DA_OK) {
         return status;
     }
-    int64_t heads = size.heads < 64 ? size.heads : 64, samples = MAX_SAMPLES / heads;
-    samples = size.n < samples ? size.n : samples;
+    int64_t heads = size.heads < MAX_HEADS ? size.heads : MAX_HEADS;
+    query_sample sample = choose_sample(&ours, size.n, heads);
     pair_sums sums = {0};
     for (int64_t h = 0; h < heads; h++) {
-        add_head(&ours, &size, h * size.heads / heads, samples, &sums);
+        add_head(&ours, &size, h * size.heads / heads, sample, &sums);
     }
     double n = (double)size.n, sequences = (double)size.batch * (double)size.heads;
     double tokens = sequences * n, value_bytes = (double)da_dtype_size(size.dtype);
     double kv_share = (double)size.kv_heads / (double)size.heads;
     *cost = (da_cost){
-        .size = sizeof *cost,
+        .size = cost->size,
         .counted_pairs = sums.counted * tokens / (double)sums.queries,
         .dense_pairs = sequences * (ours.causal ? n * (n + 1) / 2 : n * n),
-        .tensor_bytes = tokens * ((2 + 2 * kv_share) * (double)size.head_dim * value_bytes + sizeof(float)),
+        .tensor_bytes = tokens * ((2 + 2 * kv_share) * (double)size.head_dim * value_bytes + (size.dtype == DA_F64 ? 8 : 4)),
     };
     cost->distinct_pairs =
         sums.distinct_counted > 0 ? cost->counted_pairs * (sums.distinct / sums.distinct_counted) : 0;
