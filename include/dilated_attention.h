@@ -392,7 +392,8 @@ typedef struct da_problem {
 DA_API void da_problem_init(da_problem *problem);
 
 /* Bytes that da_attention_forward allocates for this problem, all threads together; the same for any length beyond a
- * few thousand tokens. Errors: DA_ERROR_INVALID_ARGUMENT. */
+ * few thousand tokens. With problem->n == 0 the length is the configuration's sequence_length, and if that is 0 too, a
+ * long one. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -436,8 +437,10 @@ typedef struct da_explanation da_explanation;
  *   5. otherwise                                 -> standard
  *
  * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so.
- * problem may be NULL: length from config->sequence_length, all else default. Implementations that users registered are
- * never chosen. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+ * problem may be NULL (all default), and its n 0: the length is then config->sequence_length. Implementations that users
+ * registered are never chosen. Errors: DA_ERROR_INVALID_ARGUMENT (also where problem->dtype contradicts config->dtype),
+ * DA_ERROR_UNAVAILABLE (DA_DEVICE_CUDA), DA_ERROR_UNSUPPORTED (no implementation fits), DA_ERROR_OUT_OF_MEMORY. On error
+ * *out is NULL. */
 DA_API da_status da_explain(const da_context *context, const da_attention_config *config, const da_problem *problem,
                             da_explanation **out);
 DA_API void da_explanation_free(da_explanation *explanation);
@@ -455,11 +458,12 @@ typedef struct da_rule {
 /* An implementation considered, with what it would need on this problem. */
 typedef struct da_alternative {
     const char *name;
-    bool available;
-    const char *note;       /* what it is good for, or why it cannot run here */
+    bool available;         /* here, and for this configuration and data type */
+    const char *note;       /* what it is good for, or why it is not available */
     size_t workspace_bytes; /* 0 where it is not available */
 } da_alternative;
 
+/* Getters. For NULL they return NULL, 0 or DA_ERROR_INVALID_ARGUMENT. */
 DA_API const char *da_explanation_choice(const da_explanation *explanation);
 DA_API size_t da_explanation_rule_count(const da_explanation *explanation);
 DA_API size_t da_explanation_alternative_count(const da_explanation *explanation);
@@ -530,8 +534,8 @@ typedef struct da_implementation {
 
 /* Registers an implementation under its name; the table and its strings are copied, `user` is kept as it is. Names stay
  * registered until the process ends. Any thread may call it. "auto" never picks what you register.
- * Errors: DA_ERROR_INVALID_ARGUMENT (missing name or forward, a name that is not allowed), DA_ERROR_ALREADY_REGISTERED,
- * DA_ERROR_OUT_OF_MEMORY. */
+ * Errors: DA_ERROR_INVALID_ARGUMENT (missing name or forward, a name that is not allowed, bits in features or dtypes that
+ * this version does not know), DA_ERROR_ALREADY_REGISTERED, DA_ERROR_OUT_OF_MEMORY. */
 DA_API da_status da_register_implementation(const da_implementation *implementation);
 
 /* Number of registered implementations, and the name of each, built-in ones first; NULL beyond the end. The strings live

@@ -1,0 +1,290 @@
+/* bench: how fast the implementations are, beside what the machine's arithmetic units could do. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check.h"
+#include "commands.h"
+#include "configuration.h"
+#include "machine.h"
+#include "measure.h"
+#include "output.h"
+#include "peak.h"
+
+#define COMMAND "bench"
+#define MAX_NAMES 16
+#define MAX_NAME 64
+
+typedef struct name_list {
+    size_t count;
+    char names[MAX_NAMES][MAX_NAME];
+} name_list;
+
+typedef struct bench_options {
+    configuration configuration;
+    machine machine;
+    name_list implementations;
+    cli_list n;
+    da_problem problem;
+    int64_t repeats;
+    bool check, json;
+} bench_options;
+
+typedef struct bench_row {
+    const char *implementation;
+    int64_t n;
+    timing taken;
+    da_cost cost;
+    double distinct_flops;
+    size_t workspace;
+    check_result check;
+} bench_row;
+
+/* What all rows share. */
+typedef struct bench {
+    const bench_options *options;
+    da_context *context;
+    da_attention_config config;
+    peak peak;
+    json_t *rows; /* NULL: text */
+    bool check_failed;
+} bench;
+
+static bool read_names(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    name_list list = {0};
+    for (const char *rest = text;;) {
+        size_t length = strcspn(rest, ",");
+        if (length == 0 || length >= MAX_NAME || list.count == MAX_NAMES) {
+            snprintf(allowed, allowed_size, "is not a list of at most %d names, such as standard,improved", MAX_NAMES);
+            return false;
+        }
+        memcpy(list.names[list.count++], rest, length);
+        if (rest[length] == '\0') {
+            *(name_list *)option->target = list;
+            return true;
+        }
+        rest += length + 1;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static json_t *json_check(const check_result *check) {
+    return json_pack("{s:i, s:f, s:f, s:f, s:b}", "queries", check->queries, "largest_error", check->largest_error,
+                     "largest_lse_error", check->largest_lse_error, "largest_error_over_allowed", check->worst,
+                     "passed", check->passed);
+}
+
+static json_t *json_row(const bench *run, const bench_row *row) {
+    double tokens = (double)run->options->problem.batch * (double)row->n;
+    double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
+    return json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:o*}", "implementation",
+                     row->implementation, "n", (json_int_t)row->n, "median_seconds", row->taken.median,
+                     "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest, "tokens_per_second",
+                     tokens / row->taken.median, "counted_flops", row->cost.counted_flops, "distinct_flops",
+                     row->distinct_flops, "counted_flops_per_second", counted, "distinct_flops_per_second", distinct,
+                     "counted_fraction_of_peak", counted / run->peak.best, "distinct_fraction_of_peak",
+                     distinct / run->peak.best, "workspace_bytes", (json_int_t)row->workspace, "check",
+                     run->options->check ? json_check(&row->check) : NULL);
+}
+
+static void print_heading(const bench *run) {
+    const da_problem *problem = &run->options->problem;
+    printf("%s, %s, %d threads; batch %" PRId64 ", %" PRId64 " heads x %" PRId64 ", %s\n",
+           da_context_hardware(run->context)->cpu_name, da_isa_name(da_context_isa(run->context)),
+           da_context_threads(run->context), problem->batch, problem->heads, problem->head_dim,
+           da_dtype_name(problem->dtype));
+    printf("multiply-add peak of this machine: %.1f GF/s (median %.1f of %d rounds)\n\n", run->peak.best * 1e-9,
+           run->peak.median * 1e-9, run->peak.rounds);
+    printf("%-14s %12s %10s %21s %12s %14s %8s %14s %8s\n", "implementation", "n", "median s", "fastest..slowest s",
+           "tokens/s", "counted GF/s", "of peak", "distinct GF/s", "of peak");
+}
+
+static void print_row(const bench *run, const bench_row *row) {
+    char n[CLI_GROUPED_TEXT], rate[CLI_GROUPED_TEXT], range[48];
+    double tokens = (double)run->options->problem.batch * (double)row->n;
+    double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
+    snprintf(range, sizeof(range), "%.4f..%.4f", row->taken.fastest, row->taken.slowest);
+    printf("%-14s %12s %10.4f %21s %12s %14.1f %7.1f%% %14.1f %7.1f%%\n", row->implementation, cli_grouped(row->n, n),
+           row->taken.median, range, cli_grouped((int64_t)(tokens / row->taken.median), rate), counted * 1e-9,
+           100 * counted / run->peak.best, distinct * 1e-9, 100 * distinct / run->peak.best);
+    if (run->options->check) {
+        printf("%-14s %d queries against f64: largest error %.2g, of the logsumexp %.2g; %.2g of what is allowed: %s\n",
+               "", row->check.queries, row->check.largest_error, row->check.largest_lse_error, row->check.worst,
+               row->check.passed ? "right" : "WRONG");
+    }
+    fflush(stdout);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static da_status measure_row(bench *run, const da_attention *attention, workload *work, bench_row *row) {
+    const bench_options *options = run->options;
+    row->cost.size = sizeof(row->cost);
+    da_status status = da_pattern_cost(&run->config, &work->problem, &row->cost);
+    row->distinct_flops = 4.0 * (double)work->problem.head_dim * row->cost.distinct_pairs;
+    if (status == DA_OK) {
+        status = da_attention_workspace(attention, &work->problem, &row->workspace);
+    }
+    if (status == DA_OK) {
+        status = measure_forward(attention, work, (int)options->repeats, true, &row->taken);
+    }
+    if (status == DA_OK && options->check) {
+        status = check_sample(&run->config, work, da_context_threads(run->context), &row->check);
+    }
+    return status;
+}
+
+static int bench_one(bench *run, const char *name, workload *work) {
+    da_attention *attention;
+    run->config.sequence_length = work->problem.n;
+    da_status status = da_attention_create(run->context, name, &run->config, &attention);
+    if (status != DA_OK) {
+        return cli_refused(COMMAND, status);
+    }
+    bench_row row = {.implementation = da_attention_implementation(attention), .n = work->problem.n};
+    status = measure_row(run, attention, work, &row);
+    int code = status == DA_OK ? CLI_CONTINUE : cli_refused(COMMAND, status);
+    if (code == CLI_CONTINUE && run->rows != NULL) {
+        json_array_append_new(run->rows, json_row(run, &row));
+    } else if (code == CLI_CONTINUE) {
+        print_row(run, &row);
+    }
+    if (code == CLI_CONTINUE && run->options->check && !row.check.passed) {
+        run->check_failed = true;
+        cli_fail(COMMAND, "--check: %s at n = %" PRId64 " is wrong: its largest error is %.2g times what is allowed",
+                 row.implementation, row.n, row.check.worst);
+    }
+    da_attention_free(attention);
+    return code;
+}
+
+static int bench_length(bench *run, int64_t n) {
+    const bench_options *options = run->options;
+    da_problem problem = options->problem;
+    problem.n = n;
+    workload work;
+    da_status status = workload_create(&work, &problem, da_context_threads(run->context));
+    if (status != DA_OK) {
+        return cli_refused(COMMAND, status);
+    }
+    int code = CLI_CONTINUE;
+    for (size_t i = 0; i < options->implementations.count && code == CLI_CONTINUE; i++) {
+        code = bench_one(run, options->implementations.names[i], &work);
+    }
+    workload_free(&work);
+    return code;
+}
+
+static json_t *json_bench(const bench *run) {
+    const da_problem *problem = &run->options->problem;
+    json_t *peak_found = json_pack("{s:f, s:f, s:i}", "best_flops_per_second", run->peak.best,
+                                   "median_flops_per_second", run->peak.median, "rounds", run->peak.rounds);
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:I, s:o, s:O}", "cpu",
+                     da_context_hardware(run->context)->cpu_name, "instruction_set",
+                     da_isa_name(da_context_isa(run->context)), "threads", da_context_threads(run->context), "batch",
+                     (json_int_t)problem->batch, "heads", (json_int_t)problem->heads, "kv_heads",
+                     (json_int_t)(problem->kv_heads != 0 ? problem->kv_heads : problem->heads), "head_dim",
+                     (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype), "segment_lengths",
+                     cli_json_integers(run->config.segment_lengths, run->config.segment_count), "dilation_rates",
+                     cli_json_integers(run->config.dilation_rates, run->config.rate_count), "repeats",
+                     (json_int_t)run->options->repeats, "peak", peak_found, "results", run->rows);
+}
+
+/* Names, configuration and shapes are refused before anything is measured. */
+static int check_request(const bench *run) {
+    const bench_options *options = run->options;
+    for (size_t i = 0; i < options->implementations.count; i++) {
+        da_attention *attention;
+        da_status status =
+            da_attention_create(run->context, options->implementations.names[i], &run->config, &attention);
+        if (status != DA_OK) {
+            return status == DA_ERROR_UNKNOWN_IMPLEMENTATION ? cli_usage(COMMAND, "--impl: %s", da_last_error_message())
+                                                             : cli_refused(COMMAND, status);
+        }
+        da_attention_free(attention);
+    }
+    int64_t kv_heads = options->problem.kv_heads;
+    if (kv_heads != 0 && options->problem.heads % kv_heads != 0) {
+        return cli_usage(COMMAND, "--kv-heads: %" PRId64 " does not divide --heads, which is %" PRId64, kv_heads,
+                         options->problem.heads);
+    }
+    return CLI_CONTINUE;
+}
+
+static int bench_all(bench *run) {
+    const bench_options *options = run->options;
+    int code = check_request(run);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
+    run->peak = peak_measure(run->context, options->problem.dtype);
+    if (options->json) {
+        run->rows = json_array();
+    } else {
+        print_heading(run);
+    }
+    for (size_t i = 0; i < options->n.count && code == CLI_CONTINUE; i++) {
+        code = bench_length(run, options->n.values[i]);
+    }
+    if (code == CLI_CONTINUE) {
+        code = options->json ? cli_print_json(COMMAND, json_bench(run)) : CLI_OK;
+    }
+    json_decref(run->rows);
+    return code == CLI_OK && run->check_failed ? CLI_FAILED : code;
+}
+
+static int run_bench(bench_options *options) {
+    bench run = {.options = options};
+    configuration_default_patterns(&options->configuration, (int64_t[]){2048, 4096, 8192}, (int64_t[]){1, 2, 4}, 3);
+    int code = configuration_finish(&options->configuration, COMMAND, &run.config);
+    if (code == CLI_CONTINUE) {
+        code = machine_context(&options->machine, COMMAND, NULL, &run.context);
+    }
+    if (code == CLI_CONTINUE) {
+        if (run.config.dtype != DA_DTYPE_ANY) {
+            options->problem.dtype = run.config.dtype;
+        }
+        code = bench_all(&run);
+    }
+    da_context_free(run.context);
+    return code;
+}
+
+int command_bench(int argc, char **argv) {
+    bench_options options = {.implementations = {2, {"improved", "standard"}}, .n = {1, {8192}}, .repeats = 5};
+    da_problem_init(&options.problem);
+    options.problem.heads = 12;
+    const cli_option own[] = {
+        {"impl", "A,B,..", "implementations (improved,standard)", read_names, &options.implementations, 0, 0},
+        {"n", "A,B,..", "tokens (8192)", cli_read_list, &options.n, 1, INT64_MAX},
+        {"batch", "B", "sequences (1)", cli_read_integer, &options.problem.batch, 1, 1 << 20},
+        {"heads", "H", "heads of the query (12)", cli_read_integer, &options.problem.heads, 1, 1 << 20},
+        {"kv-heads", "H", "heads of key and value (as many as of the query)", cli_read_integer,
+         &options.problem.kv_heads, 1, 1 << 20},
+        {"head-dim", "D", "numbers of a head (64)", cli_read_integer, &options.problem.head_dim, 1, DA_MAX_HEAD_DIM},
+        {"repeats", "R", "passes that are timed, after one to warm up (5)", cli_read_integer, &options.repeats, 1,
+         MEASURE_MAX_REPEATS},
+        {"check", NULL, "compare sampled queries with the definition in f64,\nand fail if one is off", cli_read_flag,
+         &options.check, 0, 0},
+        {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
+    };
+    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
+    configuration_options(&options.configuration, shared);
+    machine_options(&options.machine, computing);
+    const cli_group groups[] = {
+        {"problem", own, CLI_COUNT(own)},
+        {"configuration (default: segments 2048,4096,8192, rates 1,2,4)", shared, CLI_COUNT(shared)},
+        {"computing", computing, CLI_COUNT(computing)}};
+    const cli_command command = {COMMAND,
+                                 "[OPTIONS]",
+                                 "Times the forward pass on generated data, beside the multiply-add peak that it "
+                                 "measures first. \"counted\" counts a\n"
+                                 "pair of query and key once per pattern that holds it, \"distinct\" once.",
+                                 "  dilated-attention bench --n 8192,32768 --check\n"
+                                 "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
+                                 groups,
+                                 CLI_COUNT(groups)};
+    int code = cli_parse(&command, argc, argv);
+    return code == CLI_CONTINUE ? run_bench(&options) : code;
+}

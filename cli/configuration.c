@@ -1,0 +1,104 @@
+#include "configuration.h"
+
+#include <string.h>
+
+#define NAME_READER(reader, type, from_name)                                                                           \
+    static bool reader(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {               \
+        type value;                                                                                                    \
+        return cli_keep_name(option, text, from_name(text, &value), allowed, allowed_size);                            \
+    }
+
+NAME_READER(read_preset, da_preset, da_preset_from_name)
+NAME_READER(read_mixing, da_mixing, da_mixing_from_name)
+NAME_READER(read_offset_rule, da_offset_rule, da_offset_rule_from_name)
+NAME_READER(read_tail_rule, da_tail_rule, da_tail_rule_from_name)
+NAME_READER(read_overlap, da_overlap, da_overlap_from_name)
+NAME_READER(read_dtype, da_dtype, da_dtype_from_name)
+
+static bool read_window(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    configuration *chosen = option->target;
+    cli_option number = *option;
+    number.target = &chosen->window;
+    chosen->window_is_set = cli_read_integer(&number, text, allowed, allowed_size);
+    return chosen->window_is_set;
+}
+
+void configuration_options(configuration *chosen, cli_option table[CONFIGURATION_OPTION_COUNT]) {
+    const cli_option options[CONFIGURATION_OPTION_COUNT] = {
+        {"segments", "A,B,..", "segment length of each pattern, in tokens", cli_read_list, &chosen->segments, 1,
+         INT64_MAX},
+        {"rates", "A,B,..", "dilation rate of each pattern: as many as segments,\neach at most its segment length",
+         cli_read_list, &chosen->rates, 1, INT64_MAX},
+        {"preset", "P", "mixing, offset rule and tail rule at once:\nlongnet (default), torchscale or head_groups",
+         read_preset, &chosen->preset, 0, 0},
+        {"mixing", "M", "longnet: every head runs every pattern;\nhead_groups: one group of heads per pattern",
+         read_mixing, &chosen->mixing, 0, 0},
+        {"offset-rule", "R",
+         "first token that head h keeps of a segment:\nmod: h mod rate; block: h / ceil(heads / rate)",
+         read_offset_rule, &chosen->offset_rule, 0, 0},
+        {"tail-rule", "R", "mask: no token beyond the end; zero_pad: as torchscale", read_tail_rule, &chosen->tail_rule,
+         0, 0},
+        {"overlap", "O", "a key that c patterns hold has weight c (count)\nor 1 (once)", read_overlap, &chosen->overlap,
+         0, 0},
+        {"causal", NULL, "a query sees no later key", cli_read_flag, &chosen->causal, 0, 0},
+        {"window", "W", "a query sees no key more than W tokens before it", read_window, chosen, 0, INT64_MAX},
+        {"scale", "X", "factor of the scores (default: 1 / sqrt(head dim))", cli_read_number, &chosen->scale, 0, 0},
+        {"dtype", "T", "f32, f64, bf16 or f16", read_dtype, &chosen->dtype, 0, 0},
+    };
+    memcpy(table, options, sizeof(options));
+}
+
+void configuration_default_patterns(configuration *chosen, const int64_t *segments, const int64_t *rates,
+                                    size_t count) {
+    if (chosen->segments.count != 0 || chosen->rates.count != 0) {
+        return;
+    }
+    chosen->segments.count = chosen->rates.count = count;
+    memcpy(chosen->segments.values, segments, count * sizeof(*segments));
+    memcpy(chosen->rates.values, rates, count * sizeof(*rates));
+}
+
+/* The names were checked when they were read, so that these calls succeed. */
+static void apply_rules(const configuration *chosen, da_attention_config *config) {
+    da_preset preset;
+    if (chosen->preset != NULL && da_preset_from_name(chosen->preset, &preset) == DA_OK) {
+        da_attention_config_set_preset(config, preset);
+    }
+    if (chosen->mixing != NULL) {
+        da_mixing_from_name(chosen->mixing, &config->mixing);
+    }
+    if (chosen->offset_rule != NULL) {
+        da_offset_rule_from_name(chosen->offset_rule, &config->offset_rule);
+    }
+    if (chosen->tail_rule != NULL) {
+        da_tail_rule_from_name(chosen->tail_rule, &config->tail_rule);
+    }
+    if (chosen->overlap != NULL) {
+        da_overlap_from_name(chosen->overlap, &config->overlap);
+    }
+    if (chosen->dtype != NULL) {
+        da_dtype_from_name(chosen->dtype, &config->dtype);
+    }
+}
+
+int configuration_finish(const configuration *chosen, const char *command, da_attention_config *config) {
+    if (chosen->segments.count == 0) {
+        return cli_usage(command, "--segments: missing; give the segment lengths, such as 2048,4096,8192");
+    }
+    if (chosen->rates.count == 0) {
+        return cli_usage(command, "--rates: missing; give one dilation rate per segment length, such as 1,2,4");
+    }
+    da_attention_config_init(config);
+    da_status status = da_attention_config_set_patterns(config, chosen->segments.values, chosen->segments.count,
+                                                        chosen->rates.values, chosen->rates.count);
+    if (status != DA_OK) {
+        return cli_usage(command, "--segments, --rates: %s", da_last_error_message());
+    }
+    apply_rules(chosen, config);
+    config->causal = chosen->causal;
+    config->window = chosen->window_is_set ? chosen->window : DA_NO_WINDOW;
+    config->scale_is_set = chosen->scale.is_set;
+    config->scale = chosen->scale.value;
+    status = da_attention_config_validate(config);
+    return status == DA_OK ? CLI_CONTINUE : cli_refused(command, status);
+}

@@ -1,0 +1,132 @@
+#include "peak.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+#include "clock.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ROUNDS 15
+#define ROUND_SECONDS 0.02
+/* Independent sums: more than the latency of a multiply-add times the units that do it, no more than registers. */
+#define SUMS 12
+
+/* Runs `steps` times SUMS multiply-adds of whole registers; returns something that depends on all of them. */
+typedef double peak_loop(int64_t steps);
+
+typedef struct peak_kernel {
+    peak_loop *loop;
+    int lanes; /* numbers of a register */
+} peak_kernel;
+
+/* What the factors are does not matter, if sums stay finite and normal. */
+#define FACTOR 0.999
+#define ADDEND 0.001
+
+#if defined(__x86_64__)
+#define VECTOR_LOOP(name, isa, vector, scalar, set, multiply_add, store, lanes)                                        \
+    __attribute__((target(isa))) static double name(int64_t steps) {                                                   \
+        vector sums[SUMS];                                                                                             \
+        const vector factor = set(FACTOR), addend = set(ADDEND);                                                       \
+        for (int i = 0; i < SUMS; i++) {                                                                               \
+            sums[i] = set((scalar)(i + 1));                                                                            \
+        }                                                                                                              \
+        for (int64_t step = 0; step < steps; step++) {                                                                 \
+            for (int i = 0; i < SUMS; i++) {                                                                           \
+                sums[i] = multiply_add(sums[i], factor, addend);                                                       \
+            }                                                                                                          \
+        }                                                                                                              \
+        double total = 0;                                                                                              \
+        for (int i = 0; i < SUMS; i++) {                                                                               \
+            scalar members[lanes];                                                                                     \
+            store(members, sums[i]);                                                                                   \
+            total += (double)members[i % lanes];                                                                       \
+        }                                                                                                              \
+        return total;                                                                                                  \
+    }
+
+VECTOR_LOOP(loop_avx512_f32, "avx512f", __m512, float, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
+VECTOR_LOOP(loop_avx512_f64, "avx512f", __m512d, double, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_storeu_pd, 8)
+VECTOR_LOOP(loop_avx2_f32, "avx2,fma", __m256, float, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
+VECTOR_LOOP(loop_avx2_f64, "avx2,fma", __m256d, double, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_storeu_pd, 4)
+#endif
+
+/* What the compiler makes of plain C for the baseline of the architecture, whose registers have 16 bytes. */
+#define PORTABLE_LOOP(name, scalar, lanes)                                                                             \
+    static double name(int64_t steps) {                                                                                \
+        scalar sums[SUMS * lanes];                                                                                     \
+        for (int i = 0; i < SUMS * lanes; i++) {                                                                       \
+            sums[i] = (scalar)(i + 1);                                                                                 \
+        }                                                                                                              \
+        for (int64_t step = 0; step < steps; step++) {                                                                 \
+            _Pragma("omp simd") for (int i = 0; i < SUMS * lanes; i++) {                                               \
+                sums[i] = sums[i] * (scalar)FACTOR + (scalar)ADDEND;                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+        double total = 0;                                                                                              \
+        for (int i = 0; i < SUMS * lanes; i++) {                                                                       \
+            total += (double)sums[i];                                                                                  \
+        }                                                                                                              \
+        return total;                                                                                                  \
+    }
+
+PORTABLE_LOOP(loop_portable_f32, float, 4)
+PORTABLE_LOOP(loop_portable_f64, double, 2)
+
+static peak_kernel choose_kernel(da_isa isa, bool wide) {
+#if defined(__x86_64__)
+    if (isa == DA_ISA_AVX512) {
+        return wide ? (peak_kernel){loop_avx512_f64, 8} : (peak_kernel){loop_avx512_f32, 16};
+    }
+    if (isa == DA_ISA_AVX2) {
+        return wide ? (peak_kernel){loop_avx2_f64, 4} : (peak_kernel){loop_avx2_f32, 8};
+    }
+#endif
+    return wide ? (peak_kernel){loop_portable_f64, 2} : (peak_kernel){loop_portable_f32, 4};
+}
+
+/* Keeps the compiler from leaving the loops out. */
+static volatile double sink;
+
+/* Seconds for one round: from the first thread's start to the last one's end. */
+static double time_round(peak_kernel kernel, int threads, int64_t steps) {
+    double start = 0, stop = 0;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp barrier
+#pragma omp master
+        start = cli_now();
+        double result = kernel.loop(steps);
+#pragma omp barrier
+#pragma omp master
+        {
+            stop = cli_now();
+            sink = result;
+        }
+    }
+    return stop - start;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+peak peak_measure(const da_context *context, da_dtype dtype) {
+    peak_kernel kernel = choose_kernel(da_context_isa(context), dtype == DA_F64);
+    int threads = da_context_threads(context);
+    int64_t steps = 1000;
+    while (time_round(kernel, threads, steps) < ROUND_SECONDS) {
+        steps *= 2;
+    }
+    double rates[ROUNDS];
+    double operations = 2.0 * SUMS * (double)kernel.lanes * (double)steps * (double)threads;
+    for (int round = 0; round < ROUNDS; round++) {
+        rates[round] = operations / time_round(kernel, threads, steps);
+    }
+    qsort(rates, ROUNDS, sizeof(rates[0]), compare_doubles);
+    return (peak){.median = rates[ROUNDS / 2], .best = rates[ROUNDS - 1], .rounds = ROUNDS};
+}

@@ -1,0 +1,359 @@
+/* run: attention over tensors in files. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "clock.h"
+#include "commands.h"
+#include "configuration.h"
+#include "interrupt.h"
+#include "machine.h"
+#include "output.h"
+#include "progress.h"
+#include "results.h"
+#include "tensors.h"
+
+#define COMMAND "run"
+
+typedef struct run_options {
+    configuration configuration;
+    machine machine;
+    const char *q, *k, *v, *out, *lse, *key_mask, *implementation;
+    axis_order order;
+    cli_list lengths;
+    bool json, quiet;
+} run_options;
+
+/* All that a run holds, so that one function can let go of it. */
+typedef struct run_state {
+    da_attention_config config;
+    da_context *context;
+    da_attention *attention;
+    loaded_tensor q, k, v;
+    loaded_mask mask;
+    results written;
+    da_problem problem;
+    char reason[512]; /* of the choice; "" if the user chose */
+    double seconds;
+    size_t workspace;
+} run_state;
+
+static int check_paths(const run_options *options) {
+    const char *required[][2] = {
+        {"--q", options->q}, {"--k", options->k}, {"--v", options->v}, {"--out", options->out}};
+    for (size_t i = 0; i < CLI_COUNT(required); i++) {
+        if (required[i][1] == NULL) {
+            return cli_usage(COMMAND, "%s: missing; give a .npy or .safetensors file", required[i][0]);
+        }
+    }
+    const char *outputs[][2] = {{"--out", options->out}, {"--lse", options->lse}};
+    const char *others[][2] = {
+        {"--q", options->q}, {"--k", options->k}, {"--v", options->v}, {"--key-mask", options->key_mask}};
+    for (size_t i = 0; i < CLI_COUNT(outputs); i++) {
+        for (size_t j = 0; j < CLI_COUNT(others); j++) {
+            if (outputs[i][1] != NULL && others[j][1] != NULL && same_file(outputs[i][1], others[j][1])) {
+                return cli_usage(COMMAND, "%s: \"%s\" is the file of %s; an output may not replace an input",
+                                 outputs[i][0], outputs[i][1], others[j][0]);
+            }
+        }
+    }
+    if (options->lse != NULL && same_file(options->out, options->lse)) {
+        return cli_usage(COMMAND, "--lse: \"%s\" is the file of --out; give another", options->lse);
+    }
+    return CLI_CONTINUE;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static int check_lengths(const run_options *options, const run_state *state) {
+    const cli_list *lengths = &options->lengths;
+    int64_t batch = state->problem.batch, n = state->problem.n;
+    if (lengths->count != 0 && (int64_t)lengths->count != batch) {
+        return cli_usage(COMMAND, "--lengths: gives %zu lengths; the batch of --q is %" PRId64, lengths->count, batch);
+    }
+    for (size_t i = 0; i < lengths->count; i++) {
+        if (lengths->values[i] > n) {
+            return cli_usage(COMMAND, "--lengths: %" PRId64 " is not from 0 to %" PRId64 ", the tokens of --q",
+                             lengths->values[i], n);
+        }
+    }
+    return CLI_CONTINUE;
+}
+
+/* Key and value must be as the query, their heads apart, which must divide the query's. */
+static int check_shape(const loaded_tensor *q, const loaded_tensor *other) {
+    static const char *const axes[] = {"batch", "n", "heads", "head dim"};
+    for (int axis = 0; axis < 4; axis++) {
+        int64_t wanted = q->view.shape[axis], found = other->view.shape[axis];
+        if (axis == 2 ? wanted % found != 0 : wanted != found) {
+            return cli_fail(COMMAND, "%s: %s: %s is %" PRId64 ", but that of --q is %" PRId64 "; allowed: %s",
+                            other->option, other->path, axes[axis], found, wanted,
+                            axis == 2 ? "a divisor of it (grouped queries)" : "the same");
+        }
+    }
+    return CLI_CONTINUE;
+}
+
+static int check_inputs(const run_state *state) {
+    const loaded_tensor *others[] = {&state->k, &state->v};
+    if (state->q.view.shape[3] > DA_MAX_HEAD_DIM) {
+        return cli_fail(COMMAND, "--q: %s: head dim is %" PRId64 "; allowed: 1 to %d", state->q.path,
+                        state->q.view.shape[3], DA_MAX_HEAD_DIM);
+    }
+    for (size_t i = 0; i < CLI_COUNT(others); i++) {
+        int code = check_shape(&state->q, others[i]);
+        if (code != CLI_CONTINUE) {
+            return code;
+        }
+        if (state->config.dtype == DA_DTYPE_ANY && others[i]->view.dtype != state->q.view.dtype) {
+            return cli_fail(COMMAND,
+                            "%s: %s: holds %s, but --q holds %s; allowed: one type, or --dtype to convert to one",
+                            others[i]->option, others[i]->path, da_dtype_name(others[i]->view.dtype),
+                            da_dtype_name(state->q.view.dtype));
+        }
+    }
+    if (state->k.view.shape[2] != state->v.view.shape[2]) {
+        return cli_fail(COMMAND, "--v: %s: heads is %" PRId64 ", but that of --k is %" PRId64 "; allowed: the same",
+                        state->v.path, state->v.view.shape[2], state->k.view.shape[2]);
+    }
+    return CLI_CONTINUE;
+}
+
+static int load(const run_options *options, run_state *state) {
+    const char *names[] = {"--q", "--k", "--v"}, *paths[] = {options->q, options->k, options->v};
+    loaded_tensor *tensors[] = {&state->q, &state->k, &state->v};
+    for (size_t i = 0; i < CLI_COUNT(tensors); i++) {
+        int code = loaded_open(tensors[i], COMMAND, names[i], paths[i], options->order);
+        if (code != CLI_CONTINUE) {
+            return code;
+        }
+    }
+    int code = check_inputs(state);
+    for (size_t i = 0; i < CLI_COUNT(tensors) && code == CLI_CONTINUE && state->config.dtype != DA_DTYPE_ANY; i++) {
+        code = loaded_convert(tensors[i], COMMAND, state->config.dtype, da_context_threads(state->context));
+    }
+    const int64_t *shape = state->q.view.shape;
+    da_problem_init(&state->problem);
+    state->problem.batch = shape[0];
+    state->problem.n = shape[1];
+    state->problem.heads = shape[2];
+    state->problem.kv_heads = state->k.view.shape[2];
+    state->problem.head_dim = shape[3];
+    state->problem.dtype = state->q.view.dtype;
+    if (code == CLI_CONTINUE) {
+        code = check_lengths(options, state);
+    }
+    if (code == CLI_CONTINUE && options->key_mask != NULL) {
+        code = mask_open(&state->mask, COMMAND, options->key_mask, shape[0], shape[1]);
+    }
+    return code;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static void note_reason(const da_explanation *explanation, char *reason, size_t size) {
+    for (size_t i = 0; i < da_explanation_rule_count(explanation); i++) {
+        da_rule rule;
+        if (da_explanation_rule(explanation, i, &rule) == DA_OK && rule.chosen) {
+            snprintf(reason, size, "%s (%s)", rule.condition, rule.facts);
+        }
+    }
+}
+
+/* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
+static int create(const run_options *options, run_state *state) {
+    const char *name = options->implementation;
+    state->config.sequence_length = state->problem.n;
+    da_explanation *explanation = NULL;
+    da_status status = DA_OK;
+    if (strcmp(name, "auto") == 0) {
+        status = da_explain(state->context, &state->config, &state->problem, &explanation);
+        if (status == DA_OK) {
+            name = da_explanation_choice(explanation);
+            note_reason(explanation, state->reason, sizeof(state->reason));
+        }
+    }
+    if (status == DA_OK) {
+        status = da_attention_create(state->context, name, &state->config, &state->attention);
+    }
+    da_explanation_free(explanation);
+    if (status == DA_ERROR_UNKNOWN_IMPLEMENTATION) {
+        return cli_usage(COMMAND, "--impl: %s", da_last_error_message());
+    }
+    return status == DA_OK ? CLI_CONTINUE : cli_refused(COMMAND, status);
+}
+
+static bool on_progress(int64_t finished, int64_t total, void *user) {
+    progress_update(user, finished, total);
+    return interrupt_signal() == 0;
+}
+
+static int compute(const run_options *options, run_state *state) {
+    progress bar = progress_start("attention", !options->quiet);
+    da_forward_options forward;
+    da_forward_options_init(&forward);
+    forward.key_lengths = options->lengths.count != 0 ? options->lengths.values : NULL;
+    forward.key_mask = state->mask.file.data;
+    memcpy(forward.key_mask_stride, state->mask.stride, sizeof(forward.key_mask_stride));
+    forward.progress = on_progress;
+    forward.progress_user = &bar;
+    double start = cli_now();
+    da_status status =
+        da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
+                             state->written.has_lse ? &state->written.lse : NULL, &forward);
+    state->seconds = cli_now() - start;
+    progress_end(&bar);
+    if (interrupt_signal() != 0) {
+        cli_fail(COMMAND, "interrupted; nothing was written");
+        return 128 + interrupt_signal();
+    }
+    if (status != DA_OK) {
+        return cli_fail(COMMAND, "%s", da_last_error_message());
+    }
+    return CLI_CONTINUE;
+}
+
+/* Signals are only recorded while temporary files come and go, so that none is left by one that strikes in between. */
+static int compute_into_files(const run_options *options, run_state *state) {
+    interrupt_record();
+    int code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order);
+    if (code == CLI_CONTINUE) {
+        interrupt_guard(state->written.writers, state->written.count);
+        code = compute(options, state);
+        interrupt_record();
+        if (code == CLI_CONTINUE) {
+            code = results_commit(&state->written, COMMAND);
+        } else {
+            results_abandon(&state->written);
+        }
+    }
+    interrupt_restore();
+    return code;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+static json_t *json_report(const run_options *options, const run_state *state, double tokens_per_second, double flops) {
+    const da_problem *problem = &state->problem;
+    json_t *converted =
+        json_integer((json_int_t)(state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes));
+    return json_pack(
+        "{s:s, s:s, s:s*, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:o, s:s,"
+        " s:s*}",
+        "implementation", da_attention_implementation(state->attention), "requested", options->implementation, "reason",
+        state->reason[0] != '\0' ? state->reason : NULL, "instruction_set", da_isa_name(da_context_isa(state->context)),
+        "threads", da_context_threads(state->context), "batch", (json_int_t)problem->batch, "n", (json_int_t)problem->n,
+        "heads", (json_int_t)problem->heads, "kv_heads", (json_int_t)problem->kv_heads, "head_dim",
+        (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype), "segment_lengths",
+        cli_json_integers(state->config.segment_lengths, state->config.segment_count), "dilation_rates",
+        cli_json_integers(state->config.dilation_rates, state->config.rate_count), "seconds", state->seconds,
+        "tokens_per_second", tokens_per_second, "counted_flops", flops, "counted_gflops_per_second",
+        flops / state->seconds * 1e-9, "workspace_bytes", (json_int_t)state->workspace, "converted_input_bytes",
+        converted, "out", options->out, "lse", options->lse);
+}
+
+static void print_report(const run_state *state, double tokens_per_second, double flops) {
+    const da_problem *problem = &state->problem;
+    char n[CLI_GROUPED_TEXT], rate[CLI_GROUPED_TEXT], memory[CLI_BYTES_TEXT];
+    size_t converted = state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes;
+    printf("%s (%s, %d threads): %" PRId64 " x %s x %" PRId64 " x %" PRId64
+           " %s in %.3f s, %s tokens/s, %.1f GF/s counted, "
+           "%s beyond inputs and outputs",
+           da_attention_implementation(state->attention), da_isa_name(da_context_isa(state->context)),
+           da_context_threads(state->context), problem->batch, cli_grouped(problem->n, n), problem->heads,
+           problem->head_dim, da_dtype_name(problem->dtype), state->seconds,
+           cli_grouped((int64_t)tokens_per_second, rate), flops / state->seconds * 1e-9,
+           cli_bytes((double)(state->workspace + converted), memory));
+    printf(state->reason[0] != '\0' ? "; chosen because: %s\n" : "%s\n", state->reason);
+}
+
+static int report(const run_options *options, run_state *state) {
+    da_cost cost = {.size = sizeof(cost)};
+    da_status status = da_pattern_cost(&state->config, &state->problem, &cost);
+    if (status == DA_OK) {
+        status = da_attention_workspace(state->attention, &state->problem, &state->workspace);
+    }
+    if (status != DA_OK) {
+        return cli_fail(COMMAND, "%s", da_last_error_message());
+    }
+    double tokens_per_second = (double)state->problem.batch * (double)state->problem.n / state->seconds;
+    if (options->json) {
+        return cli_print_json(COMMAND, json_report(options, state, tokens_per_second, cost.counted_flops));
+    }
+    if (!options->quiet) {
+        print_report(state, tokens_per_second, cost.counted_flops);
+    }
+    return CLI_OK;
+}
+
+static int run(const run_options *options) {
+    run_state state = {0};
+    int code = check_paths(options);
+    if (code == CLI_CONTINUE) {
+        code = configuration_finish(&options->configuration, COMMAND, &state.config);
+    }
+    if (code == CLI_CONTINUE) {
+        code = machine_context(&options->machine, COMMAND, NULL, &state.context);
+    }
+    if (code == CLI_CONTINUE) {
+        code = load(options, &state);
+    }
+    if (code == CLI_CONTINUE) {
+        code = create(options, &state);
+    }
+    if (code == CLI_CONTINUE) {
+        code = compute_into_files(options, &state);
+    }
+    if (code == CLI_CONTINUE) {
+        code = report(options, &state);
+    }
+    loaded_close(&state.q);
+    loaded_close(&state.k);
+    loaded_close(&state.v);
+    mask_close(&state.mask);
+    da_attention_free(state.attention);
+    da_context_free(state.context);
+    return code;
+}
+
+int command_run(int argc, char **argv) {
+    run_options options = {.implementation = "auto"};
+    const cli_option files[] = {
+        {"q", "FILE", "query: (batch, n, heads, head dim), or without batch", cli_read_text, &options.q, 0, 0},
+        {"k", "FILE", "key: its heads divide those of the query", cli_read_text, &options.k, 0, 0},
+        {"v", "FILE", "value: like the key", cli_read_text, &options.v, 0, 0},
+        {"out", "FILE", "output: like the query", cli_read_text, &options.out, 0, 0},
+        {"lse", "FILE", "logarithm of the softmax sum: (batch, n, heads)", cli_read_text, &options.lse, 0, 0},
+        {"layout", "L", "order of the axes in all these files: bnhd (default)\nor bhnd: (batch, heads, n, head dim)",
+         read_axis_order, &options.order, 0, 0},
+        {"lengths", "A,B,..", "of each sequence, the keys before this one exist", cli_read_list, &options.lengths, 0,
+         INT64_MAX},
+        {"key-mask", "FILE", "bool or u8 (batch, n): true where the key is padding", cli_read_text, &options.key_mask,
+         0, 0},
+    };
+    const cli_option other[] = {
+        {"impl", "NAME", "implementation (default: auto)", cli_read_text, &options.implementation, 0, 0},
+        {"json", NULL, "report as JSON", cli_read_flag, &options.json, 0, 0},
+        {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
+    };
+    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
+    configuration_options(&options.configuration, shared);
+    machine_options(&options.machine, computing);
+    const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
+                                {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
+                                {"computing", computing, CLI_COUNT(computing)},
+                                {"other", other, CLI_COUNT(other)}};
+    const cli_command command = {
+        COMMAND,
+        "--q FILE --k FILE --v FILE --segments A,B,.. --rates A,B,.. --out FILE [OPTIONS]",
+        "Computes attention on tensors in files. Inputs are mapped, outputs appear under their names only when all is "
+        "done.",
+        "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 2048,4096,8192 --rates 1,2,4 --out out.npy\n"
+        "  dilated-attention run --q t.safetensors:q --k t.safetensors:k --v t.safetensors:v --segments 64 --rates 1 "
+        "\\\n"
+        "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json",
+        groups,
+        CLI_COUNT(groups)};
+    int code = cli_parse(&command, argc, argv);
+    return code == CLI_CONTINUE ? run(&options) : code;
+}
