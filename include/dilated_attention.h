@@ -123,9 +123,9 @@ typedef struct da_gpu {
 typedef struct da_hardware {
     size_t size;
     char cpu_name[96];
-    char architecture[16]; /* "x86_64", "aarch64", ... */
-    int cores;             /* that this process may run on */
-    uint32_t cpu_features; /* DA_CPU_* */
+    char architecture[16];                 /* "x86_64", "aarch64", ... */
+    int cores;                             /* that this process may run on */
+    uint32_t cpu_features;                 /* DA_CPU_* */
     uint64_t l1_cache, l2_cache, l3_cache; /* bytes, as one core sees them; 0: unknown */
     uint64_t memory;                       /* bytes of main memory, or of the cgroup's limit where that is lower */
     int gpu_count;                         /* 0..DA_MAX_GPUS */
@@ -288,15 +288,15 @@ DA_API da_status da_attention_config_validate(const da_attention_config *config)
 /* Configuration of a multihead attention, with the guide's fields. A plain value, like da_attention_config. */
 typedef struct da_multihead_config {
     size_t size;
-    int64_t embed_dim;   /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
-    int64_t num_heads;   /* >= 1 */
-    int64_t kv_heads;    /* 0: num_heads; otherwise a divisor of num_heads */
-    bool bias;           /* true: projections have a bias */
-    bool layer_norm;     /* true: layer norm before the output projection (MAGNETO) */
+    int64_t embed_dim;     /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
+    int64_t num_heads;     /* >= 1 */
+    int64_t kv_heads;      /* 0: num_heads; otherwise a divisor of num_heads */
+    bool bias;             /* true: projections have a bias */
+    bool layer_norm;       /* true: layer norm before the output projection (MAGNETO) */
     double layer_norm_eps; /* 1e-5; > 0 and finite */
-    double gamma_init;   /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
-    da_dtype dtype;      /* DA_F32 */
-    da_device device;    /* DA_DEVICE_AUTO */
+    double gamma_init;     /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
+    da_dtype dtype;        /* DA_F32 */
+    da_device device;      /* DA_DEVICE_AUTO */
 } da_multihead_config;
 
 DA_API void da_multihead_config_init(da_multihead_config *config);
@@ -367,9 +367,9 @@ DA_API void da_forward_options_init(da_forward_options *options);
  *   query  (batch, n, heads,    head_dim)  batch >= 1, n >= 1, heads >= 1, 1 <= head_dim <= DA_MAX_HEAD_DIM
  *   key    (batch, n, kv_heads, head_dim)  heads a multiple of kv_heads; head h reads h / (heads / kv_heads)
  *   value  like key
- *   out    like query; its memory may not meet an input's
+ *   out    like query; the memory that it spans, from its first element to its last, may not meet an input's
  *   lse    NULL, or (batch, n, heads, 1), DA_F64 or DA_F32 (the latter not for f64 inputs): natural logarithm of the
- *          softmax sum, -infinity where a query has no key. Its memory may not meet another tensor's.
+ *          softmax sum, -infinity where a query has no key. The memory that it spans may not meet another tensor's.
  *
  * query, key, value and out share one data type. Memory used: da_attention_workspace(), whatever the length.
  * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNSUPPORTED, DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. Arguments are
@@ -496,8 +496,7 @@ enum {
 
 /* Bit of a data type in da_implementation.dtypes. */
 #define DA_DTYPE_BIT(dtype) (1u << (dtype))
-#define DA_DTYPE_BITS_ALL                                                                                              \
-    (DA_DTYPE_BIT(DA_F32) | DA_DTYPE_BIT(DA_F64) | DA_DTYPE_BIT(DA_BF16) | DA_DTYPE_BIT(DA_F16))
+#define DA_DTYPE_BITS_ALL (DA_DTYPE_BIT(DA_F32) | DA_DTYPE_BIT(DA_F64) | DA_DTYPE_BIT(DA_BF16) | DA_DTYPE_BIT(DA_F16))
 
 /* A forward call as an implementation receives it: every argument has been checked as da_attention_forward promises.
  * Fields that the caller left out are NULL; key_mask_stride is filled in. */

@@ -109,16 +109,22 @@ static da_status check_outputs(const da_tensor *query, const da_tensor *key, con
     }
     for (int k = 0; k < 3 && status == DA_OK; k++) {
         if (da_tensors_meet(out, inputs[k].tensor)) {
-            status = da_report(DA_ERROR_INVALID_ARGUMENT, "out.data is %p, which meets %s's memory; allowed: memory "
-                               "apart from every input", out->data, inputs[k].name);
+            status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                               "out.data is %p, which meets %s's memory; allowed: memory "
+                               "apart from every input",
+                               out->data, inputs[k].name);
         } else if (lse && da_tensors_meet(lse, inputs[k].tensor)) {
-            status = da_report(DA_ERROR_INVALID_ARGUMENT, "lse.data is %p, which meets %s's memory; allowed: memory "
-                               "apart from every other tensor", lse->data, inputs[k].name);
+            status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                               "lse.data is %p, which meets %s's memory; allowed: memory "
+                               "apart from every other tensor",
+                               lse->data, inputs[k].name);
         }
     }
     if (status == DA_OK && lse && da_tensors_meet(lse, out)) {
-        status = da_report(DA_ERROR_INVALID_ARGUMENT, "lse.data is %p, which meets out's memory; allowed: memory apart "
-                           "from every other tensor", lse->data);
+        status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                           "lse.data is %p, which meets out's memory; allowed: memory apart "
+                           "from every other tensor",
+                           lse->data);
     }
     return status;
 }

@@ -48,7 +48,9 @@ da_status da_attention_config_set_patterns(da_attention_config *config, const in
                                            size_t segment_count, const int64_t *dilation_rates, size_t rate_count) {
     if (!config || !segment_lengths || !dilation_rates) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is NULL; allowed: %s",
-                         !config ? "config" : !segment_lengths ? "segment_lengths" : "dilation_rates",
+                         !config            ? "config"
+                         : !segment_lengths ? "segment_lengths"
+                                            : "dilation_rates",
                          !config ? "an initialised configuration" : "an array");
     }
     da_status status = check_patterns(segment_lengths, segment_count, dilation_rates, rate_count);

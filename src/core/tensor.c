@@ -7,19 +7,15 @@ static const char *const dimension_names[4] = {"batch", "n", "heads", "head_dim"
 da_tensor da_tensor_make(void *data, da_dtype dtype, int64_t batch, int64_t n, int64_t heads, int64_t head_dim) {
     /* Strides that overflow are noticed by the shape check of the call, which sees the same shape. */
     uint64_t row = (uint64_t)heads * (uint64_t)head_dim;
-    return (da_tensor){data,
-                       dtype,
-                       {batch, n, heads, head_dim},
-                       {(int64_t)(row * (uint64_t)n), (int64_t)row, head_dim, 1}};
+    return (da_tensor){
+        data, dtype, {batch, n, heads, head_dim}, {(int64_t)(row * (uint64_t)n), (int64_t)row, head_dim, 1}};
 }
 
 da_tensor da_tensor_make_heads_first(void *data, da_dtype dtype, int64_t batch, int64_t heads, int64_t n,
                                      int64_t head_dim) {
     uint64_t plane = (uint64_t)n * (uint64_t)head_dim;
-    return (da_tensor){data,
-                       dtype,
-                       {batch, n, heads, head_dim},
-                       {(int64_t)(plane * (uint64_t)heads), head_dim, (int64_t)plane, 1}};
+    return (da_tensor){
+        data, dtype, {batch, n, heads, head_dim}, {(int64_t)(plane * (uint64_t)heads), head_dim, (int64_t)plane, 1}};
 }
 
 /* Product in *total if it stays within +-limit. */
@@ -68,8 +64,8 @@ da_status da_tensor_check(const da_tensor *tensor, const char *name) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "%s.data is NULL; allowed: the tensor's memory", name);
     }
     if ((uintptr_t)tensor->data % size != 0) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s.data is %p; allowed: an address that is a multiple of %zu", name,
-                         tensor->data, size);
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s.data is %p; allowed: an address that is a multiple of %zu",
+                         name, tensor->data, size);
     }
     int64_t elements = 1, first, end;
     for (int k = 0; k < 4; k++) {
@@ -103,8 +99,11 @@ da_status da_tensor_check_output(const da_tensor *tensor, const char *name) {
     for (int step = 0; step < 4; step++) {
         int smallest = -1;
         for (int k = 0; k < 4; k++) {
-            bool smaller = smallest < 0 || magnitude(tensor->stride[k]) < magnitude(tensor->stride[smallest]);
-            if (!used[k] && tensor->shape[k] > 1 && smaller) {
+            /* A dimension of one element has any stride, INT64_MIN too; da_tensor_check has bounded the others. */
+            if (used[k] || tensor->shape[k] == 1) {
+                continue;
+            }
+            if (smallest < 0 || magnitude(tensor->stride[k]) < magnitude(tensor->stride[smallest])) {
                 smallest = k;
             }
         }

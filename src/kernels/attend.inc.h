@@ -284,7 +284,7 @@ static void accumulate_seen(const da_key_block *block, const da_query_tile *tile
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
 
 typedef struct visible_range {
-    int32_t widest_first, widest_last;     /* what at least one row sees lies in here */
+    int32_t widest_first, widest_last;       /* what at least one row sees lies in here */
     int32_t narrowest_first, narrowest_last; /* what lies in here, all rows see */
 } visible_range;
 

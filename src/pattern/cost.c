@@ -181,7 +181,8 @@ da_status da_pattern_cost(const da_attention_config *config, const da_problem *p
         .size = cost->size,
         .counted_pairs = sums.counted * tokens / (double)sums.queries,
         .dense_pairs = sequences * (ours.causal ? n * (n + 1) / 2 : n * n),
-        .tensor_bytes = tokens * ((2 + 2 * kv_share) * (double)size.head_dim * value_bytes + (size.dtype == DA_F64 ? 8 : 4)),
+        .tensor_bytes =
+            tokens * ((2 + 2 * kv_share) * (double)size.head_dim * value_bytes + (size.dtype == DA_F64 ? 8 : 4)),
     };
     cost->distinct_pairs =
         sums.distinct_counted > 0 ? cost->counted_pairs * (sums.distinct / sums.distinct_counted) : 0;

@@ -183,7 +183,8 @@ static int key_classes(const da_schedule *schedule, const da_item *item, int64_t
         if (count > 0 && classes[count - 1].rate == pattern->rate) {
             classes[count - 1].multiplicity = multiplicity;
         } else {
-            classes[count++] = (key_class){pattern->rate, (segment_first + pattern->offset) % pattern->rate, multiplicity};
+            classes[count++] =
+                (key_class){pattern->rate, (segment_first + pattern->offset) % pattern->rate, multiplicity};
         }
     }
     return count;

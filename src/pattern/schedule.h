@@ -39,8 +39,8 @@ typedef struct da_rectangle {
     int row_first, row_stride, row_count; /* rows of the item, row_count >= 1 */
     int64_t key_first, key_stride, key_count;
     int64_t multiplicity;
-    int64_t zero_keys;     /* keys of score 0 and value 0 that each of the rows sees besides */
-    int drop_if_held_by;   /* a pair that one of patterns 0..this-1 holds is not seen; 0: no pair is dropped */
+    int64_t zero_keys;   /* keys of score 0 and value 0 that each of the rows sees besides */
+    int drop_if_held_by; /* a pair that one of patterns 0..this-1 holds is not seen; 0: no pair is dropped */
 } da_rectangle;
 
 /* Positions in a unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem alone, so that

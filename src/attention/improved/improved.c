@@ -46,11 +46,11 @@ typedef struct worker {
     da_schedule schedule;
     int64_t batch, head, kv_head;
     da_item item;
-    row_state rows;     /* of the item, by row */
-    double *zero_keys;  /* [max_rows] */
+    row_state rows;      /* of the item, by row */
+    double *zero_keys;   /* [max_rows] */
     da_rectangle chosen; /* the rows that are in the tiles now; row_count 0: none */
-    row_state tiles;    /* of the chosen rows, in order */
-    char *queries;      /* real[tiles][head_dim][tile_rows] */
+    row_state tiles;     /* of the chosen rows, in order */
+    char *queries;       /* real[tiles][head_dim][tile_rows] */
     char *scores;
     da_key_block block;
 } worker;
@@ -113,7 +113,8 @@ static char *accumulator_row(const forward_job *job, const row_state *state, int
     return state->accumulator + (size_t)(row * job->padded_dim) * job->kernels->real_size;
 }
 
-static void copy_row(const forward_job *job, const row_state *from, int64_t from_row, const row_state *to, int64_t to_row) {
+static void copy_row(const forward_job *job, const row_state *from, int64_t from_row, const row_state *to,
+                     int64_t to_row) {
     size_t real = job->kernels->real_size;
     memcpy(to->maximum + (size_t)to_row * real, from->maximum + (size_t)from_row * real, real);
     memcpy(to->sum + (size_t)to_row * real, from->sum + (size_t)from_row * real, real);
@@ -364,8 +365,9 @@ static size_t workspace(const da_context *context, const da_attention_config *co
 const da_implementation da_improved_implementation = {
     .size = sizeof(da_implementation),
     .name = "improved",
-    .description = "Vector kernels (AVX-512, AVX2, portable) chosen at run time; one pass over all patterns, each score "
-                   "computed once where the patterns' rates divide one another",
+    .description =
+        "Vector kernels (AVX-512, AVX2, portable) chosen at run time; one pass over all patterns, each score "
+        "computed once where the patterns' rates divide one another",
     .best_for = "speed on any CPU",
     .memory = "a fixed workspace of about 1 MiB a thread",
     .features = DA_FEATURE_ALL,

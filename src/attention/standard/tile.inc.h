@@ -3,9 +3,9 @@
 /* Everything that a tile of consecutive queries needs. Keys are stored component by component, so that the loop over
  * keys, which a compiler can vectorise, is the inner one. */
 typedef struct NAME(tile) {
-    REAL query[TILE_ROWS][DA_MAX_HEAD_DIM]; /* times the scale */
-    REAL maximum[TILE_ROWS];                /* largest score so far, over all patterns */
-    REAL sum[TILE_ROWS];                    /* of c * exp(score - maximum) */
+    REAL query[TILE_ROWS][DA_MAX_HEAD_DIM];       /* times the scale */
+    REAL maximum[TILE_ROWS];                      /* largest score so far, over all patterns */
+    REAL sum[TILE_ROWS];                          /* of c * exp(score - maximum) */
     REAL accumulator[TILE_ROWS][DA_MAX_HEAD_DIM]; /* of c * exp(score - maximum) * value */
     int64_t zero_keys[TILE_ROWS];
     int64_t position[TILE_KEYS];
@@ -13,7 +13,7 @@ typedef struct NAME(tile) {
     REAL value[TILE_KEYS][DA_MAX_HEAD_DIM];
 } NAME(tile);
 
-static void NAME(begin)(NAME(tile) *tile, const sequence *s, int64_t first, int rows) {
+static void NAME(begin)(NAME(tile) * tile, const sequence *s, int64_t first, int rows) {
     for (int r = 0; r < rows; r++) {
         tile->maximum[r] = -(REAL)INFINITY;
         tile->sum[r] = 0;
@@ -26,7 +26,7 @@ static void NAME(begin)(NAME(tile) *tile, const sequence *s, int64_t first, int 
 }
 
 /* Loads up to TILE_KEYS keys of the progression from *j on that are not padded; returns how many. */
-static int NAME(load_keys)(NAME(tile) *tile, const sequence *s, int64_t *j, int64_t end, int64_t rate) {
+static int NAME(load_keys)(NAME(tile) * tile, const sequence *s, int64_t *j, int64_t end, int64_t rate) {
     int count = 0;
     for (; *j < end && count < TILE_KEYS; *j += rate) {
         if (da_key_is_padded(s->call->options, s->batch, *j)) {
@@ -43,7 +43,7 @@ static int NAME(load_keys)(NAME(tile) *tile, const sequence *s, int64_t *j, int6
 }
 
 /* One step of the running softmax: query i, row r, against the loaded keys of pattern p. */
-static void NAME(attend_row)(NAME(tile) *tile, const sequence *s, int p, int64_t i, int r, int keys) {
+static void NAME(attend_row)(NAME(tile) * tile, const sequence *s, int p, int64_t i, int r, int keys) {
     REAL score[TILE_KEYS] = {0};
     bool seen[TILE_KEYS];
     REAL largest = tile->maximum[r];
@@ -80,7 +80,8 @@ static void NAME(attend_row)(NAME(tile) *tile, const sequence *s, int p, int64_t
 }
 
 /* The queries first..end-1, all of one segment of pattern p, against the keys of that segment. */
-static void NAME(attend_segment)(NAME(tile) *tile, const sequence *s, int p, int64_t first, int64_t end, int64_t base) {
+static void NAME(attend_segment)(NAME(tile) * tile, const sequence *s, int p, int64_t first, int64_t end,
+                                 int64_t base) {
     const da_head_pattern *pattern = &s->patterns.pattern[p];
     int64_t segment_first = da_segment_first(pattern, first);
     int64_t segment_end = da_segment_end(pattern, s->patterns.n, first);
@@ -105,7 +106,7 @@ static void NAME(attend_segment)(NAME(tile) *tile, const sequence *s, int p, int
 }
 
 /* Divides by the softmax's sum, to which z zero keys add z * exp(0 - maximum), and writes output and logsumexp. */
-static void NAME(finish)(NAME(tile) *tile, const sequence *s, int64_t first, int rows) {
+static void NAME(finish)(NAME(tile) * tile, const sequence *s, int64_t first, int rows) {
     for (int r = 0; r < rows; r++) {
         REAL sum = tile->sum[r], maximum = tile->maximum[r], shrink = 1;
         if (tile->zero_keys[r] > 0) {

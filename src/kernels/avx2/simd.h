@@ -8,14 +8,30 @@
 #if DA_REAL_IS_DOUBLE
 typedef __m256d vec;
 #define VEC_LANES 4
-static inline vec vec_load(const real *p) { return _mm256_loadu_pd(p); }
-static inline void vec_store(real *p, vec v) { _mm256_storeu_pd(p, v); }
-static inline vec vec_set1(real x) { return _mm256_set1_pd(x); }
-static inline vec vec_add(vec a, vec b) { return _mm256_add_pd(a, b); }
-static inline vec vec_sub(vec a, vec b) { return _mm256_sub_pd(a, b); }
-static inline vec vec_mul(vec a, vec b) { return _mm256_mul_pd(a, b); }
-static inline vec vec_max(vec a, vec b) { return _mm256_max_pd(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_pd(a, b, c); }
+static inline vec vec_load(const real *p) {
+    return _mm256_loadu_pd(p);
+}
+static inline void vec_store(real *p, vec v) {
+    _mm256_storeu_pd(p, v);
+}
+static inline vec vec_set1(real x) {
+    return _mm256_set1_pd(x);
+}
+static inline vec vec_add(vec a, vec b) {
+    return _mm256_add_pd(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+    return _mm256_sub_pd(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+    return _mm256_mul_pd(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+    return _mm256_max_pd(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_pd(a, b, c);
+}
 static inline real vec_reduce_max(vec v) {
     __m128d m = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)));
@@ -24,7 +40,9 @@ static inline real vec_reduce_add(vec v) {
     __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline vec vec_round(vec v) { return _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec vec_round(vec v) {
+    return _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     /* Adding 1.5 * 2^52 leaves the integer in the low bits; from there it is added to the exponent. */
     __m256i bits = _mm256_castpd_si256(_mm256_add_pd(whole, _mm256_set1_pd(0x1.8p52)));
@@ -36,21 +54,37 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m128i position = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m128i outside = _mm_or_si128(_mm_cmplt_epi32(position, _mm_set1_epi32(first)),
-                                   _mm_cmpgt_epi32(position, _mm_set1_epi32(last)));
+    __m128i outside =
+        _mm_or_si128(_mm_cmplt_epi32(position, _mm_set1_epi32(first)), _mm_cmpgt_epi32(position, _mm_set1_epi32(last)));
     return _mm256_blendv_pd(s, _mm256_set1_pd(-INFINITY), _mm256_castsi256_pd(_mm256_cvtepi32_epi64(outside)));
 }
 #else
 typedef __m256 vec;
 #define VEC_LANES 8
-static inline vec vec_load(const real *p) { return _mm256_loadu_ps(p); }
-static inline void vec_store(real *p, vec v) { _mm256_storeu_ps(p, v); }
-static inline vec vec_set1(real x) { return _mm256_set1_ps(x); }
-static inline vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
-static inline vec vec_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
-static inline vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
-static inline vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vec vec_load(const real *p) {
+    return _mm256_loadu_ps(p);
+}
+static inline void vec_store(real *p, vec v) {
+    _mm256_storeu_ps(p, v);
+}
+static inline vec vec_set1(real x) {
+    return _mm256_set1_ps(x);
+}
+static inline vec vec_add(vec a, vec b) {
+    return _mm256_add_ps(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+    return _mm256_sub_ps(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+    return _mm256_mul_ps(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+    return _mm256_max_ps(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
 static inline real vec_reduce_max(vec v) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -61,7 +95,9 @@ static inline real vec_reduce_add(vec v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-static inline vec vec_round(vec v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec vec_round(vec v) {
+    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
     vec result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(power), shifted));

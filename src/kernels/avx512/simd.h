@@ -8,17 +8,39 @@
 #if DA_REAL_IS_DOUBLE
 typedef __m512d vec;
 #define VEC_LANES 8
-static inline vec vec_load(const real *p) { return _mm512_loadu_pd(p); }
-static inline void vec_store(real *p, vec v) { _mm512_storeu_pd(p, v); }
-static inline vec vec_set1(real x) { return _mm512_set1_pd(x); }
-static inline vec vec_add(vec a, vec b) { return _mm512_add_pd(a, b); }
-static inline vec vec_sub(vec a, vec b) { return _mm512_sub_pd(a, b); }
-static inline vec vec_mul(vec a, vec b) { return _mm512_mul_pd(a, b); }
-static inline vec vec_max(vec a, vec b) { return _mm512_max_pd(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_pd(a, b, c); }
-static inline real vec_reduce_max(vec v) { return _mm512_reduce_max_pd(v); }
-static inline real vec_reduce_add(vec v) { return _mm512_reduce_add_pd(v); }
-static inline vec vec_round(vec v) { return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec vec_load(const real *p) {
+    return _mm512_loadu_pd(p);
+}
+static inline void vec_store(real *p, vec v) {
+    _mm512_storeu_pd(p, v);
+}
+static inline vec vec_set1(real x) {
+    return _mm512_set1_pd(x);
+}
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_pd(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+    return _mm512_sub_pd(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+    return _mm512_mul_pd(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+    return _mm512_max_pd(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_pd(a, b, c);
+}
+static inline real vec_reduce_max(vec v) {
+    return _mm512_reduce_max_pd(v);
+}
+static inline real vec_reduce_add(vec v) {
+    return _mm512_reduce_add_pd(v);
+}
+static inline vec vec_round(vec v) {
+    return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask8 keep = _mm512_cmp_pd_mask(x, _mm512_set1_pd(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_pd(keep, power, whole);
@@ -32,17 +54,39 @@ static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32
 #else
 typedef __m512 vec;
 #define VEC_LANES 16
-static inline vec vec_load(const real *p) { return _mm512_loadu_ps(p); }
-static inline void vec_store(real *p, vec v) { _mm512_storeu_ps(p, v); }
-static inline vec vec_set1(real x) { return _mm512_set1_ps(x); }
-static inline vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
-static inline vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
-static inline vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
-static inline vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
-static inline real vec_reduce_max(vec v) { return _mm512_reduce_max_ps(v); }
-static inline real vec_reduce_add(vec v) { return _mm512_reduce_add_ps(v); }
-static inline vec vec_round(vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec vec_load(const real *p) {
+    return _mm512_loadu_ps(p);
+}
+static inline void vec_store(real *p, vec v) {
+    _mm512_storeu_ps(p, v);
+}
+static inline vec vec_set1(real x) {
+    return _mm512_set1_ps(x);
+}
+static inline vec vec_add(vec a, vec b) {
+    return _mm512_add_ps(a, b);
+}
+static inline vec vec_sub(vec a, vec b) {
+    return _mm512_sub_ps(a, b);
+}
+static inline vec vec_mul(vec a, vec b) {
+    return _mm512_mul_ps(a, b);
+}
+static inline vec vec_max(vec a, vec b) {
+    return _mm512_max_ps(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline real vec_reduce_max(vec v) {
+    return _mm512_reduce_max_ps(v);
+}
+static inline real vec_reduce_add(vec v) {
+    return _mm512_reduce_add_ps(v);
+}
+static inline vec vec_round(vec v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(keep, power, whole);

@@ -7,23 +7,45 @@
 
 typedef real vec;
 #define VEC_LANES 1
-static inline vec vec_load(const real *p) { return *p; }
-static inline void vec_store(real *p, vec v) { *p = v; }
-static inline vec vec_set1(real x) { return x; }
-static inline vec vec_add(vec a, vec b) { return a + b; }
-static inline vec vec_sub(vec a, vec b) { return a - b; }
-static inline vec vec_mul(vec a, vec b) { return a * b; }
-static inline vec vec_max(vec a, vec b) { return a > b ? a : b; }
-static inline vec vec_fma(vec a, vec b, vec c) { return a * b + c; }
-static inline real vec_reduce_max(vec v) { return v; }
-static inline real vec_reduce_add(vec v) { return v; }
+static inline vec vec_load(const real *p) {
+    return *p;
+}
+static inline void vec_store(real *p, vec v) {
+    *p = v;
+}
+static inline vec vec_set1(real x) {
+    return x;
+}
+static inline vec vec_add(vec a, vec b) {
+    return a + b;
+}
+static inline vec vec_sub(vec a, vec b) {
+    return a - b;
+}
+static inline vec vec_mul(vec a, vec b) {
+    return a * b;
+}
+static inline vec vec_max(vec a, vec b) {
+    return a > b ? a : b;
+}
+static inline vec vec_fma(vec a, vec b, vec c) {
+    return a * b + c;
+}
+static inline real vec_reduce_max(vec v) {
+    return v;
+}
+static inline real vec_reduce_add(vec v) {
+    return v;
+}
 /* Adding and subtracting 1.5 * 2^(mantissa bits) rounds to the nearest integer. */
 #if DA_REAL_IS_DOUBLE
 #define ROUNDING_CONSTANT 0x1.8p52
 #else
 #define ROUNDING_CONSTANT 0x1.8p23f
 #endif
-static inline vec vec_round(vec v) { return (v + ROUNDING_CONSTANT) - ROUNDING_CONSTANT; }
+static inline vec vec_round(vec v) {
+    return (v + ROUNDING_CONSTANT) - ROUNDING_CONSTANT;
+}
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
 #if DA_REAL_IS_DOUBLE
     double biased = whole + ROUNDING_CONSTANT;
@@ -46,7 +68,13 @@ static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32
     return *p >= first && *p <= last ? s : (real)-INFINITY;
 }
 #if !DA_REAL_IS_DOUBLE
-static inline vec vec_load_f16(const uint16_t *p) { return da_float_from_f16(*p); }
-static inline vec vec_load_bf16(const uint16_t *p) { return da_float_from_bf16(*p); }
-static inline void vec_store_f16(uint16_t *p, vec v) { *p = da_f16_from_float(v); }
+static inline vec vec_load_f16(const uint16_t *p) {
+    return da_float_from_f16(*p);
+}
+static inline vec vec_load_bf16(const uint16_t *p) {
+    return da_float_from_bf16(*p);
+}
+static inline void vec_store_f16(uint16_t *p, vec v) {
+    *p = da_f16_from_float(v);
+}
 #endif

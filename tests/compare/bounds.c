@@ -1,0 +1,35 @@
+#include "compare/bounds.h"
+
+#include <math.h>
+
+#include "support/values.h"
+
+/* Roundings that a score carries beside the head_dim of its dot product: scale, base-2 logarithm, the maximum. */
+static const double SCORE_ROUNDINGS = 8;
+/* Roundings of a softmax weight and of the final division, in units of the roundoff. */
+static const double WEIGHT_ROUNDINGS = 8;
+/* A sum of m terms in one running accumulator: roundings are independent, so that they grow with sqrt(m). */
+static const double SUM_ROUNDINGS = 2;
+
+static row_bound bound_in_precision(const case_row *row, int64_t head_dim, double u) {
+    double score = ((double)head_dim + SCORE_ROUNDINGS) * u;
+    double sum = (SUM_ROUNDINGS * sqrt((double)row->terms) + WEIGHT_ROUNDINGS) * u;
+    double higher_orders = exp(2 * score * row->largest_score);
+    return (row_bound){
+        .out = higher_orders * (score * row->spread + sum * row->mean_value),
+        .lse = isinf(row->lse)
+                   ? 0
+                   : higher_orders * (score * row->mean_score + sum) + 4 * u * (fabs(row->lse) + row->largest_score),
+    };
+}
+
+row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype) {
+    row_bound tested = bound_in_precision(row, head_dim, value_roundoff(dtype == DA_F64 ? DA_F64 : DA_F32));
+    row_bound reference = bound_in_precision(row, head_dim, value_roundoff(DA_F64));
+    return (row_bound){.out = tested.out + reference.out, .lse = tested.lse + reference.lse};
+}
+
+double bound_when_stored(double bound, double exact, da_dtype dtype) {
+    double u = value_roundoff(dtype);
+    return bound * (1 + u) + u * fabs(exact) + value_tiny(dtype);
+}

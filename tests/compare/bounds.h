@@ -1,0 +1,19 @@
+/* How far a forward pass may lie from the exact result, from its data type and the magnitudes of its own terms. The
+ * reasoning and the constants are written down in ../tolerances.md. */
+#ifndef DA_TESTS_BOUNDS_H
+#define DA_TESTS_BOUNDS_H
+
+#include "support/case_file.h"
+
+/* Largest error of the sums behind one query, before results are rounded to their data type. */
+typedef struct row_bound {
+    double out, lse;
+} row_bound;
+
+/* `dtype` is the data type of the tensors: sums are f64 for DA_F64 and f32 otherwise. */
+row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype);
+
+/* Adds the rounding of a result to the data type that stores it. */
+double bound_when_stored(double bound, double exact, da_dtype dtype);
+
+#endif

@@ -1,0 +1,69 @@
+/* The generated cases: problems with their exact results, written by ../compare/generate_cases.py.
+ *
+ * Everything is little-endian and every part begins at a multiple of 8 bytes:
+ *
+ *   char magic[8] = "DACASES1"; int64 case_count; then case_count records:
+ *     int64 bytes of the record, this field included
+ *     int64 value_type (a da_dtype), batch, n, heads, kv_heads, head_dim, pattern_count,
+ *           causal, window (-1: none), mixing, offset_rule, tail_rule, overlap (the library's enumerations),
+ *           scale_is_set, has_lengths, has_mask, shared_kv, row_count
+ *     double scale; char name[40]
+ *     int64 segment_lengths[pattern_count], dilation_rates[pattern_count]
+ *     int64 key_lengths[batch]        if has_lengths
+ *     uint8 key_mask[batch * n]       if has_mask, filled to a multiple of 8
+ *     query, key, value               dense (batch, n, heads or kv_heads, head_dim) in the value type, each filled to 8
+ *     row_count rows: int64 b, i, h, counted, distinct, positions, squares, terms;
+ *                     double largest_score, mean_score, spread, mean_value, lse, out[head_dim]
+ */
+#ifndef DA_TESTS_CASE_FILE_H
+#define DA_TESTS_CASE_FILE_H
+
+#include "dilated_attention.h"
+
+/* One query with its exact result. The four figures after `terms` are what ../compare/bounds.h makes a bound of. */
+typedef struct case_row {
+    int64_t b, i, h;
+    int64_t counted;      /* sum of the keys' multiplicities, padding apart */
+    int64_t distinct;     /* number of keys, padding apart */
+    int64_t positions;    /* sum of multiplicity * (j + 1) */
+    int64_t squares;      /* sum of multiplicity * (j + 1)^2 */
+    int64_t terms;        /* keys and zero keys that enter the softmax */
+    double largest_score; /* max over keys j of score_j = |scale| sum_c |q_c| |k_jc| */
+    double mean_score;    /* sum_j p_j score_j, p the softmax's weights */
+    double spread;        /* max over channels c of sum_j p_j score_j |v_jc - out_c| */
+    double mean_value;    /* max over channels c of sum_j p_j |v_jc| */
+    double lse;
+    double out[];
+} case_row;
+
+/* A case; pointers lead into the file's memory. */
+typedef struct test_case {
+    const char *name;
+    da_dtype dtype;
+    int64_t batch, n, heads, kv_heads, head_dim;
+    da_attention_config config;
+    const int64_t *key_lengths; /* or NULL */
+    const uint8_t *key_mask;    /* or NULL */
+    bool shared_kv;             /* all batch rows have the same keys and values */
+    const void *query, *key, *value;
+    int64_t row_count;
+    const unsigned char *rows;
+} test_case;
+
+typedef struct case_file {
+    unsigned char *memory;
+    int64_t count;
+    test_case *cases;
+} case_file;
+
+/* Reads the file of the environment variable DA_CASES_FILE, or else the one that the build made. Ends the program with
+ * a message if it cannot: without cases nothing is tested. */
+case_file case_file_open(void);
+void case_file_close(case_file *file);
+
+const case_row *case_file_row(const test_case *one, int64_t index);
+
+/* The positive integer in an environment variable, `otherwise` if there is none. */
+int64_t environment_integer(const char *name, int64_t otherwise);
+
+#endif
