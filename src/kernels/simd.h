@@ -17,9 +17,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "core/compiler.h"
 #include "core/dtype.h"
-
-#define FORCE_INLINE static inline __attribute__((always_inline))
 
 #if DA_REAL_IS_DOUBLE
 typedef double real;

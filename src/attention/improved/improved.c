@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "attention/workspace.h"
-#include "config/validation.h"
+#include "core/compiler.h"
 #include "core/dtype.h"
 #include "core/parallel.h"
 #include "core/progress.h"
@@ -20,6 +20,9 @@
 #define ITEM_REALS (32 * 1024)
 #define ITEM_MAX_ROWS 512
 #define ITEM_MIN_ROWS 64
+
+#define CACHE_LINE 64
+#define PREFETCH_KEYS 16 /* how far ahead of their use keys are asked for */
 
 static const double ln_2 = 0.69314718055994530942;
 
@@ -230,6 +233,13 @@ static void choose_rows(worker *w, const da_rectangle *rectangle) {
 
 /* ---- items ------------------------------------------------------------------------------------------------------- */
 
+/* Rows of keys and values lie far apart, where no hardware prefetcher follows. */
+static void prefetch_row(const void *row, size_t bytes) {
+    for (size_t line = 0; line < bytes; line += CACHE_LINE) {
+        PREFETCH((const char *)row + line);
+    }
+}
+
 static void visit_rectangle(const da_rectangle *rectangle, void *user) {
     worker *w = user;
     const da_forward_call *call = w->job->call;
@@ -240,12 +250,18 @@ static void visit_rectangle(const da_rectangle *rectangle, void *user) {
         return;
     }
     choose_rows(w, rectangle);
+    size_t row_bytes = (size_t)w->job->head_dim * da_dtype_size(call->key->dtype);
     da_key_source source = {.key_stride = call->key->stride[3],
                             .value_stride = call->value->stride[3],
                             .dtype = call->key->dtype,
                             .bias = log2((double)rectangle->multiplicity)};
     for (int64_t k = 0; k < rectangle->key_count; k++) {
         int64_t j = rectangle->key_first + k * rectangle->key_stride;
+        int64_t ahead = j + PREFETCH_KEYS * rectangle->key_stride;
+        if (k + PREFETCH_KEYS < rectangle->key_count) {
+            prefetch_row(da_tensor_row(call->key, w->batch, ahead, w->kv_head), row_bytes);
+            prefetch_row(da_tensor_row(call->value, w->batch, ahead, w->kv_head), row_bytes);
+        }
         if (da_key_is_padded(call->options, w->batch, j)) {
             continue;
         }

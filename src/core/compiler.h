@@ -1,0 +1,13 @@
+/* What C11 does not say and compilers do: the only place, beside the instruction sets' simd.h, for their extensions. */
+#ifndef DA_CORE_COMPILER_H
+#define DA_CORE_COMPILER_H
+
+#if defined(__GNUC__)
+#define FORCE_INLINE static inline __attribute__((always_inline))
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define FORCE_INLINE static inline
+#define PREFETCH(address) ((void)(address))
+#endif
+
+#endif
