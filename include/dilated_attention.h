@@ -391,8 +391,8 @@ typedef struct da_problem {
 
 DA_API void da_problem_init(da_problem *problem);
 
-/* Bytes that da_attention_forward allocates for this problem, all threads together; the same for any length beyond a
- * few thousand tokens. With problem->n == 0 the length is the configuration's sequence_length, and if that is 0 too, a
+/* Bytes that da_attention_forward allocates for this problem, all threads together: a few MiB a thread, whatever the
+ * length (shorter problems may need less). With problem->n == 0 the length is the configuration's sequence_length, and if that is 0 too, a
  * long one. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes);
 

@@ -82,7 +82,6 @@ static void append_key(da_key_block *block, const da_key_source *source) {
     load_row(source->key, source->key_stride, source->dtype, block->head_dim,
              (real *)block->staged + (int64_t)slot * block->padded_dim);
     load_row(source->value, source->value_stride, source->dtype, block->head_dim, value);
-    ((real *)block->bias)[key] = (real)source->bias;
     block->positions[key] = source->position;
     block->values_finite = (key == 0 || block->values_finite) && row_is_finite(value, block->padded_dim);
     if (slot == 0 || source->position < block->panel_first[panel]) {
@@ -104,10 +103,22 @@ static void close_block(da_key_block *block) {
     memset((real *)block->staged + (int64_t)used * block->padded_dim, 0,
            (size_t)(PANEL_KEYS - used) * (size_t)block->padded_dim * sizeof(real));
     for (int key = block->count; key % PANEL_KEYS != 0; key++) {
-        ((real *)block->bias)[key] = (real)-INFINITY;
         block->positions[key] = 0;
     }
     transpose_panel(block, block->count / PANEL_KEYS);
+}
+
+static void set_bias(const uint8_t *multiplicities, int count, void *bias) {
+    real *out = bias, logarithm = 0;
+    for (int key = 0; key < count; key++) {
+        if (key == 0 || multiplicities[key] != multiplicities[key - 1]) {
+            logarithm = (real)log2((double)multiplicities[key]);
+        }
+        out[key] = logarithm;
+    }
+    for (int key = count; key % PANEL_KEYS != 0; key++) {
+        out[key] = (real)-INFINITY;
+    }
 }
 
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
@@ -115,7 +126,7 @@ static void close_block(da_key_block *block) {
 static void score_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
     const real *queries = tile->queries;
     const real *keys = (const real *)block->panels + (int64_t)panel * block->head_dim * PANEL_KEYS;
-    const real *bias = (const real *)block->bias + panel * PANEL_KEYS;
+    const real *bias = (const real *)tile->bias + panel * PANEL_KEYS;
     real *scores = (real *)tile->scores + panel * PANEL_KEYS;
     vec sum[TILE_ROWS][PANEL_VECS];
     for (int v = 0; v < PANEL_VECS; v++) {
@@ -153,16 +164,6 @@ static void mask_panel(const da_key_block *block, const da_query_tile *tile, int
             real *score = (real *)tile->scores + r * DA_BLOCK_KEYS + key;
             vec_store(score, vec_select_range(vec_load(score), block->positions + key, tile->first_visible[r],
                                               tile->last_visible[r]));
-        }
-    }
-}
-
-static void drop_pairs(const da_key_block *block, const da_query_tile *tile, int panel) {
-    for (int r = 0; r < tile->rows; r++) {
-        for (int key = panel * PANEL_KEYS; key < (panel + 1) * PANEL_KEYS && key < block->count; key++) {
-            if (tile->drops(r, block->positions[key], tile->drops_user)) {
-                ((real *)tile->scores)[r * DA_BLOCK_KEYS + key] = (real)-INFINITY;
-            }
         }
     }
 }
@@ -304,7 +305,7 @@ static visible_range range_of_tile(const da_query_tile *tile) {
 static void attend(const da_key_block *block, const da_query_tile *tile) {
     panel_run runs[MAX_PANELS];
     int run_count = 0, panel_count = (block->count + PANEL_KEYS - 1) / PANEL_KEYS;
-    bool hides = tile->drops != NULL;
+    bool hides = false;
     visible_range range = range_of_tile(tile);
     for (int p = 0; p < panel_count; p++) {
         int32_t first = block->panel_first[p], last = block->panel_last[p];
@@ -315,9 +316,6 @@ static void attend(const da_key_block *block, const da_query_tile *tile) {
         if (last > range.narrowest_last || first < range.narrowest_first) {
             mask_panel(block, tile, p);
             hides = true;
-        }
-        if (tile->drops) {
-            drop_pairs(block, tile, p);
         }
         if (run_count > 0 && runs[run_count - 1].end == p) {
             runs[run_count - 1].end = p + 1;
@@ -376,6 +374,7 @@ const da_kernels DA_KERNELS_NAME = {
     .pack_query = pack_query,
     .append_key = append_key,
     .close_block = close_block,
+    .set_bias = set_bias,
     .attend = attend,
     .store_row = store_row,
 };

@@ -17,7 +17,7 @@
 #define DA_MAX_TILE_ROWS 8
 #define DA_MIN_PANEL_KEYS 8
 
-/* Keys and values gathered from one or more rectangles (pattern/schedule.h) that share their query rows. */
+/* Keys and values gathered from the runs of a stretch (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
     int count;          /* keys gathered so far */
     int head_dim;       /* as in the tensors */
@@ -25,7 +25,6 @@ typedef struct da_key_block {
     void *staged;       /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
     void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys] */
     void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
-    void *bias;         /* real[DA_BLOCK_KEYS]: log2 of the multiplicity; -infinity fills the last panel */
     int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */
     int32_t panel_first[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS]; /* smallest and largest position in each panel */
     int32_t panel_last[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS];
@@ -37,24 +36,21 @@ typedef struct da_key_source {
     const void *key, *value;
     int64_t key_stride, value_stride; /* between components, in elements */
     da_dtype dtype;
-    double bias;
     int32_t position;
 } da_key_source;
 
-/* Running state of the query rows of an item, over all patterns: the softmax's maximum and sum, and the output before
- * division. Row r of tile t is t * tile_rows + r. */
+/* Some query rows and their running state over all patterns: the softmax's maximum and sum, and the output before
+ * division. */
 typedef struct da_query_tile {
     const void *queries; /* real[head_dim][tile_rows] */
     void *maximum;       /* real[tile_rows] */
     void *sum;           /* real[tile_rows] */
     void *accumulator;   /* real[tile_rows][padded_dim] */
     void *scores;        /* scratch: real[tile_rows][DA_BLOCK_KEYS] */
+    const void *bias;    /* real[DA_BLOCK_KEYS]: log2 of each key's multiplicity, from set_bias */
     int rows;            /* rows in use, 1..tile_rows */
     /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
     int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
-    /* Optional: drops single pairs; called for each row and key of the block. */
-    bool (*drops)(int row, int32_t position, void *user);
-    void *drops_user;
 } da_query_tile;
 
 typedef struct da_kernels {
@@ -68,6 +64,8 @@ typedef struct da_kernels {
     void (*append_key)(da_key_block *block, const da_key_source *source);
     /* Completes the last panel; needed before attend. */
     void (*close_block)(da_key_block *block);
+    /* Makes a tile's bias for `count` keys from their multiplicities; -infinity fills the last panel. */
+    void (*set_bias)(const uint8_t *multiplicities, int count, void *bias);
     /* scores, softmax and output of one tile against one closed block. */
     void (*attend)(const da_key_block *block, const da_query_tile *tile);
     /* Writes one finished row: accumulator * factor, in the tensor's data type. */

@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "config/validation.h"
-#include "pattern/schedule.h"
+#include "pattern/pattern.h"
 
 /* Queries looked at one by one, over all heads. Shorter problems are counted in full. */
 #define MAX_SAMPLES 65536
@@ -31,18 +31,27 @@ static int64_t keys_by_pattern(const da_head_patterns *patterns, const da_head_p
                               segment_first + pattern->offset, pattern->rate);
 }
 
-static void add_keys(const da_rectangle *rectangle, void *user) {
-    *(int64_t *)user += rectangle->key_count;
-}
-
-/* Distinct keys of query i: the shared schedule's rectangles for an item of this one row hold each key once. */
-static int64_t distinct_by_schedule(const da_schedule *schedule, int64_t i) {
-    da_item item = {.query_first = i, .query_stride = 1, .query_count = 1};
-    int64_t keys = 0;
-    for (int p = 0; p < schedule->patterns.count; p++) {
-        item.kept_by |= da_pattern_keeps(&schedule->patterns.pattern[p], i) ? (uint64_t)1 << p : 0;
+/* Distinct keys of query i where the rates divide one another: of the patterns that keep i and hold a part of the keys,
+ * the one with the smallest rate holds all that the others do. */
+static int64_t distinct_by_nesting(const da_head_patterns *patterns, int64_t i) {
+    int64_t cuts[2 * DA_MAX_PATTERNS], keys = 0, first, end;
+    int cut_count = da_segment_cuts(patterns, i, cuts);
+    visible_range(patterns, i, &first, &end);
+    for (int k = 0; k + 1 < cut_count; k++) {
+        const da_head_pattern *densest = NULL;
+        for (int p = 0; p < patterns->count; p++) {
+            const da_head_pattern *pattern = &patterns->pattern[p];
+            bool holds = da_pattern_keeps(pattern, i) && da_segment_first(pattern, i) <= cuts[k] &&
+                         da_segment_end(pattern, patterns->n, i) >= cuts[k + 1];
+            if (holds && (!densest || pattern->rate < densest->rate)) {
+                densest = pattern;
+            }
+        }
+        if (densest) {
+            keys += da_count_congruent(first > cuts[k] ? first : cuts[k], end < cuts[k + 1] ? end : cuts[k + 1],
+                                       da_segment_first(densest, i) + densest->offset, densest->rate);
+        }
     }
-    da_schedule_rectangles(schedule, &item, add_keys, &keys);
     return keys;
 }
 
@@ -75,18 +84,20 @@ typedef struct pair_sums {
     int64_t queries, listed;
 } pair_sums;
 
-static bool rates_divide(const da_schedule *schedule) {
-    for (int k = 1; k < schedule->patterns.count; k++) {
-        int64_t finer = schedule->patterns.pattern[schedule->by_rate[k]].rate;
-        if (finer % schedule->patterns.pattern[schedule->by_rate[k - 1]].rate != 0) {
-            return false;
+/* True if of any two rates one divides the other. */
+static bool rates_divide(const da_head_patterns *patterns) {
+    for (int p = 0; p < patterns->count; p++) {
+        for (int q = 0; q < p; q++) {
+            int64_t a = patterns->pattern[p].rate, b = patterns->pattern[q].rate;
+            if (a % b != 0 && b % a != 0) {
+                return false;
+            }
         }
     }
     return true;
 }
 
-static void add_query(const da_schedule *schedule, bool divide, int64_t i, pair_sums *sums) {
-    const da_head_patterns *patterns = &schedule->patterns;
+static void add_query(const da_head_patterns *patterns, bool divide, int64_t i, pair_sums *sums) {
     int64_t counted = 0;
     for (int p = 0; p < patterns->count; p++) {
         counted += keys_by_pattern(patterns, &patterns->pattern[p], i);
@@ -94,7 +105,7 @@ static void add_query(const da_schedule *schedule, bool divide, int64_t i, pair_
     sums->counted += (double)counted;
     sums->queries++;
     if (divide || sums->listed + counted <= MAX_LISTED_KEYS) {
-        sums->distinct += (double)(divide ? distinct_by_schedule(schedule, i) : distinct_by_listing(patterns, i));
+        sums->distinct += (double)(divide ? distinct_by_nesting(patterns, i) : distinct_by_listing(patterns, i));
         sums->distinct_counted += (double)counted;
         sums->listed += divide ? 0 : counted;
     }
@@ -135,14 +146,11 @@ static query_sample choose_sample(const da_attention_config *config, int64_t n, 
 
 static void add_head(const da_attention_config *config, const da_problem *problem, int64_t head, query_sample sample,
                      pair_sums *sums) {
-    da_schedule schedule;
-    da_schedule_init(&schedule, config, problem->n, problem->heads, head, problem->n, 1);
-    bool divide = rates_divide(&schedule);
-    /* With "once" the shared schedule's rectangles hold each key once, whatever the ratio of the rates. */
-    schedule.shared = divide;
-    schedule.patterns.once = divide;
+    da_head_patterns patterns;
+    da_head_patterns_init(&patterns, config, problem->n, problem->heads, head);
+    bool divide = rates_divide(&patterns);
     for (int64_t k = 0; k < sample.count; k++) {
-        add_query(&schedule, divide, sample.spread ? sample_position(k, problem->n) : sample.first + k, sums);
+        add_query(&patterns, divide, sample.spread ? sample_position(k, problem->n) : sample.first + k, sums);
     }
 }
 

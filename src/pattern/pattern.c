@@ -34,10 +34,14 @@ void da_head_patterns_init(da_head_patterns *out, const da_attention_config *con
             continue;
         }
         int64_t segment = config->segment_lengths[p], rate = config->dilation_rates[p];
+        int64_t offset = groups ? group % rate : offset_of_head(config, heads, head, rate);
+        /* Beyond n neither makes a difference, but could overflow in sums: one segment holds all, and of n tokens at
+         * most the one at `offset` is kept. */
+        int64_t largest_rate = offset < n ? n : offset + 1;
         out->pattern[out->count++] = (da_head_pattern){
-            .segment = out->zero_pad && segment > n ? n : segment,
-            .rate = rate,
-            .offset = groups ? group % rate : offset_of_head(config, heads, head, rate),
+            .segment = segment < n ? segment : n,
+            .rate = rate < largest_rate ? rate : largest_rate,
+            .offset = offset,
         };
     }
 }
@@ -77,6 +81,22 @@ int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pat
     /* A segment is filled to `segment` tokens and then to a multiple of the rate: one kept token every `rate`. */
     int64_t kept_when_full = pattern->segment / pattern->rate + (pattern->segment % pattern->rate != 0);
     return kept_when_full - da_count_congruent(first, end, first + pattern->offset, pattern->rate);
+}
+
+int da_segment_cuts(const da_head_patterns *patterns, int64_t i, int64_t cuts[2 * DA_MAX_PATTERNS]) {
+    int count = 0;
+    for (int p = 0; p < patterns->count; p++) {
+        int64_t ends[2] = {da_segment_first(&patterns->pattern[p], i),
+                           da_segment_end(&patterns->pattern[p], patterns->n, i)};
+        for (int e = 0; e < 2; e++) {
+            int k = count++;
+            for (; k > 0 && cuts[k - 1] > ends[e]; k--) {
+                cuts[k] = cuts[k - 1];
+            }
+            cuts[k] = ends[e];
+        }
+    }
+    return count;
 }
 
 static da_status check_index(const char *name, int64_t value, int64_t end, const char *end_name) {

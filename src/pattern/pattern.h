@@ -6,7 +6,7 @@
 
 /* One pattern as one head runs it on a sequence of n tokens. */
 typedef struct da_head_pattern {
-    int64_t segment; /* segment length; at most n under zero_pad */
+    int64_t segment; /* segment length, at most n */
     int64_t rate;
     int64_t offset; /* 0..rate-1: the first token kept in each segment */
 } da_head_pattern;
@@ -37,6 +37,10 @@ bool da_pattern_joins(const da_head_pattern *pattern, int64_t i, int64_t j);
 
 /* Number of zero keys that torchscale's padding adds to the segment of i (tail_rule zero_pad). */
 int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pattern *pattern, int64_t i);
+
+/* The ends of the segments around token i, sorted: between two of them the same patterns hold the keys that i sees.
+ * Returns how many. */
+int da_segment_cuts(const da_head_patterns *patterns, int64_t i, int64_t cuts[2 * DA_MAX_PATTERNS]);
 
 /* The smallest x >= from with x = residue modulo stride. */
 int64_t da_first_congruent(int64_t from, int64_t residue, int64_t stride);

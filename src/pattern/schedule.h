@@ -1,62 +1,49 @@
 /* The order of work: which queries are computed together, and which keys they see.
  *
- * A head's sequence is cut into units of a fixed number of positions; a unit is what a thread takes at a time. A unit
- * holds items: up to `max_rows` query rows, at equal distances, that are computed together. For an item the keys come
- * as rectangles: all pairs of some of its rows with an arithmetic progression of keys, every pair seen `multiplicity`
- * times (causality, window and padding apart). One running softmax per row goes through all rectangles.
+ * A head's sequence is cut into units of a fixed number of positions; a unit is what a thread takes at a time. A unit is
+ * cut into stretches where a pattern's segment ends. All queries of a stretch lie in the same segment of every pattern,
+ * so what a query sees depends only on which patterns keep it; the queries that the same patterns keep form a class.
  *
- * There are two schedules.
- *
- * shared: each (query, key) pair is in exactly one rectangle, with its multiplicity, so that its score is computed once
- *     however many patterns hold it. For this the rows of an item are kept by the same patterns and lie in the same
- *     segments: they are a residue class modulo the largest rate within a stretch without segment boundaries. The rates
- *     must divide one another; the segment lengths may be anything.
- *
- * plain: an item is a stretch of consecutive positions; each pattern gives rectangles of its own for the rows that it
- *     keeps. For everything else: rates that do not divide one another, segments too small to fill a tile by classes.
- *     With overlap "once" a pair that an earlier pattern holds is dropped by the kernel, pair by pair. */
+ * The keys of a stretch come as runs. All keys of a run are seen by the same classes: by each class wholly, or not at
+ * all, so that no score is computed in vain. Within a run each key says which patterns hold it; a query of a class sees
+ * it as many times as there are patterns in both sets. So each score is computed once, however many patterns hold the
+ * pair, whatever the segment lengths and rates are. */
 #ifndef DA_PATTERN_SCHEDULE_H
 #define DA_PATTERN_SCHEDULE_H
 
 #include "pattern/pattern.h"
 
-typedef struct da_schedule {
-    da_head_patterns patterns;
-    bool shared;
-    int by_rate[DA_MAX_PATTERNS]; /* indices of the patterns, rates ascending */
-    int64_t unit;                 /* positions in a unit */
-    int64_t unit_count;
-    int max_rows;
-} da_schedule;
+/* A set of patterns of a head: bit p stands for pattern p. */
+typedef uint64_t da_pattern_set;
 
-typedef struct da_item {
-    int64_t query_first, query_stride;
-    int query_count;  /* 1..max_rows */
-    uint64_t kept_by; /* shared: bit p is set if pattern p keeps the rows */
-} da_item;
+_Static_assert(DA_MAX_PATTERNS <= 64, "a da_pattern_set has 64 bits");
 
-typedef struct da_rectangle {
-    int row_first, row_stride, row_count; /* rows of the item, row_count >= 1 */
-    int64_t key_first, key_stride, key_count;
-    int64_t multiplicity;
-    int64_t zero_keys;   /* keys of score 0 and value 0 that each of the rows sees besides */
-    int drop_if_held_by; /* a pair that one of patterns 0..this-1 holds is not seen; 0: no pair is dropped */
-} da_rectangle;
+/* Classes that da_schedule_keys can tell apart at a time. */
+#define DA_MAX_CLASSES 64
 
-/* Positions in a unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem alone, so that
- * the work is cut the same way for any number of threads. */
-int64_t da_schedule_unit(const da_attention_config *config, int64_t n, int64_t sequences, int max_rows);
+/* Positions in a unit, at most max_unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem
+ * alone, so that the work is cut the same way for any number of threads. */
+int64_t da_schedule_unit(int64_t n, int64_t sequences, int64_t max_unit);
 
-void da_schedule_init(da_schedule *schedule, const da_attention_config *config, int64_t n, int64_t heads, int64_t head,
-                      int64_t unit, int max_rows);
+/* The end of the stretch that begins at `first`: where a segment ends, at most `limit`. */
+int64_t da_stretch_end(const da_head_patterns *patterns, int64_t first, int64_t limit);
 
-typedef void (*da_item_visitor)(const da_item *item, void *user);
-typedef void (*da_rectangle_visitor)(const da_rectangle *rectangle, void *user);
+/* The patterns that keep token i. */
+da_pattern_set da_kept_by(const da_head_patterns *patterns, int64_t i);
 
-/* Visits the items of a unit; together they hold each of its positions once. */
-void da_schedule_items(const da_schedule *schedule, int64_t unit, da_item_visitor visit, void *user);
+/* How often a query kept by `kept_by` sees a key held by `held_by`. */
+int da_pattern_set_multiplicity(const da_head_patterns *patterns, da_pattern_set kept_by, da_pattern_set held_by);
 
-/* Visits the rectangles of an item, clipped to what causality and window let its rows see at all. */
-void da_schedule_rectangles(const da_schedule *schedule, const da_item *item, da_rectangle_visitor visit, void *user);
+/* Zero keys that a query i kept by `kept_by` sees. */
+int64_t da_zero_keys(const da_head_patterns *patterns, da_pattern_set kept_by, int64_t i);
+
+/* A key of a run. seen_by: bit c is set if class c sees it; the same for all keys of a run. */
+typedef void (*da_key_visitor)(int64_t position, da_pattern_set held_by, uint64_t seen_by, void *user);
+
+/* Visits every key that queries first..end-1 of a stretch see, run by run, within a run in ascending order. classes[0..
+ * class_count-1] are the pattern sets of its classes, at most DA_MAX_CLASSES. Keys that causality or the window hide
+ * from all of the stretch are left out. */
+void da_schedule_keys(const da_head_patterns *patterns, int64_t first, int64_t end, const da_pattern_set *classes,
+                      int class_count, da_key_visitor visit, void *user);
 
 #endif
