@@ -8,7 +8,7 @@ SHELL := bash
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test bench install format check-format clean help
+.PHONY: build demo test bench bench-build bench-quick install format check-format clean help
 
 build: ## library, command line and examples, in build/ (the default)
 	tools/setup build
@@ -25,9 +25,16 @@ test: ## all tests, C and Python; the last lines count them
 	cmake --build --preset release
 	build/venv/bin/python tools/run_tests.py build --pytest tests/ $(if $(TALLY),--tally $(TALLY))
 
-bench: build ## speed of this machine, results checked
-	build/bin/dilated-attention bench --impl improved,standard --n 2048 --repeats 3 --check
-	build/bin/dilated-attention bench --impl improved --n 8192,32768 --check
+bench: bench-build ## speed beside PyTorch: tables and plots in build/bench (20 minutes; ARGS="--rows f32,slide" for less)
+	build/venv/bin/python -B bench/run.py $(ARGS)
+
+bench-quick: bench-build ## the same in small, in a minute: checks results, times mean nothing
+	OMP_WAIT_POLICY=passive build/venv/bin/python -B bench/run.py --quick $(ARGS)
+
+bench-build:
+	tools/setup build bench
+	cmake --preset release -DDA_BUILD_BENCH=ON
+	cmake --build --preset release
 
 install: build ## copies what was built to PREFIX (default /usr/local), under DESTDIR if that is set
 	DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(abspath $(PREFIX))"

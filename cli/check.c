@@ -153,13 +153,17 @@ static double sum_weights(seen_keys *seen) {
     return sum;
 }
 
+/* The output element, and in *magnitude the weighted mean of the values' magnitudes. */
 static double expected_element(const workload *work, const sample *query, int64_t kv_head, const seen_keys *seen,
-                               int64_t c) {
+                               int64_t c, double *magnitude) {
     double sum = 0;
+    *magnitude = 0;
     for (int64_t at = 0; at < seen->count; at++) {
         if (seen->multiplicity[at] != 0) {
             double weight = (double)seen->multiplicity[at] * exp(seen->score[at] - seen->log_sum);
-            sum += weight * load(&work->v, query->batch, seen->first + at, kv_head, c);
+            double term = weight * load(&work->v, query->batch, seen->first + at, kv_head, c);
+            sum += term;
+            *magnitude += fabs(term);
         }
     }
     return sum;
@@ -180,9 +184,13 @@ static void compare(const da_attention_config *config, const workload *work, sam
     keep_largest(&query->worst, query->lse_error / spread);
     double divisor = config->mixing == DA_MIXING_HEAD_GROUPS ? (double)config->segment_count : 1;
     for (int64_t c = 0; c < work->out.shape[3]; c++) {
-        double expected = sum > 0 ? expected_element(work, query, kv_head, seen, c) / divisor : 0;
+        double magnitude = 0;
+        double expected = sum > 0 ? expected_element(work, query, kv_head, seen, c, &magnitude) / divisor : 0;
         double error = fabs(load(&work->out, query->batch, query->i, query->head, c) - expected);
         double allowed = unit_roundoff(work->out.dtype) * fabs(expected) + spread * seen->largest_value;
+        if (work->out.dtype == DA_BF16) {
+            allowed += unit_roundoff(DA_BF16) * magnitude / divisor;
+        }
         keep_largest(&query->error, error);
         keep_largest(&query->worst, error == 0 ? 0 : error / allowed);
     }

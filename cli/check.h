@@ -19,7 +19,8 @@ typedef struct check_result {
  * Allowed is  u_out |out| + 16 u_sum (4 + max |score|) max |value|,  and for the logsumexp  16 u_sum (4 + max |score|),
  * where u_out is half a unit in the last place of the output's data type, u_sum that of f32 (of f64 for f64), and the
  * maxima are over the keys that the query sees: a score is a sum whose rounding grows with its size, and an error of
- * the scores reaches the output through the values. */
+ * the scores reaches the output through the values. For bf16, whose weights may be rounded to bf16, u_out times the
+ * weighted mean of |value| is allowed besides. */
 da_status check_sample(const da_attention_config *config, const workload *work, int threads, check_result *result);
 
 #endif

@@ -50,6 +50,28 @@ typedef struct peak_kernel {
 
 VECTOR_LOOP(loop_avx512_f32, "avx512f", __m512, float, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
 VECTOR_LOOP(loop_avx512_f64, "avx512f", __m512d, double, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_storeu_pd, 8)
+
+/* bf16 dot products: two multiply-adds in each of 16 lanes. */
+__attribute__((target("avx512f,avx512bf16"))) static double loop_avx512_bf16(int64_t steps) {
+    __m512 sums[SUMS];
+    const __m512i factor = _mm512_set1_epi32(0x00003f80), addend = _mm512_set1_epi32(0x00003c00);
+    for (int i = 0; i < SUMS; i++) {
+        sums[i] = _mm512_set1_ps((float)(i + 1));
+    }
+    for (int64_t step = 0; step < steps; step++) {
+        for (int i = 0; i < SUMS; i++) {
+            sums[i] = _mm512_dpbf16_ps(sums[i], (__m512bh)factor, (__m512bh)addend);
+        }
+    }
+    double total = 0;
+    for (int i = 0; i < SUMS; i++) {
+        float members[16];
+        _mm512_storeu_ps(members, sums[i]);
+        total += (double)members[i];
+    }
+    return total;
+}
+
 VECTOR_LOOP(loop_avx2_f32, "avx2,fma", __m256, float, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
 VECTOR_LOOP(loop_avx2_f64, "avx2,fma", __m256d, double, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_storeu_pd, 4)
 #endif
@@ -76,9 +98,13 @@ VECTOR_LOOP(loop_avx2_f64, "avx2,fma", __m256d, double, _mm256_set1_pd, _mm256_f
 PORTABLE_LOOP(loop_portable_f32, float, 4)
 PORTABLE_LOOP(loop_portable_f64, double, 2)
 
-static peak_kernel choose_kernel(da_isa isa, bool wide) {
+static peak_kernel choose_kernel(da_isa isa, da_dtype dtype) {
+    bool wide = dtype == DA_F64;
 #if defined(__x86_64__)
-    if (isa == DA_ISA_AVX512) {
+    if (isa == DA_ISA_AVX512_BF16 && dtype == DA_BF16) {
+        return (peak_kernel){loop_avx512_bf16, 32};
+    }
+    if (isa == DA_ISA_AVX512 || isa == DA_ISA_AVX512_BF16) {
         return wide ? (peak_kernel){loop_avx512_f64, 8} : (peak_kernel){loop_avx512_f32, 16};
     }
     if (isa == DA_ISA_AVX2) {
@@ -116,7 +142,7 @@ static int compare_doubles(const void *a, const void *b) {
 }
 
 peak peak_measure(const da_context *context, da_dtype dtype) {
-    peak_kernel kernel = choose_kernel(da_context_isa(context), dtype == DA_F64);
+    peak_kernel kernel = choose_kernel(da_context_isa(context), dtype);
     int threads = da_context_threads(context);
     int64_t steps = 1000;
     while (time_round(kernel, threads, steps) < ROUND_SECONDS) {

@@ -150,7 +150,14 @@ DA_API da_status da_hardware_detect(da_hardware *hardware);
 typedef struct da_context da_context;
 
 /* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here. */
-typedef enum da_isa { DA_ISA_AUTO = 0, DA_ISA_PORTABLE = 1, DA_ISA_AVX2 = 2, DA_ISA_AVX512 = 3 } da_isa;
+typedef enum da_isa {
+    DA_ISA_AUTO = 0,
+    DA_ISA_PORTABLE = 1,
+    DA_ISA_AVX2 = 2,       /* AVX2, FMA, F16C */
+    DA_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
+    DA_ISA_AVX512_BF16 = 4, /* the same, and bf16 tensors by bf16 dot products: weights are rounded to bf16 */
+    DA_ISA_NEON = 5        /* Advanced SIMD of 64-bit Arm */
+} da_isa;
 
 /* A caller's allocator. `allocate` returns memory aligned to 64 bytes, or NULL; `release` gets what allocate returned.
  * Both may be called from several threads at once. */
@@ -191,7 +198,8 @@ DA_API bool da_isa_available(da_isa isa);
  * Tensors
  */
 
-/* Element type. Sums are kept in f32, and in f64 for DA_F64. */
+/* Element type. Sums are kept in f32, and in f64 for DA_F64. With DA_ISA_AVX512_BF16 the attention weights of bf16 tensors
+ * are rounded to bf16 before they meet the values; the logsumexp does not see that rounding. */
 typedef enum da_dtype { DA_DTYPE_ANY = 0, DA_F32 = 1, DA_F64 = 2, DA_BF16 = 3, DA_F16 = 4 } da_dtype;
 
 /* Bytes of one element; 0 for DA_DTYPE_ANY or a value that is not a data type. */

@@ -1,4 +1,7 @@
 /* A context: what a call may use of the machine. */
+#include <stdio.h>
+#include <string.h>
+
 #include "config/validation.h"
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -37,6 +40,8 @@ static uint32_t features_of(da_isa isa) {
     switch (isa) {
     case DA_ISA_AVX2: return DA_CPU_AVX2 | DA_CPU_FMA | DA_CPU_F16C;
     case DA_ISA_AVX512: return DA_CPU_AVX512 | DA_CPU_FMA | DA_CPU_F16C;
+    case DA_ISA_AVX512_BF16: return DA_CPU_AVX512 | DA_CPU_AVX512_BF16 | DA_CPU_FMA | DA_CPU_F16C;
+    case DA_ISA_NEON: return DA_CPU_NEON;
     case DA_ISA_AUTO:
     case DA_ISA_PORTABLE: break;
     }
@@ -55,7 +60,7 @@ bool da_isa_available(da_isa isa) {
 }
 
 static da_status choose_isa(da_context *context, da_isa wish) {
-    static const da_isa best_first[] = {DA_ISA_AVX512, DA_ISA_AVX2, DA_ISA_PORTABLE};
+    static const da_isa best_first[] = {DA_ISA_AVX512_BF16, DA_ISA_AVX512, DA_ISA_AVX2, DA_ISA_NEON, DA_ISA_PORTABLE};
     da_hardware real;
     da_hardware_init(&real);
     da_detect_cpu("", &real);
@@ -67,9 +72,15 @@ static da_status choose_isa(da_context *context, da_isa wish) {
             return DA_OK;
         }
     }
-    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, which this CPU (%s) or build lacks; allowed: auto, portable%s%s",
-                     da_isa_name(wish), real.cpu_name, da_isa_available(DA_ISA_AVX2) ? ", avx2" : "",
-                     da_isa_available(DA_ISA_AVX512) ? ", avx512" : "");
+    char allowed[128] = "auto";
+    for (size_t k = 0; k < sizeof best_first / sizeof *best_first; k++) {
+        if (runs_on(best_first[k], real.cpu_features)) {
+            size_t length = strlen(allowed);
+            snprintf(allowed + length, sizeof allowed - length, ", %s", da_isa_name(best_first[k]));
+        }
+    }
+    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, which this CPU (%s) or build lacks; allowed: %s",
+                     da_isa_name(wish), real.cpu_name, allowed);
 }
 
 /* Names from a caller may lack their ending zero. */

@@ -2,7 +2,8 @@
  *
  * attend.inc.h is written once, over the few vector operations of simd.h; each instruction set's folder gives those
  * operations and compiles the template for f32 and f64 with its own compiler flags. An implementation gets a table and
- * never knows which instructions run.
+ * never knows which instructions run. Where tensors' types have products of their own (bf16), the layouts below hold that
+ * type in place of real; only the kernels look into them.
  *
  * Vocabulary: a query tile is `tile_rows` queries; a key panel is `panel_keys` keys, stored so that one vector load
  * reads one component of several keys; a key block is up to DA_BLOCK_KEYS keys, whole panels. `real` is the type of
@@ -48,6 +49,7 @@ typedef struct da_query_tile {
     void *accumulator;   /* real[tile_rows][padded_dim] */
     void *scores;        /* scratch: real[tile_rows][DA_BLOCK_KEYS] */
     const void *bias;    /* real[DA_BLOCK_KEYS]: log2 of each key's multiplicity, from set_bias */
+    double score_factor; /* of the scores, where it was not multiplied into the queries */
     int rows;            /* rows in use, 1..tile_rows */
     /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
     int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
@@ -57,7 +59,8 @@ typedef struct da_kernels {
     da_isa isa;
     int tile_rows, panel_keys, vector_lanes;
     size_t real_size;
-    /* Packs one query row, times `factor`, as row `row` of a tile. */
+    /* Packs one query row as row `row` of a tile. Kernels that can do so without rounding multiply it by `factor`, the
+     * others multiply the scores by the tile's score_factor: give both the same. */
     void (*pack_query)(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
                        void *queries);
     /* Appends one key to a block that is not full. */
@@ -72,7 +75,7 @@ typedef struct da_kernels {
     void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
 } da_kernels;
 
-/* Table for an instruction set that da_kernels_built() and the CPU have; f64 for DA_F64, else f32. */
+/* Table for tensors of a data type, of an instruction set that da_kernels_built() and the CPU have. */
 const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype);
 
 /* True if this build holds kernels for the instruction set. */

@@ -296,7 +296,7 @@ static const char *long_name(void) {
     ROW(threads_negative, (f->options.threads = -1, make_context(f)), REFUSED, "threads is -1") \
     ROW(threads_1025, (f->options.threads = 1025, make_context(f)), REFUSED, "threads is 1025") \
     ROW(threads_least, (f->options.threads = INT32_MIN, make_context(f)), REFUSED, "threads is -2147483648") \
-    ROW(isa_unknown, (f->options.isa = (da_isa)4, make_context(f)), REFUSED, "isa is 4") \
+    ROW(isa_unknown, (f->options.isa = (da_isa)99, make_context(f)), REFUSED, "isa is 99") \
     ROW(isa_missing, make_context_with_vectors_on_bare_machine(f), DA_ERROR_UNAVAILABLE, "isa is avx2") \
     ROW(allocate_missing, (f->options.allocator.release = any_release, make_context(f)), REFUSED, \
         "allocator.allocate is NULL") \

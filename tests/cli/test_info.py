@@ -16,7 +16,7 @@ def test_json_describes_this_machine():
     assert isinstance(hardware["gpus"], list) and hardware["gpu_note"]
     assert not hardware["flash_attention_3"] and not hardware["flash_attention_2"] and not hardware["xformers"]
     assert report["threads"] == hardware["cores"]
-    assert report["instruction_set"] in ("portable", "avx2", "avx512")
+    assert report["instruction_set"] in ("portable", "avx2", "avx512", "avx512_bf16", "neon")
 
 
 def test_cpu_features_are_those_of_the_system():

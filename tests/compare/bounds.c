@@ -23,10 +23,11 @@ static row_bound bound_in_precision(const case_row *row, int64_t head_dim, doubl
     };
 }
 
-row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype) {
+row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bool bf16_weights) {
     row_bound tested = bound_in_precision(row, head_dim, value_roundoff(dtype == DA_F64 ? DA_F64 : DA_F32));
     row_bound reference = bound_in_precision(row, head_dim, value_roundoff(DA_F64));
-    return (row_bound){.out = tested.out + reference.out, .lse = tested.lse + reference.lse};
+    double weights = bf16_weights ? value_roundoff(DA_BF16) * row->mean_value : 0;
+    return (row_bound){.out = tested.out + reference.out + weights, .lse = tested.lse + reference.lse};
 }
 
 double bound_when_stored(double bound, double exact, da_dtype dtype) {

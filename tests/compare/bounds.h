@@ -10,8 +10,9 @@ typedef struct row_bound {
     double out, lse;
 } row_bound;
 
-/* `dtype` is the data type of the tensors: sums are f64 for DA_F64 and f32 otherwise. */
-row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype);
+/* `dtype` is the data type of the tensors: sums are f64 for DA_F64 and f32 otherwise. `bf16_weights`: weights are rounded to
+ * bf16 before they meet the values. */
+row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bool bf16_weights);
 
 /* Adds the rounding of a result to the data type that stores it. */
 double bound_when_stored(double bound, double exact, da_dtype dtype);

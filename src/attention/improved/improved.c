@@ -232,6 +232,7 @@ static void attend_tile(worker *w, const query_class *class, int row_in_class) {
         .accumulator = accumulator_row(w, row),
         .scores = w->scores,
         .bias = w->bias,
+        .score_factor = w->job->call->scale / ln_2,
         .rows = rows < kernels->tile_rows ? rows : kernels->tile_rows,
     };
     for (int r = 0; r < tile.rows; r++) {

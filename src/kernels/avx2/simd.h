@@ -4,6 +4,7 @@
 #define TILE_ROWS 6
 #define PANEL_VECS 2
 #define OUTPUT_VECS 2
+#define VEC_SPLITS_AT_FLOOR 0
 
 #if DA_REAL_IS_DOUBLE
 typedef __m256d vec;
@@ -40,8 +41,11 @@ static inline real vec_reduce_add(vec v) {
     __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
 }
-static inline vec vec_round(vec v) {
-    return _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+static inline vec vec_split(vec x, vec *fraction) {
+    vec clamped = vec_max(vec_set1(REAL_MIN_EXPONENT), x); /* for the conversion to integers */
+    vec whole = _mm256_round_pd(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    *fraction = vec_sub(clamped, whole);
+    return whole;
 }
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     /* Adding 1.5 * 2^52 leaves the integer in the low bits; from there it is added to the exponent. */
@@ -95,8 +99,11 @@ static inline real vec_reduce_add(vec v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-static inline vec vec_round(vec v) {
-    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+static inline vec vec_split(vec x, vec *fraction) {
+    vec clamped = vec_max(vec_set1(REAL_MIN_EXPONENT), x); /* for the conversion to integers */
+    vec whole = _mm256_round_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    *fraction = vec_sub(clamped, whole);
+    return whole;
 }
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __m256i shifted = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);

@@ -4,6 +4,7 @@
 #define TILE_ROWS 6
 #define PANEL_VECS 4
 #define OUTPUT_VECS 4
+#define VEC_SPLITS_AT_FLOOR 1
 
 #if DA_REAL_IS_DOUBLE
 typedef __m512d vec;
@@ -38,8 +39,9 @@ static inline real vec_reduce_max(vec v) {
 static inline real vec_reduce_add(vec v) {
     return _mm512_reduce_add_pd(v);
 }
-static inline vec vec_round(vec v) {
-    return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+static inline vec vec_split(vec x, vec *fraction) {
+    *fraction = _mm512_reduce_pd(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    return x; /* scalef takes the floor itself */
 }
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask8 keep = _mm512_cmp_pd_mask(x, _mm512_set1_pd(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
@@ -84,8 +86,9 @@ static inline real vec_reduce_max(vec v) {
 static inline real vec_reduce_add(vec v) {
     return _mm512_reduce_add_ps(v);
 }
-static inline vec vec_round(vec v) {
-    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+static inline vec vec_split(vec x, vec *fraction) {
+    *fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    return x; /* scalef takes the floor itself */
 }
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(REAL_MIN_EXPONENT), _CMP_NLT_UQ);

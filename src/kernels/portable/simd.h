@@ -4,6 +4,7 @@
 #define TILE_ROWS 4
 #define PANEL_VECS 8
 #define OUTPUT_VECS 8
+#define VEC_SPLITS_AT_FLOOR 0
 
 typedef real vec;
 #define VEC_LANES 1
@@ -43,8 +44,11 @@ static inline real vec_reduce_add(vec v) {
 #else
 #define ROUNDING_CONSTANT 0x1.8p23f
 #endif
-static inline vec vec_round(vec v) {
-    return (v + ROUNDING_CONSTANT) - ROUNDING_CONSTANT;
+static inline vec vec_split(vec x, vec *fraction) {
+    vec clamped = vec_max((real)REAL_MIN_EXPONENT, x); /* for the constant to round it */
+    vec whole = (clamped + ROUNDING_CONSTANT) - ROUNDING_CONSTANT;
+    *fraction = clamped - whole;
+    return whole;
 }
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
 #if DA_REAL_IS_DOUBLE

@@ -1,0 +1,157 @@
+"""The C library by ctypes: context, configuration, attention, and the forward pass on NumPy or PyTorch memory."""
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
+PRESETS = {"longnet": 0, "torchscale": 1, "head_groups": 2}
+MAX_PATTERNS = 64
+
+
+class Tensor(Structure):
+    _fields_ = [("data", c_void_p), ("dtype", c_int), ("shape", c_int64 * 4), ("stride", c_int64 * 4)]
+
+
+class Config(Structure):
+    _fields_ = [("size", c_size_t),
+                ("segment_count", c_size_t), ("segment_lengths", c_int64 * MAX_PATTERNS),
+                ("rate_count", c_size_t), ("dilation_rates", c_int64 * MAX_PATTERNS),
+                ("dropout", c_double), ("use_tf32", c_bool), ("scale_is_set", c_bool), ("scale", c_double),
+                ("causal", c_bool), ("window", c_int64), ("mixing", c_int), ("offset_rule", c_int),
+                ("tail_rule", c_int), ("overlap", c_int), ("dtype", c_int), ("device", c_int),
+                ("sequence_length", c_int64)]
+
+
+class Allocator(Structure):
+    _fields_ = [("allocate", c_void_p), ("release", c_void_p), ("user", c_void_p)]
+
+
+class ContextOptions(Structure):
+    _fields_ = [("size", c_size_t), ("threads", c_int), ("isa", c_int), ("allocator", Allocator),
+                ("hardware", c_void_p)]
+
+
+class ProblemSize(Structure):
+    _fields_ = [("size", c_size_t), ("batch", c_int64), ("n", c_int64), ("heads", c_int64), ("kv_heads", c_int64),
+                ("head_dim", c_int64), ("dtype", c_int)]
+
+
+SIGNATURES = {
+    "da_version": (c_char_p, []),
+    "da_last_error_message": (c_char_p, []),
+    "da_context_options_init": (None, [POINTER(ContextOptions)]),
+    "da_context_create": (c_int, [POINTER(ContextOptions), POINTER(c_void_p)]),
+    "da_context_free": (None, [c_void_p]),
+    "da_context_threads": (c_int, [c_void_p]),
+    "da_context_isa": (c_int, [c_void_p]),
+    "da_isa_name": (c_char_p, [c_int]),
+    "da_attention_config_init": (None, [POINTER(Config)]),
+    "da_attention_config_set_patterns": (c_int, [POINTER(Config), POINTER(c_int64), c_size_t, POINTER(c_int64),
+                                                 c_size_t]),
+    "da_attention_config_set_preset": (c_int, [POINTER(Config), c_int]),
+    "da_attention_create": (c_int, [c_void_p, c_char_p, POINTER(Config), POINTER(c_void_p)]),
+    "da_attention_free": (None, [c_void_p]),
+    "da_attention_forward": (c_int, [c_void_p] + [POINTER(Tensor)] * 5 + [c_void_p]),
+    "da_problem_init": (None, [POINTER(ProblemSize)]),
+    "da_attention_workspace": (c_int, [c_void_p, POINTER(ProblemSize), POINTER(c_size_t)]),
+    "da_implementation_count": (c_size_t, []),
+    "da_implementation_name": (c_char_p, [c_size_t]),
+}
+
+
+class LibraryError(Exception):
+    """What da_last_error_message() says."""
+
+
+def tensor_view(array) -> Tensor:
+    """A view of a NumPy array or PyTorch tensor of shape (batch, heads, n, head_dim), PyTorch's order."""
+    if hasattr(array, "data_ptr"):
+        address, strides = array.data_ptr(), array.stride()
+    else:
+        address, strides = array.ctypes.data, [s // array.itemsize for s in array.strides]
+    batch, heads, n, head_dim = array.shape
+    dtype = DTYPES[str(array.dtype).removeprefix("torch.")]
+    ours = [strides[0], strides[2], strides[1], strides[3]]
+    return Tensor(address, dtype, (c_int64 * 4)(batch, n, heads, head_dim), (c_int64 * 4)(*ours))
+
+
+class Library:
+    def __init__(self, path: Path):
+        self.c = ctypes.CDLL(str(path))
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(self.c, name)
+            function.restype, function.argtypes = result, arguments
+
+    def check(self, status: int) -> None:
+        if status != 0:
+            raise LibraryError(self.c.da_last_error_message().decode())
+
+    def initialised(self, kind, init):
+        """A struct filled by the library, whose size must be the one declared here."""
+        struct = kind()
+        init(byref(struct))
+        if struct.size != ctypes.sizeof(struct):
+            raise LibraryError(f"{kind.__name__} has {struct.size} bytes in the library, {ctypes.sizeof(struct)} here")
+        return struct
+
+    @property
+    def version(self) -> str:
+        return self.c.da_version().decode()
+
+    def implementations(self) -> list[str]:
+        return [self.c.da_implementation_name(i).decode() for i in range(self.c.da_implementation_count())]
+
+
+class Context:
+    def __init__(self, library: Library, threads: int):
+        self.library, self.handle = library, c_void_p()
+        options = library.initialised(ContextOptions, library.c.da_context_options_init)
+        options.threads = threads
+        library.check(library.c.da_context_create(byref(options), byref(self.handle)))
+
+    @property
+    def isa(self) -> str:
+        return self.library.c.da_isa_name(self.library.c.da_context_isa(self.handle)).decode()
+
+    def __del__(self):
+        self.library.c.da_context_free(self.handle)
+
+
+class Attention:
+    def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet"):
+        self.context, self.handle = context, c_void_p()
+        self.library = context.library
+        c = self.library.c
+        config = self.library.initialised(Config, c.da_attention_config_init)
+        self.library.check(c.da_attention_config_set_patterns(
+            byref(config), (c_int64 * len(segments))(*segments), len(segments), (c_int64 * len(rates))(*rates),
+            len(rates)))
+        self.library.check(c.da_attention_config_set_preset(byref(config), PRESETS[preset]))
+        config.causal = causal
+        self.library.check(c.da_attention_create(context.handle, implementation.encode(), byref(config),
+                                                 byref(self.handle)))
+
+    def __del__(self):
+        self.library.c.da_attention_free(self.handle)
+
+    def workspace(self, problem) -> int:
+        """Bytes that a forward pass allocates for a problem (see problems.py)."""
+        size = self.library.initialised(ProblemSize, self.library.c.da_problem_init)
+        size.batch, size.n, size.heads, size.head_dim = problem.batch, problem.n, problem.heads, problem.head_dim
+        size.dtype = DTYPES[problem.dtype]
+        found = c_size_t()
+        self.library.check(self.library.c.da_attention_workspace(self.handle, byref(size), byref(found)))
+        return found.value
+
+    def forward(self, query, key, value, out):
+        """A function without arguments that computes `out` and returns it; views are made here, once."""
+        function, check = self.library.c.da_attention_forward, self.library.check
+        views = [tensor_view(x) for x in (query, key, value, out)]
+        arguments = (self.handle, *map(byref, views), None, None)
+
+        def run(_keep=(self, query, key, value)):
+            check(function(*arguments))
+            return out
+        return run

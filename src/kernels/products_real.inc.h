@@ -1,0 +1,199 @@
+/* The two products in the type of sums (real), and the layouts that they read:
+ *   queries [head_dim][TILE_ROWS], times the score factor; panels [head_dim][PANEL_KEYS]; values [keys][padded_dim].
+ * Included by attend.inc.h. */
+
+/* ---- packing ---------------------------------------------------------------------------------------------------- */
+
+static void load_strided_row(const void *row, int64_t stride, da_dtype dtype, int count, real *out) {
+    int64_t step = stride * (int64_t)da_dtype_size(dtype);
+    for (int c = 0; c < count; c++) {
+        out[c] = (real)da_dtype_load(dtype, (const char *)row + c * step);
+    }
+}
+
+/* One row of a tensor as reals. */
+static void load_row(const void *row, int64_t stride, da_dtype dtype, int count, real *out) {
+    if (stride != 1) {
+        load_strided_row(row, stride, dtype, count, out);
+        return;
+    }
+#if DA_REAL_IS_DOUBLE
+    memcpy(out, row, (size_t)count * sizeof(real));
+#else
+    const uint16_t *halves = row;
+    int whole = count / VEC_LANES * VEC_LANES;
+    if (dtype == DA_F32) {
+        memcpy(out, row, (size_t)count * sizeof(real));
+    } else if (dtype == DA_BF16) {
+        for (int c = 0; c < whole; c += VEC_LANES) {
+            vec_store(out + c, vec_load_bf16(halves + c));
+        }
+        load_strided_row(halves + whole, 1, dtype, count - whole, out + whole);
+    } else {
+        for (int c = 0; c < whole; c += VEC_LANES) {
+            vec_store(out + c, vec_load_f16(halves + c));
+        }
+        load_strided_row(halves + whole, 1, dtype, count - whole, out + whole);
+    }
+#endif
+}
+
+static void pack_query(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
+                       void *queries) {
+    real components[DA_MAX_HEAD_DIM], *out = queries;
+    load_row(query, stride, dtype, head_dim, components);
+    for (int c = 0; c < head_dim; c++) {
+        out[c * TILE_ROWS + row] = components[c] * (real)factor;
+    }
+}
+
+/* Turns the staged rows into panel `index`: component by component, a vector of keys each. */
+static void transpose_panel(da_key_block *block, int index) {
+    const real *staged = block->staged;
+    real *panel = (real *)block->panels + (int64_t)index * block->head_dim * PANEL_KEYS;
+    for (int c = 0; c < block->head_dim; c++) {
+        for (int j = 0; j < PANEL_KEYS; j++) {
+            panel[c * PANEL_KEYS + j] = staged[j * block->padded_dim + c];
+        }
+    }
+}
+
+static bool row_is_finite(const real *row, int padded_dim) {
+    vec zero = vec_set1(0);
+    for (int c = 0; c < padded_dim; c += VEC_LANES) {
+        zero = vec_fma(vec_load(row + c), vec_set1(0), zero); /* NaN from then on if one is not finite */
+    }
+    return vec_reduce_add(zero) == 0;
+}
+
+static void stage_key(da_key_block *block, const da_key_source *source, int slot) {
+    load_row(source->key, source->key_stride, source->dtype, block->head_dim,
+             (real *)block->staged + (int64_t)slot * block->padded_dim);
+}
+
+/* Returns whether the value is finite. */
+static bool store_value(da_key_block *block, const da_key_source *source, int key) {
+    real *value = (real *)block->values + (int64_t)key * block->padded_dim;
+    load_row(source->value, source->value_stride, source->dtype, block->head_dim, value);
+    return row_is_finite(value, block->padded_dim);
+}
+
+static void clear_staged(da_key_block *block, int first_slot) {
+    memset((real *)block->staged + (int64_t)first_slot * block->padded_dim, 0,
+           (size_t)(PANEL_KEYS - first_slot) * (size_t)block->padded_dim * sizeof(real));
+}
+
+/* ---- scores ----------------------------------------------------------------------------------------------------- */
+
+static void score_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
+    const real *queries = tile->queries;
+    const real *keys = (const real *)block->panels + (int64_t)panel * block->head_dim * PANEL_KEYS;
+    const real *bias = (const real *)tile->bias + panel * PANEL_KEYS;
+    real *scores = (real *)tile->scores + panel * PANEL_KEYS;
+    vec sum[TILE_ROWS][PANEL_VECS];
+    for (int v = 0; v < PANEL_VECS; v++) {
+        vec start = vec_load(bias + v * VEC_LANES);
+        for (int r = 0; r < TILE_ROWS; r++) {
+            sum[r][v] = start;
+        }
+    }
+    for (int c = 0; c < block->head_dim; c++) {
+        vec key[PANEL_VECS];
+        for (int v = 0; v < PANEL_VECS; v++) {
+            key[v] = vec_load(keys + v * VEC_LANES);
+        }
+        for (int r = 0; r < TILE_ROWS; r++) {
+            vec query = vec_set1(queries[r]);
+            for (int v = 0; v < PANEL_VECS; v++) {
+                sum[r][v] = vec_fma(query, key[v], sum[r][v]);
+            }
+        }
+        keys += PANEL_KEYS;
+        queries += TILE_ROWS;
+    }
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int v = 0; v < PANEL_VECS; v++) {
+            vec_store(scores + r * DA_BLOCK_KEYS + v * VEC_LANES, sum[r][v]);
+        }
+    }
+}
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+/* Weight `key` of a row of the tile, where the score was. */
+static inline void store_weights(real *row, int key, vec weights) {
+    vec_store(row + key, weights);
+}
+
+/* ---- output ----------------------------------------------------------------------------------------------------- */
+
+/* accumulator[:, columns] += weights[:, keys] * values[keys, columns] for `vecs` vectors of columns. */
+FORCE_INLINE void accumulate_columns(const int vecs, const real *weights, int first_key, int end_key,
+                                     const real *values, int padded_dim, real *accumulator) {
+    vec sum[TILE_ROWS][OUTPUT_VECS];
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int v = 0; v < vecs; v++) {
+            sum[r][v] = vec_load(accumulator + r * padded_dim + v * VEC_LANES);
+        }
+    }
+    for (int j = first_key; j < end_key; j++) {
+        vec value[OUTPUT_VECS];
+        for (int v = 0; v < vecs; v++) {
+            value[v] = vec_load(values + (int64_t)j * padded_dim + v * VEC_LANES);
+        }
+        for (int r = 0; r < TILE_ROWS; r++) {
+            vec weight = vec_set1(weights[r * DA_BLOCK_KEYS + j]);
+            for (int v = 0; v < vecs; v++) {
+                sum[r][v] = vec_fma(weight, value[v], sum[r][v]);
+            }
+        }
+    }
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int v = 0; v < vecs; v++) {
+            vec_store(accumulator + r * padded_dim + v * VEC_LANES, sum[r][v]);
+        }
+    }
+}
+
+static void accumulate(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
+    const real *weights = tile->scores, *values = block->values;
+    real *accumulator = tile->accumulator;
+    int padded_dim = block->padded_dim;
+    for (int column = 0; column < padded_dim; column += OUTPUT_VECS * VEC_LANES) {
+        int vecs = (padded_dim - column) / VEC_LANES;
+#define COLUMNS(count)                                                                                                 \
+    accumulate_columns(count, weights, first_key, end_key, values + column, padded_dim, accumulator + column)
+        switch (vecs < OUTPUT_VECS ? vecs : OUTPUT_VECS) {
+        case 1: COLUMNS(1); break;
+        case 2: COLUMNS(2); break;
+#if OUTPUT_VECS > 2
+        case 3: COLUMNS(3); break;
+        case 4: COLUMNS(4); break;
+#endif
+#if OUTPUT_VECS > 4
+        case 5: COLUMNS(5); break;
+        case 6: COLUMNS(6); break;
+        case 7: COLUMNS(7); break;
+        case 8: COLUMNS(8); break;
+#endif
+        default: break;
+        }
+#undef COLUMNS
+    }
+}
+
+/* The same where a value is not finite and some weights are 0 because the pair does not see each other: 0 * NaN must not
+ * reach a query that does not see the NaN. */
+static void accumulate_seen(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
+    int padded_dim = block->padded_dim;
+    for (int r = 0; r < tile->rows; r++) {
+        real *accumulator = (real *)tile->accumulator + (int64_t)r * padded_dim;
+        for (int j = first_key; j < end_key; j++) {
+            const real *value = (const real *)block->values + (int64_t)j * padded_dim;
+            real weight = ((const real *)tile->scores)[r * DA_BLOCK_KEYS + j];
+            for (int c = 0; weight != 0 && c < padded_dim; c += VEC_LANES) {
+                vec_store(accumulator + c, vec_fma(vec_set1(weight), vec_load(value + c), vec_load(accumulator + c)));
+            }
+        }
+    }
+}
