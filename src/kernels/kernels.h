@@ -18,7 +18,7 @@
 #define DA_MAX_TILE_ROWS 8
 #define DA_MIN_PANEL_KEYS 8
 
-/* Keys and values gathered from the runs of a stretch (pattern/schedule.h), all seen by the same classes of queries. */
+/* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
     int count;          /* keys gathered so far */
     int head_dim;       /* as in the tensors */

@@ -1,7 +1,7 @@
 #include "pattern/schedule.h"
 
 /* Units are made smaller until there are this many, to keep threads even, but not below UNIT_MIN positions. */
-#define UNITS_WANTED 48
+#define UNITS_WANTED 32
 #define UNIT_MIN 256
 
 /* Sets of classes that one part of the keys is seen by, told apart to make runs; any further ones share a run. */
@@ -23,34 +23,78 @@ int64_t da_schedule_unit(int64_t n, int64_t sequences, int64_t max_unit) {
     return smaller(unit, n);
 }
 
-int64_t da_stretch_end(const da_head_patterns *patterns, int64_t first, int64_t limit) {
-    for (int p = 0; p < patterns->count; p++) {
-        limit = smaller(limit, da_segment_end(&patterns->pattern[p], patterns->n, first));
-    }
-    return limit;
+/* ---- spans ------------------------------------------------------------------------------------------------------ */
+
+static int segments_between(const da_head_pattern *pattern, int64_t first, int64_t end) {
+    int64_t count = (end - 1) / pattern->segment - first / pattern->segment + 1;
+    return (int)smaller(count, DA_MAX_SPAN_SEGMENTS + 1);
 }
 
-da_pattern_set da_kept_by(const da_head_patterns *patterns, int64_t i) {
-    da_pattern_set kept_by = 0;
-    for (int p = 0; p < patterns->count; p++) {
-        kept_by |= (da_pattern_set)da_pattern_keeps(&patterns->pattern[p], i) << p;
+/* The largest end, up to `limit`, for which all patterns' segments have room. One segment of each pattern always has. */
+static int64_t span_end(const da_head_patterns *patterns, int64_t first, int64_t limit) {
+    int64_t end = limit;
+    for (;;) {
+        int count = 0;
+        int64_t shorter = first + 1;
+        for (int p = 0; p < patterns->count; p++) {
+            int segments = segments_between(&patterns->pattern[p], first, end);
+            count += segments;
+            if (segments > 1) { /* one segment less of the pattern with the shortest */
+                shorter = larger(shorter, da_segment_first(&patterns->pattern[p], end - 1));
+            }
+        }
+        if (count <= DA_MAX_SPAN_SEGMENTS) {
+            return end;
+        }
+        /* Far from fitting, halve; near, give up one segment at a time. */
+        end = count > 2 * DA_MAX_SPAN_SEGMENTS ? first + (end - first + 1) / 2 : shorter;
     }
-    return kept_by;
 }
 
-int da_pattern_set_multiplicity(const da_head_patterns *patterns, da_pattern_set kept_by, da_pattern_set held_by) {
+void da_span_begin(da_span *span, const da_head_patterns *patterns, int64_t first, int64_t limit) {
+    span->patterns = patterns;
+    span->first = first;
+    span->end = span_end(patterns, first, limit);
+    span->segment_count = 0;
+    for (int p = 0; p < patterns->count; p++) {
+        const da_head_pattern *pattern = &patterns->pattern[p];
+        span->first_bit[p] = span->segment_count;
+        span->first_segment[p] = first / pattern->segment;
+        for (int64_t at = first; at < span->end; at = da_segment_end(pattern, patterns->n, at)) {
+            int k = span->segment_count++;
+            span->segments[k].first = da_segment_first(pattern, at);
+            span->segments[k].end = da_segment_end(pattern, patterns->n, at);
+            span->segments[k].pattern = p;
+        }
+    }
+}
+
+da_segment_set da_span_kept_in(const da_span *span, int64_t i) {
+    da_segment_set kept_in = 0;
+    for (int p = 0; p < span->patterns->count; p++) {
+        const da_head_pattern *pattern = &span->patterns->pattern[p];
+        int64_t segment = i / pattern->segment;
+        if ((i - segment * pattern->segment) % pattern->rate == pattern->offset) {
+            kept_in |= (da_segment_set)1 << (span->first_bit[p] + (int)(segment - span->first_segment[p]));
+        }
+    }
+    return kept_in;
+}
+
+int da_span_multiplicity(const da_span *span, da_segment_set kept_in, da_segment_set held_in) {
     int count = 0;
-    for (da_pattern_set both = kept_by & held_by; both != 0; both &= both - 1) {
+    for (da_segment_set both = kept_in & held_in; both != 0; both &= both - 1) {
         count++;
     }
-    return patterns->once && count > 1 ? 1 : count;
+    return span->patterns->once && count > 1 ? 1 : count;
 }
 
-int64_t da_zero_keys(const da_head_patterns *patterns, da_pattern_set kept_by, int64_t i) {
+int64_t da_span_zero_keys(const da_span *span, da_segment_set kept_in) {
     int64_t keys = 0;
-    for (int p = 0; p < patterns->count; p++) {
-        if (kept_by >> p & 1) {
-            keys += da_pattern_zero_keys(patterns, &patterns->pattern[p], i);
+    for (int k = 0; k < span->segment_count; k++) {
+        if (kept_in >> k & 1) {
+            const da_head_pattern *pattern = &span->patterns->pattern[span->segments[k].pattern];
+            keys += da_pattern_zero_keys(span->patterns, pattern, span->segments[k].first);
         }
     }
     return keys;
@@ -59,37 +103,36 @@ int64_t da_zero_keys(const da_head_patterns *patterns, da_pattern_set kept_by, i
 /* ---- keys ------------------------------------------------------------------------------------------------------- */
 
 typedef struct key_walk {
-    const da_head_patterns *patterns;
-    const da_pattern_set *classes;
+    const da_segment_set *classes;
     int class_count;
     da_key_visitor visit;
     void *user;
 } key_walk;
 
-/* The keys that one pattern holds, in ascending order. */
+/* The keys that one segment holds, in ascending order. */
 typedef struct progression {
     int64_t next, rate;
-    da_pattern_set bit;
+    da_segment_set bit;
 } progression;
 
-static uint64_t classes_that_see(const key_walk *walk, da_pattern_set held_by) {
+static uint64_t classes_that_see(const key_walk *walk, da_segment_set held_in) {
     uint64_t seen_by = 0;
     for (int c = 0; c < walk->class_count; c++) {
-        seen_by |= (uint64_t)((walk->classes[c] & held_by) != 0) << c;
+        seen_by |= (uint64_t)((walk->classes[c] & held_in) != 0) << c;
     }
     return seen_by;
 }
 
-/* The next key of several progressions and the patterns that hold it; moves those on. */
-static int64_t next_key(progression *progressions, int count, da_pattern_set *held_by) {
+/* The next key of several progressions and the segments that hold it; moves those on. */
+static int64_t next_key(progression *progressions, int count, da_segment_set *held_in) {
     int64_t position = INT64_MAX;
     for (int k = 0; k < count; k++) {
         position = smaller(position, progressions[k].next);
     }
-    *held_by = 0;
+    *held_in = 0;
     for (int k = 0; k < count; k++) {
         if (progressions[k].next == position) {
-            *held_by |= progressions[k].bit;
+            *held_in |= progressions[k].bit;
             progressions[k].next += progressions[k].rate;
         }
     }
@@ -115,50 +158,66 @@ static int run_of(run_list *runs, uint64_t seen_by) {
     return runs->count - 1;
 }
 
-/* Visits the keys in [first, end), over which the same patterns hold. They are gone through once for each run: usually
+/* Visits the keys in [first, end), over which the same segments hold. They are gone through once for each run: usually
  * there is one. */
 static void visit_part(const key_walk *walk, const progression *progressions, int count, int64_t end) {
     run_list runs = {.count = 0};
     for (int run = 0; run == 0 || run < runs.count; run++) {
         progression moving[DA_MAX_PATTERNS];
-        da_pattern_set held_by, last_held_by = 0;
+        da_segment_set held_in, last_held_in = 0;
         uint64_t seen_by = 0;
         int belongs_to = -1;
         for (int k = 0; k < count; k++) {
             moving[k] = progressions[k];
         }
-        for (int64_t j; (j = next_key(moving, count, &held_by)) < end;) {
-            if (held_by != last_held_by) {
-                seen_by = classes_that_see(walk, held_by);
+        for (int64_t j; (j = next_key(moving, count, &held_in)) < end;) {
+            if (held_in != last_held_in) {
+                seen_by = classes_that_see(walk, held_in);
                 belongs_to = seen_by != 0 ? run_of(&runs, seen_by) : -1;
-                last_held_by = held_by;
+                last_held_in = held_in;
             }
             if (belongs_to == run) {
-                walk->visit(j, held_by, seen_by, walk->user);
+                walk->visit(j, held_in, seen_by, walk->user);
             }
         }
     }
 }
 
-void da_schedule_keys(const da_head_patterns *patterns, int64_t first, int64_t end, const da_pattern_set *classes,
-                      int class_count, da_key_visitor visit, void *user) {
-    key_walk walk = {patterns, classes, class_count, visit, user};
-    int64_t cuts[2 * DA_MAX_PATTERNS];
-    int cut_count = da_segment_cuts(patterns, first, cuts);
-    int64_t visible_first = patterns->window < first ? first - patterns->window : 0;
-    int64_t visible_end = patterns->causal ? end : patterns->n;
+/* Ends of the span's segments, sorted: between two of them the same segments hold. Returns how many. */
+static int segment_cuts(const da_span *span, int64_t cuts[2 * DA_MAX_SPAN_SEGMENTS]) {
+    int count = 0;
+    for (int s = 0; s < span->segment_count; s++) {
+        int64_t ends[2] = {span->segments[s].first, span->segments[s].end};
+        for (int e = 0; e < 2; e++) {
+            int k = count++;
+            for (; k > 0 && cuts[k - 1] > ends[e]; k--) {
+                cuts[k] = cuts[k - 1];
+            }
+            cuts[k] = ends[e];
+        }
+    }
+    return count;
+}
+
+void da_span_keys(const da_span *span, const da_segment_set *classes, int class_count, da_key_visitor visit,
+                  void *user) {
+    const da_head_patterns *patterns = span->patterns;
+    key_walk walk = {classes, class_count, visit, user};
+    int64_t cuts[2 * DA_MAX_SPAN_SEGMENTS];
+    int cut_count = segment_cuts(span, cuts);
+    int64_t visible_first = patterns->window < span->first ? span->first - patterns->window : 0;
+    int64_t visible_end = patterns->causal ? span->end : patterns->n;
     for (int k = 0; k + 1 < cut_count; k++) {
-        progression progressions[DA_MAX_PATTERNS];
+        progression progressions[DA_MAX_PATTERNS]; /* no two segments of a pattern hold the same part */
         int64_t part_first = larger(cuts[k], visible_first), part_end = smaller(cuts[k + 1], visible_end);
         int count = 0;
-        for (int p = 0; p < patterns->count && part_first < part_end; p++) {
-            const da_head_pattern *pattern = &patterns->pattern[p];
-            int64_t segment_first = da_segment_first(pattern, first);
-            if (segment_first > cuts[k] || da_segment_end(pattern, patterns->n, first) < cuts[k + 1]) {
-                continue;
+        for (int s = 0; s < span->segment_count && part_first < part_end; s++) {
+            if (span->segments[s].first <= cuts[k] && cuts[k + 1] <= span->segments[s].end) {
+                const da_head_pattern *pattern = &patterns->pattern[span->segments[s].pattern];
+                int64_t kept = span->segments[s].first + pattern->offset;
+                progressions[count++] = (progression){da_first_congruent(part_first, kept, pattern->rate),
+                                                      pattern->rate, (da_segment_set)1 << s};
             }
-            int64_t next = da_first_congruent(part_first, segment_first + pattern->offset, pattern->rate);
-            progressions[count++] = (progression){next, pattern->rate, (da_pattern_set)1 << p};
         }
         if (count > 0) {
             visit_part(&walk, progressions, count, part_end);

@@ -1,9 +1,9 @@
 /* `improved`: the fast forward pass.
  *
- * A thread takes a unit of one head's sequence at a time and goes through its stretches (pattern/schedule.h). The queries
- * of a stretch are packed once, in tiles that belong to one class each. Their keys and values come in runs, are gathered
+ * A thread takes a unit of one head's sequence at a time and goes through its spans (pattern/schedule.h). The queries
+ * of a span are packed once, in tiles that belong to one class each. Their keys and values come in runs, are gathered
  * and packed in blocks, and every block is taken against the tiles of all the classes that see it, by the micro-kernels
- * (kernels/kernels.h), with one running softmax per row through all patterns. So a key is packed once per stretch, and a
+ * (kernels/kernels.h), with one running softmax per row through all patterns. So a key is packed once per span, and a
  * score is computed once. Nothing here depends on the data type or the instruction set. */
 #include "attention/improved/improved.h"
 
@@ -19,13 +19,13 @@
 #include "kernels/kernels.h"
 #include "pattern/schedule.h"
 
-/* Queries of a unit: the more of them, the more often a packed key is used. Their packed components and accumulators
- * take 2 * UNIT_REALS. */
-#define UNIT_REALS (128 * 1024)
-#define UNIT_MAX_ROWS 2048
+/* Queries of a unit: the more of them, the more often a packed key is used. Their accumulators take UNIT_BYTES, and their
+ * packed components as much again. */
+#define UNIT_BYTES (1024 * 1024)
+#define UNIT_MAX_ROWS 4096
 
 #define CACHE_LINE 64
-#define PREFETCH_KEYS 16 /* how far ahead of their use keys are asked for */
+#define PREFETCH_ROWS 16 /* how far ahead of their use rows of keys, values and queries are asked for */
 
 static const double ln_2 = 0.69314718055994530942;
 
@@ -40,22 +40,22 @@ typedef struct forward_job {
     da_progress_state progress;
 } forward_job;
 
-/* The queries of a stretch that the same patterns keep. Their rows are first_row, first_row + 1, ... */
+/* The queries of a span that the same segments keep. Their rows are first_row, first_row + 1, ... */
 typedef struct query_class {
-    da_pattern_set kept_by;
+    da_segment_set kept_in;
     int first_row, row_count; /* first_row begins a tile */
     double zero_keys;
 } query_class;
 
-/* One thread's memory, and the stretch that it is at. */
+/* One thread's memory, and the span that it is at. */
 typedef struct worker {
     const forward_job *job;
     da_head_patterns patterns;
     int64_t batch, head, kv_head;
-    int64_t first, end; /* the stretch */
+    da_span span;
     int class_count;
     query_class classes[DA_MAX_CLASSES];
-    int *row_positions;  /* [rows]: of each row's query, relative to `first` */
+    int *row_positions;  /* [rows]: of each row's query, relative to the span's first */
     char *maximum, *sum; /* real[rows] */
     char *accumulator;   /* real[rows][padded_dim] */
     char *queries;       /* real[tiles][head_dim][tile_rows] */
@@ -64,7 +64,7 @@ typedef struct worker {
     da_key_block block;
     int key_count;           /* keys visited and not yet attended to */
     int64_t *key_positions;  /* [DA_BLOCK_KEYS] */
-    da_pattern_set *held_by; /* [DA_BLOCK_KEYS]: the patterns that hold each */
+    da_segment_set *held_in; /* [DA_BLOCK_KEYS]: the segments that hold each */
     uint64_t seen_by;        /* the classes that see them */
 } worker;
 
@@ -72,8 +72,8 @@ static int padded_dim_for(const da_kernels *kernels, int64_t head_dim) {
     return ((int)head_dim + kernels->vector_lanes - 1) / kernels->vector_lanes * kernels->vector_lanes;
 }
 
-static int64_t largest_unit(int padded_dim) {
-    int64_t rows = UNIT_REALS / padded_dim;
+static int64_t largest_unit(const da_kernels *kernels, int padded_dim) {
+    int64_t rows = UNIT_BYTES / (padded_dim * (int64_t)kernels->real_size);
     return rows < UNIT_MAX_ROWS ? rows : UNIT_MAX_ROWS;
 }
 
@@ -93,7 +93,7 @@ static size_t lay_out(worker *w, const forward_job *job, char *memory) {
     w->scores = da_arena_take(&arena, tile * DA_BLOCK_KEYS, real);
     w->bias = da_arena_take(&arena, DA_BLOCK_KEYS, real);
     w->key_positions = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->key_positions);
-    w->held_by = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->held_by);
+    w->held_in = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->held_in);
     w->block = (da_key_block){.head_dim = job->head_dim, .padded_dim = job->padded_dim};
     w->block.staged = da_arena_take(&arena, (size_t)job->kernels->panel_keys * padded, real);
     w->block.panels = da_arena_take(&arena, DA_BLOCK_KEYS * head_dim, real);
@@ -121,34 +121,40 @@ static char *accumulator_row(const worker *w, int row) {
     return w->accumulator + (size_t)row * (size_t)w->job->padded_dim * w->job->kernels->real_size;
 }
 
+/* Rows lie far apart, where no hardware prefetcher follows. */
+static void prefetch_row(const void *row, size_t bytes) {
+    for (size_t line = 0; line < bytes; line += CACHE_LINE) {
+        PREFETCH((const char *)row + line);
+    }
+}
+
 /* ---- queries ----------------------------------------------------------------------------------------------------- */
 
-/* Index of the class of `kept_by`; a new one if there is none and room for one; -1 if there is no room. */
-static int find_class(worker *w, da_pattern_set kept_by) {
+/* Index of the class of `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
+static int find_class(worker *w, da_segment_set kept_in) {
     for (int c = 0; c < w->class_count; c++) {
-        if (w->classes[c].kept_by == kept_by) {
+        if (w->classes[c].kept_in == kept_in) {
             return c;
         }
     }
     if (w->class_count == DA_MAX_CLASSES) {
         return -1;
     }
-    w->classes[w->class_count] = (query_class){.kept_by = kept_by};
+    w->classes[w->class_count] = (query_class){.kept_in = kept_in};
     return w->class_count++;
 }
 
-/* Finds the classes of the queries first..end-1, all of one stretch. Returns where it had to stop for want of room. */
-static int64_t find_classes(worker *w, int64_t first, int64_t end) {
+/* Finds the classes of the span's queries; where there is no room for another, the span ends. */
+static void find_classes(worker *w) {
     w->class_count = 0;
-    w->first = first;
-    for (w->end = first; w->end < end; w->end++) {
-        int c = find_class(w, da_kept_by(&w->patterns, w->end));
+    for (int64_t i = w->span.first; i < w->span.end; i++) {
+        int c = find_class(w, da_span_kept_in(&w->span, i));
         if (c < 0) {
-            break;
+            w->span.end = i;
+            return;
         }
         w->classes[c].row_count++;
     }
-    return w->end;
 }
 
 /* Gives each class its rows, a whole number of tiles, and each row its query. */
@@ -157,13 +163,13 @@ static void place_rows(worker *w) {
     for (int c = 0; c < w->class_count; c++) {
         query_class *class = &w->classes[c];
         class->first_row = next_row;
-        class->zero_keys = (double)da_zero_keys(&w->patterns, class->kept_by, w->first);
+        class->zero_keys = (double)da_span_zero_keys(&w->span, class->kept_in);
         next_row += (class->row_count + tile_rows - 1) / tile_rows * tile_rows;
         class->row_count = 0;
     }
-    for (int64_t i = w->first; i < w->end; i++) {
-        query_class *class = &w->classes[find_class(w, da_kept_by(&w->patterns, i))];
-        w->row_positions[class->first_row + class->row_count++] = (int)(i - w->first);
+    for (int64_t i = w->span.first; i < w->span.end; i++) {
+        query_class *class = &w->classes[find_class(w, da_span_kept_in(&w->span, i))];
+        w->row_positions[class->first_row + class->row_count++] = (int)(i - w->span.first);
     }
 }
 
@@ -173,6 +179,7 @@ static void begin_class(worker *w, const query_class *class) {
     const da_tensor *query = job->call->query;
     int tile_rows = job->kernels->tile_rows;
     size_t real = job->kernels->real_size, row_bytes = (size_t)job->head_dim * real;
+    size_t query_bytes = (size_t)job->head_dim * da_dtype_size(query->dtype);
     int rows = (class->row_count + tile_rows - 1) / tile_rows * tile_rows;
     char *queries = w->queries + (size_t) class->first_row * row_bytes;
     memset(w->sum + (size_t) class->first_row * real, 0, (size_t)rows * real);
@@ -180,7 +187,11 @@ static void begin_class(worker *w, const query_class *class) {
     /* Rows that the last tile does not use hold zeros. */
     memset(queries + (size_t)(rows - tile_rows) * row_bytes, 0, (size_t)tile_rows * row_bytes);
     for (int row = 0; row < class->row_count; row++) {
-        int64_t i = w->first + w->row_positions[class->first_row + row];
+        if (row + PREFETCH_ROWS < class->row_count) {
+            int64_t ahead = w->span.first + w->row_positions[class->first_row + row + PREFETCH_ROWS];
+            prefetch_row(da_tensor_row(query, w->batch, ahead, w->head), query_bytes);
+        }
+        int64_t i = w->span.first + w->row_positions[class->first_row + row];
         set_real(job, w->maximum, class->first_row + row, -INFINITY);
         job->kernels->pack_query(da_tensor_row(query, w->batch, i, w->head), query->stride[3], query->dtype,
                                  job->head_dim, job->call->scale / ln_2, row % tile_rows,
@@ -193,7 +204,7 @@ static void begin_class(worker *w, const query_class *class) {
 static void finish_row(worker *w, int row, double zero_keys) {
     const forward_job *job = w->job;
     const da_tensor *out = job->call->out, *lse = job->call->lse;
-    int64_t i = w->first + w->row_positions[row];
+    int64_t i = w->span.first + w->row_positions[row];
     double maximum = real_at(job, w->maximum, row), sum = real_at(job, w->sum, row), factor = 1;
     if (zero_keys > 0) {
         double reached = maximum > 0 ? maximum : 0;
@@ -212,11 +223,11 @@ static void finish_row(worker *w, int row, double zero_keys) {
 
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
 
-/* A position relative to the stretch, as the kernels compare it; exact up to 2^30 tokens away, and beyond that still on
+/* A position relative to the span, as the kernels compare it; exact up to 2^30 tokens away, and beyond that still on
  * the right side of every bound that causality or a window of at most 2^30 sets. */
 static int32_t relative_position(const worker *w, int64_t position) {
     const int64_t limit = (int64_t)1 << 30;
-    int64_t relative = position - w->first;
+    int64_t relative = position - w->span.first;
     return (int32_t)(relative > limit ? limit : relative < -limit ? -limit : relative);
 }
 
@@ -236,7 +247,7 @@ static void attend_tile(worker *w, const query_class *class, int row_in_class) {
         .rows = rows < kernels->tile_rows ? rows : kernels->tile_rows,
     };
     for (int r = 0; r < tile.rows; r++) {
-        int64_t i = w->first + w->row_positions[row + r];
+        int64_t i = w->span.first + w->row_positions[row + r];
         tile.last_visible[r] = patterns->causal ? relative_position(w, i) : INT32_MAX;
         tile.first_visible[r] = patterns->window < i ? relative_position(w, i - patterns->window) : INT32_MIN;
     }
@@ -245,25 +256,18 @@ static void attend_tile(worker *w, const query_class *class, int row_in_class) {
 
 static void attend_class(worker *w, const query_class *class) {
     uint8_t multiplicities[DA_BLOCK_KEYS];
-    da_pattern_set held_by = 0;
+    da_segment_set held_in = 0;
     int multiplicity = 0;
     for (int key = 0; key < w->key_count; key++) {
-        if (key == 0 || w->held_by[key] != held_by) {
-            held_by = w->held_by[key];
-            multiplicity = da_pattern_set_multiplicity(&w->patterns, class->kept_by, held_by);
+        if (key == 0 || w->held_in[key] != held_in) {
+            held_in = w->held_in[key];
+            multiplicity = da_span_multiplicity(&w->span, class->kept_in, held_in);
         }
         multiplicities[key] = (uint8_t)multiplicity;
     }
     w->job->kernels->set_bias(multiplicities, w->block.count, w->bias);
     for (int row = 0; row < class->row_count; row += w->job->kernels->tile_rows) {
         attend_tile(w, class, row);
-    }
-}
-
-/* Rows of keys and values lie far apart, where no hardware prefetcher follows. */
-static void prefetch_row(const void *row, size_t bytes) {
-    for (size_t line = 0; line < bytes; line += CACHE_LINE) {
-        PREFETCH((const char *)row + line);
     }
 }
 
@@ -274,8 +278,8 @@ static void fill_block(worker *w) {
     da_key_source source = {.key_stride = key->stride[3], .value_stride = value->stride[3], .dtype = key->dtype};
     w->block.count = 0;
     for (int k = 0; k < w->key_count; k++) {
-        if (k + PREFETCH_KEYS < w->key_count) {
-            int64_t ahead = w->key_positions[k + PREFETCH_KEYS];
+        if (k + PREFETCH_ROWS < w->key_count) {
+            int64_t ahead = w->key_positions[k + PREFETCH_ROWS];
             prefetch_row(da_tensor_row(key, w->batch, ahead, w->kv_head), row_bytes);
             prefetch_row(da_tensor_row(value, w->batch, ahead, w->kv_head), row_bytes);
         }
@@ -301,7 +305,7 @@ static void flush_keys(worker *w) {
     w->key_count = 0;
 }
 
-static void visit_key(int64_t position, da_pattern_set held_by, uint64_t seen_by, void *user) {
+static void visit_key(int64_t position, da_segment_set held_in, uint64_t seen_by, void *user) {
     worker *w = user;
     if (da_key_is_padded(w->job->call->options, w->batch, position)) {
         return;
@@ -311,29 +315,30 @@ static void visit_key(int64_t position, da_pattern_set held_by, uint64_t seen_by
         w->seen_by = seen_by;
     }
     w->key_positions[w->key_count] = position;
-    w->held_by[w->key_count++] = held_by;
+    w->held_in[w->key_count++] = held_in;
 }
 
 /* ---- units ------------------------------------------------------------------------------------------------------- */
 
-/* Computes the queries from `first` on, as far as their classes have room; returns where it stopped. */
-static int64_t run_stretch(worker *w, int64_t first, int64_t end) {
-    da_pattern_set kept_by[DA_MAX_CLASSES];
-    find_classes(w, first, end);
+/* Computes the queries from `first` on, as far as a span and its classes have room; returns where it stopped. */
+static int64_t run_span(worker *w, int64_t first, int64_t end) {
+    da_segment_set kept_in[DA_MAX_CLASSES];
+    da_span_begin(&w->span, &w->patterns, first, end);
+    find_classes(w);
     place_rows(w);
     for (int c = 0; c < w->class_count; c++) {
-        kept_by[c] = w->classes[c].kept_by;
+        kept_in[c] = w->classes[c].kept_in;
         begin_class(w, &w->classes[c]);
     }
     w->key_count = 0;
-    da_schedule_keys(&w->patterns, w->first, w->end, kept_by, w->class_count, visit_key, w);
+    da_span_keys(&w->span, kept_in, w->class_count, visit_key, w);
     flush_keys(w);
     for (int c = 0; c < w->class_count; c++) {
         for (int row = 0; row < w->classes[c].row_count; row++) {
             finish_row(w, w->classes[c].first_row + row, w->classes[c].zero_keys);
         }
     }
-    return w->end;
+    return w->span.end;
 }
 
 static void run_unit(int64_t index, int thread, void *user) {
@@ -349,7 +354,7 @@ static void run_unit(int64_t index, int thread, void *user) {
     lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
     da_head_patterns_init(&w.patterns, job->call->config, n, heads, w.head);
     while (first < end) {
-        first = run_stretch(&w, first, da_stretch_end(&w.patterns, first, end));
+        first = run_span(&w, first, end);
     }
     da_progress_step(&job->progress, thread);
 }
@@ -363,7 +368,7 @@ static int plan(forward_job *job, const da_context *context, const da_problem *p
     job->kernels = da_kernels_for(da_context_isa(context), problem->dtype);
     job->head_dim = (int)problem->head_dim;
     job->padded_dim = padded_dim_for(job->kernels, problem->head_dim);
-    job->unit = da_schedule_unit(n, sequences, largest_unit(job->padded_dim));
+    job->unit = da_schedule_unit(n, sequences, largest_unit(job->kernels, job->padded_dim));
     job->unit_count = (n - 1) / job->unit + 1;
     job->memory_per_thread = lay_out(&layout, job, NULL);
     int64_t units = sequences * job->unit_count, threads = da_context_threads(context);
@@ -403,7 +408,7 @@ const da_implementation da_improved_implementation = {
         "Vector kernels (AVX-512, AVX2, portable) chosen at run time; one pass over all patterns, each score "
         "computed once where the patterns' rates divide one another",
     .best_for = "speed on any CPU",
-    .memory = "a fixed workspace of about 1.5 MiB a thread, 3 MiB for f64",
+    .memory = "a fixed workspace of 2.5 MiB a thread",
     .features = DA_FEATURE_ALL,
     .dtypes = DA_DTYPE_BITS_ALL,
     .forward = forward,
