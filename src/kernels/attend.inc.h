@@ -83,20 +83,26 @@ typedef struct panel_run {
     int first, end;
 } panel_run;
 
-/* Turns a row's scores into weights 2^(score - maximum), and brings its sum and accumulator to the new maximum. */
-static void softmax_row(const da_query_tile *tile, int r, int padded_dim, const panel_run *runs, int run_count) {
-    real *scores = (real *)tile->scores + r * DA_BLOCK_KEYS;
-    real *maximum = (real *)tile->maximum + r, *sum = (real *)tile->sum + r;
-    real *accumulator = (real *)tile->accumulator + (int64_t)r * padded_dim;
-    vec largest = vec_set1(*maximum), total = vec_set1(0);
+/* The largest of a row's scores, and its maximum so far. */
+static real row_maximum(const da_query_tile *tile, int r, const panel_run *runs, int run_count) {
+    const real *scores = (const real *)tile->scores + r * DA_BLOCK_KEYS;
+    vec largest = vec_set1(((const real *)tile->maximum)[r]);
     for (int k = 0; k < run_count; k++) {
         for (int j = runs[k].first * PANEL_KEYS; j < runs[k].end * PANEL_KEYS; j += VEC_LANES) {
             largest = vec_max(largest, vec_load(scores + j));
         }
     }
-    real reached = vec_reduce_max(largest);
+    return vec_reduce_max(largest);
+}
+
+/* Turns a row's scores into weights 2^(score - reached), and brings its sum and accumulator to the new maximum. */
+static void weigh_row(const da_query_tile *tile, int r, real reached, int padded_dim, const panel_run *runs,
+                      int run_count) {
+    real *scores = (real *)tile->scores + r * DA_BLOCK_KEYS;
+    real *maximum = (real *)tile->maximum + r, *sum = (real *)tile->sum + r;
+    real *accumulator = (real *)tile->accumulator + (int64_t)r * padded_dim;
     /* While a row has seen no key its maximum is -infinity; any finite stand-in gives weights of 0. */
-    vec reference = vec_set1(reached == (real)-INFINITY ? 0 : reached);
+    vec reference = vec_set1(reached == (real)-INFINITY ? 0 : reached), total = vec_set1(0);
     for (int k = 0; k < run_count; k++) {
         for (int j = runs[k].first * PANEL_KEYS; j < runs[k].end * PANEL_KEYS; j += VEC_LANES) {
             vec weight = vec_exp2(vec_sub(vec_load(scores + j), reference));
@@ -115,6 +121,17 @@ static void softmax_row(const da_query_tile *tile, int r, int padded_dim, const 
         *maximum = reached;
     }
     *sum += vec_reduce_add(total);
+}
+
+/* All maxima come first, so that the end of one row's reduction need not be waited for. */
+static void softmax_tile(const da_query_tile *tile, int padded_dim, const panel_run *runs, int run_count) {
+    real reached[TILE_ROWS];
+    for (int r = 0; r < tile->rows; r++) {
+        reached[r] = row_maximum(tile, r, runs, run_count);
+    }
+    for (int r = 0; r < tile->rows; r++) {
+        weigh_row(tile, r, reached[r], padded_dim, runs, run_count);
+    }
 }
 
 /* ---- the whole -------------------------------------------------------------------------------------------------- */
@@ -158,9 +175,7 @@ static void attend(const da_key_block *block, const da_query_tile *tile) {
             runs[run_count++] = (panel_run){p, p + 1};
         }
     }
-    for (int r = 0; r < tile->rows; r++) {
-        softmax_row(tile, r, block->padded_dim, runs, run_count);
-    }
+    softmax_tile(tile, block->padded_dim, runs, run_count);
     for (int k = 0; k < run_count; k++) {
         int end_key = runs[k].end * PANEL_KEYS;
         end_key = end_key < block->count ? end_key : block->count;
