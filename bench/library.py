@@ -14,6 +14,10 @@ class Tensor(Structure):
     _fields_ = [("data", c_void_p), ("dtype", c_int), ("shape", c_int64 * 4), ("stride", c_int64 * 4)]
 
 
+class Tuning(Structure):
+    _fields_ = [("unit", c_int64), ("block_keys", c_int), ("threads", c_int)]
+
+
 class Config(Structure):
     _fields_ = [("size", c_size_t),
                 ("segment_count", c_size_t), ("segment_lengths", c_int64 * MAX_PATTERNS),
@@ -21,7 +25,7 @@ class Config(Structure):
                 ("dropout", c_double), ("use_tf32", c_bool), ("scale_is_set", c_bool), ("scale", c_double),
                 ("causal", c_bool), ("window", c_int64), ("mixing", c_int), ("offset_rule", c_int),
                 ("tail_rule", c_int), ("overlap", c_int), ("dtype", c_int), ("device", c_int),
-                ("sequence_length", c_int64)]
+                ("sequence_length", c_int64), ("tuning", Tuning)]
 
 
 class Allocator(Structure):
@@ -30,7 +34,7 @@ class Allocator(Structure):
 
 class ContextOptions(Structure):
     _fields_ = [("size", c_size_t), ("threads", c_int), ("isa", c_int), ("allocator", Allocator),
-                ("hardware", c_void_p)]
+                ("hardware", c_void_p), ("plans", c_void_p)]
 
 
 class ProblemSize(Structure):

@@ -10,6 +10,7 @@
 #include "measure.h"
 #include "output.h"
 #include "peak.h"
+#include "planning.h"
 
 #define COMMAND "bench"
 #define MAX_NAMES 16
@@ -23,6 +24,7 @@ typedef struct name_list {
 typedef struct bench_options {
     configuration configuration;
     machine machine;
+    planning planning;
     name_list implementations;
     cli_list n;
     da_problem problem;
@@ -34,6 +36,8 @@ typedef struct bench_row {
     const char *implementation;
     int64_t n;
     timing taken;
+    double estimate; /* seconds by the library's model; 0: it has none */
+    da_tuning tuning;
     da_cost cost;
     double distinct_flops;
     size_t workspace;
@@ -42,7 +46,7 @@ typedef struct bench_row {
 
 /* What all rows share. */
 typedef struct bench {
-    const bench_options *options;
+    bench_options *options;
     da_context *context;
     da_attention_config config;
     peak peak;
@@ -78,14 +82,16 @@ static json_t *json_check(const check_result *check) {
 static json_t *json_row(const bench *run, const bench_row *row) {
     double tokens = (double)run->options->problem.batch * (double)row->n;
     double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
-    return json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:o*}", "implementation",
-                     row->implementation, "n", (json_int_t)row->n, "median_seconds", row->taken.median,
-                     "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest, "tokens_per_second",
-                     tokens / row->taken.median, "counted_flops", row->cost.counted_flops, "distinct_flops",
-                     row->distinct_flops, "counted_flops_per_second", counted, "distinct_flops_per_second", distinct,
-                     "counted_fraction_of_peak", counted / run->peak.best, "distinct_fraction_of_peak",
-                     distinct / run->peak.best, "workspace_bytes", (json_int_t)row->workspace, "check",
-                     run->options->check ? json_check(&row->check) : NULL);
+    return json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f,"
+                     " s:o, s:o*}",
+                     "implementation", row->implementation, "n", (json_int_t)row->n, "median_seconds",
+                     row->taken.median, "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest,
+                     "tokens_per_second", tokens / row->taken.median, "counted_flops", row->cost.counted_flops,
+                     "distinct_flops", row->distinct_flops, "counted_flops_per_second", counted,
+                     "distinct_flops_per_second", distinct, "counted_fraction_of_peak", counted / run->peak.best,
+                     "distinct_fraction_of_peak", distinct / run->peak.best, "workspace_bytes",
+                     (json_int_t)row->workspace, "estimated_seconds", row->estimate, "tuning",
+                     planning_json_tuning(&row->tuning), "check", run->options->check ? json_check(&row->check) : NULL);
 }
 
 static void print_heading(const bench *run) {
@@ -96,18 +102,24 @@ static void print_heading(const bench *run) {
            da_dtype_name(problem->dtype));
     printf("multiply-add peak of this machine: %.1f GF/s (median %.1f of %d rounds)\n\n", run->peak.best * 1e-9,
            run->peak.median * 1e-9, run->peak.rounds);
-    printf("%-14s %12s %10s %21s %12s %14s %8s %14s %8s\n", "implementation", "n", "median s", "fastest..slowest s",
-           "tokens/s", "counted GF/s", "of peak", "distinct GF/s", "of peak");
+    printf("%-14s %12s %10s %21s %10s %8s %12s %14s %8s %14s %8s\n", "implementation", "n", "median s",
+           "fastest..slowest s", "estimate s", "off by", "tokens/s", "counted GF/s", "of peak", "distinct GF/s",
+           "of peak");
 }
 
 static void print_row(const bench *run, const bench_row *row) {
-    char n[CLI_GROUPED_TEXT], rate[CLI_GROUPED_TEXT], range[48];
+    char n[CLI_GROUPED_TEXT], rate[CLI_GROUPED_TEXT], range[48], estimate[16] = "-", off[16] = "-";
     double tokens = (double)run->options->problem.batch * (double)row->n;
     double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
     snprintf(range, sizeof(range), "%.4f..%.4f", row->taken.fastest, row->taken.slowest);
-    printf("%-14s %12s %10.4f %21s %12s %14.1f %7.1f%% %14.1f %7.1f%%\n", row->implementation, cli_grouped(row->n, n),
-           row->taken.median, range, cli_grouped((int64_t)(tokens / row->taken.median), rate), counted * 1e-9,
-           100 * counted / run->peak.best, distinct * 1e-9, 100 * distinct / run->peak.best);
+    if (row->estimate > 0) {
+        snprintf(estimate, sizeof(estimate), "%.4f", row->estimate);
+        snprintf(off, sizeof(off), "%+.0f%%", 100 * (row->estimate / row->taken.median - 1));
+    }
+    printf("%-14s %12s %10.4f %21s %10s %8s %12s %14.1f %7.1f%% %14.1f %7.1f%%\n", row->implementation,
+           cli_grouped(row->n, n), row->taken.median, range, estimate, off,
+           cli_grouped((int64_t)(tokens / row->taken.median), rate), counted * 1e-9, 100 * counted / run->peak.best,
+           distinct * 1e-9, 100 * distinct / run->peak.best);
     if (run->options->check) {
         printf("%-14s %d queries against f64: largest error %.2g, of the logsumexp %.2g; %.2g of what is allowed: %s\n",
                "", row->check.queries, row->check.largest_error, row->check.largest_lse_error, row->check.worst,
@@ -118,6 +130,21 @@ static void print_row(const bench *run, const bench_row *row) {
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 
+/* What the model says of an implementation as it is configured. */
+static da_status estimate_row(const bench *run, const da_problem *problem, bench_row *row) {
+    da_explanation *explanation;
+    da_status status = da_explain(run->context, &run->config, problem, &explanation);
+    for (size_t i = 0; status == DA_OK && i < da_explanation_alternative_count(explanation); i++) {
+        da_alternative other;
+        if (da_explanation_alternative(explanation, i, &other) == DA_OK &&
+            strcmp(other.name, row->implementation) == 0) {
+            row->estimate = other.estimated_seconds;
+        }
+    }
+    da_explanation_free(explanation);
+    return status;
+}
+
 static da_status measure_row(bench *run, const da_attention *attention, workload *work, bench_row *row) {
     const bench_options *options = run->options;
     row->cost.size = sizeof(row->cost);
@@ -125,6 +152,9 @@ static da_status measure_row(bench *run, const da_attention *attention, workload
     row->distinct_flops = 4.0 * (double)work->problem.head_dim * row->cost.distinct_pairs;
     if (status == DA_OK) {
         status = da_attention_workspace(attention, &work->problem, &row->workspace);
+    }
+    if (status == DA_OK) {
+        status = estimate_row(run, &work->problem, row);
     }
     if (status == DA_OK) {
         status = measure_forward(attention, work, (int)options->repeats, true, &row->taken);
@@ -138,13 +168,18 @@ static da_status measure_row(bench *run, const da_attention *attention, workload
 static int bench_one(bench *run, const char *name, workload *work) {
     da_attention *attention;
     run->config.sequence_length = work->problem.n;
+    int code = planning_tune(&run->options->planning, COMMAND, run->context, name, &work->problem, &run->config, NULL);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
     da_status status = da_attention_create(run->context, name, &run->config, &attention);
     if (status != DA_OK) {
         return cli_refused(COMMAND, status);
     }
     bench_row row = {.implementation = da_attention_implementation(attention), .n = work->problem.n};
+    row.tuning = run->config.tuning;
     status = measure_row(run, attention, work, &row);
-    int code = status == DA_OK ? CLI_CONTINUE : cli_refused(COMMAND, status);
+    code = status == DA_OK ? CLI_CONTINUE : cli_refused(COMMAND, status);
     if (code == CLI_CONTINUE && run->rows != NULL) {
         json_array_append_new(run->rows, json_row(run, &row));
     } else if (code == CLI_CONTINUE) {
@@ -239,7 +274,10 @@ static int run_bench(bench_options *options) {
     configuration_default_patterns(&options->configuration, (int64_t[]){2048, 4096, 8192}, (int64_t[]){1, 2, 4}, 3);
     int code = configuration_finish(&options->configuration, COMMAND, &run.config);
     if (code == CLI_CONTINUE) {
-        code = machine_context(&options->machine, COMMAND, NULL, &run.context);
+        code = planning_open(&options->planning, COMMAND);
+    }
+    if (code == CLI_CONTINUE) {
+        code = machine_context(&options->machine, COMMAND, NULL, options->planning.plans, &run.context);
     }
     if (code == CLI_CONTINUE) {
         if (run.config.dtype != DA_DTYPE_ANY) {
@@ -248,6 +286,7 @@ static int run_bench(bench_options *options) {
         code = bench_all(&run);
     }
     da_context_free(run.context);
+    planning_close(&options->planning);
     return code;
 }
 
@@ -269,18 +308,21 @@ int command_bench(int argc, char **argv) {
          &options.check, 0, 0},
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
-    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
+    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
+    planning_options(&options.planning, tuning);
     const cli_group groups[] = {
         {"problem", own, CLI_COUNT(own)},
         {"configuration (default: segments 2048,4096,8192, rates 1,2,4)", shared, CLI_COUNT(shared)},
-        {"computing", computing, CLI_COUNT(computing)}};
+        {"computing", computing, CLI_COUNT(computing)},
+        {"tuning", tuning, CLI_COUNT(tuning)}};
     const cli_command command = {COMMAND,
                                  "[OPTIONS]",
                                  "Times the forward pass on generated data, beside the multiply-add peak that it "
-                                 "measures first. \"counted\" counts a\n"
-                                 "pair of query and key once per pattern that holds it, \"distinct\" once.",
+                                 "measures first, and beside the\n"
+                                 "time that the library's model of the cost estimates. \"counted\" counts a pair of "
+                                 "query and key once per pattern\nthat holds it, \"distinct\" once.",
                                  "  dilated-attention bench --n 8192,32768 --check\n"
                                  "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
                                  groups,

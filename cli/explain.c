@@ -6,10 +6,12 @@
 #include "configuration.h"
 #include "machine.h"
 #include "output.h"
+#include "planning.h"
 
 typedef struct explain_options {
     configuration configuration;
     machine machine;
+    planning planning;
     da_problem problem;
     bool gpus_given;
     int gpu_count;
@@ -100,9 +102,10 @@ static json_t *json_alternatives(const da_explanation *explanation) {
     for (size_t i = 0; i < da_explanation_alternative_count(explanation); i++) {
         da_alternative other;
         if (da_explanation_alternative(explanation, i, &other) == DA_OK) {
-            json_array_append_new(alternatives,
-                                  json_pack("{s:s, s:b, s:s, s:I}", "name", other.name, "available", other.available,
-                                            "note", other.note, "workspace_bytes", (json_int_t)other.workspace_bytes));
+            json_array_append_new(alternatives, json_pack("{s:s, s:b, s:s, s:I, s:f}", "name", other.name, "available",
+                                                          other.available, "note", other.note, "workspace_bytes",
+                                                          (json_int_t)other.workspace_bytes, "estimated_seconds",
+                                                          other.estimated_seconds));
         }
     }
     return alternatives;
@@ -118,42 +121,79 @@ static json_t *json_cost(const da_explanation *explanation, const da_problem *pr
                      "tensor_bytes", cost.tensor_bytes);
 }
 
-static json_t *json_explanation(const da_explanation *explanation, const da_problem *problem) {
+static json_t *json_tuning(const da_explanation *explanation) {
+    da_tuning tuning = {0, 0, 0};
+    bool remembered = false;
+    da_explanation_tuning(explanation, &tuning, &remembered);
+    json_t *described = planning_json_tuning(&tuning);
+    json_object_set_new(described, "remembered", json_boolean(remembered));
+    return described;
+}
+
+static json_t *json_explanation(const da_explanation *explanation, const da_problem *problem,
+                                const da_plan_result *plan) {
     json_t *described = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s}", "batch", (json_int_t)problem->batch, "n",
                                   (json_int_t)problem->n, "heads", (json_int_t)problem->heads, "kv_heads",
                                   (json_int_t)(problem->kv_heads != 0 ? problem->kv_heads : problem->heads), "head_dim",
                                   (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o}", "choice", da_explanation_choice(explanation), "problem", described,
-                     "rules", json_rules(explanation), "alternatives", json_alternatives(explanation), "cost",
-                     json_cost(explanation, problem));
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o*}", "choice", da_explanation_choice(explanation), "problem",
+                     described, "rules", json_rules(explanation), "alternatives", json_alternatives(explanation),
+                     "cost", json_cost(explanation, problem), "tuning", json_tuning(explanation), "plan",
+                     plan->choice.implementation != NULL ? planning_json(plan) : NULL);
 }
 
-static int explain(const explain_options *options, const da_attention_config *config) {
+static void print_explanation(const da_explanation *explanation, const da_plan_result *plan) {
+    const char *text = da_explanation_text(explanation);
+    size_t length = strlen(text);
+    printf("%s%s", text, length > 0 && text[length - 1] == '\n' ? "" : "\n");
+    if (plan->choice.implementation != NULL) {
+        planning_print(plan);
+    }
+}
+
+/* With --plan, a plan is made first, so that the explanation shows the choice and the tuning that would follow. */
+static int explain_in(explain_options *options, const da_context *context, da_attention_config *config) {
+    da_plan_result plan;
+    da_explanation *explanation = NULL;
+    da_plan_result_init(&plan);
+    if (options->planning.mode != NULL) {
+        da_attention_config planned = *config;
+        int code = planning_tune(&options->planning, "explain", context, "", &options->problem, &planned, &plan);
+        if (code != CLI_CONTINUE) {
+            return code;
+        }
+    }
+    da_status status = da_explain(context, config, &options->problem, &explanation);
+    if (status != DA_OK) {
+        return cli_refused("explain", status);
+    }
+    int code = CLI_OK;
+    if (options->json) {
+        code = cli_print_json("explain", json_explanation(explanation, &options->problem, &plan));
+    } else {
+        print_explanation(explanation, &plan);
+    }
+    da_explanation_free(explanation);
+    return code;
+}
+
+static int explain(explain_options *options, da_attention_config *config) {
     da_hardware hardware;
+    da_context *context = NULL;
     da_hardware_init(&hardware);
     da_status status = imagine_hardware(options, &hardware);
     if (status != DA_OK) {
         return cli_refused("explain", status);
     }
-    da_context *context = NULL;
-    int code = machine_context(&options->machine, "explain", &hardware, &context);
-    if (code != CLI_CONTINUE) {
-        return code;
+    int code = planning_open(&options->planning, "explain");
+    if (code == CLI_CONTINUE) {
+        code = machine_context(&options->machine, "explain", &hardware, options->planning.plans, &context);
     }
-    da_explanation *explanation = NULL;
-    status = da_explain(context, config, &options->problem, &explanation);
-    if (status != DA_OK) {
-        code = cli_refused("explain", status);
-    } else if (options->json) {
-        code = cli_print_json("explain", json_explanation(explanation, &options->problem));
-    } else {
-        const char *text = da_explanation_text(explanation);
-        size_t length = strlen(text);
-        printf("%s%s", text, length > 0 && text[length - 1] == '\n' ? "" : "\n");
-        code = CLI_OK;
+    if (code == CLI_CONTINUE) {
+        code = explain_in(options, context, config);
     }
-    da_explanation_free(explanation);
     da_context_free(context);
+    planning_close(&options->planning);
     return code;
 }
 
@@ -175,18 +215,21 @@ int command_explain(int argc, char **argv) {
          &options.flash_attention, 2, 3},
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
-    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
+    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
+    planning_options(&options.planning, tuning);
     const cli_group groups[] = {{"problem", own, CLI_COUNT(own)},
                                 {"configuration", shared, CLI_COUNT(shared)},
-                                {"computing", computing, CLI_COUNT(computing)}};
+                                {"computing", computing, CLI_COUNT(computing)},
+                                {"tuning", tuning, CLI_COUNT(tuning)}};
     const cli_command command = {
         "explain",
         "--segments A,B,.. --rates A,B,.. [OPTIONS]",
         "Says which implementation \"auto\" chooses for a problem: each rule with the facts that it saw, the "
         "arithmetic\n"
-        "and memory to expect, and the alternatives. Nothing is computed.",
+        "and memory to expect, and the alternatives with the time that a model, set by timings of this machine, "
+        "expects.",
         "  dilated-attention explain --segments 2048,4096,8192 --rates 1,2,4 --n 131072 --heads 12\n"
         "  dilated-attention explain --segments 2048 --rates 1 --n 60000 --hardware-gpus A100:8.0:80,A100:8.0:80",
         groups,

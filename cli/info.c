@@ -197,7 +197,7 @@ int command_info(int argc, char **argv) {
     int code = cli_parse(&command, argc, argv);
     da_context *context = NULL;
     if (code == CLI_CONTINUE) {
-        code = machine_context(&chosen, "info", NULL, &context);
+        code = machine_context(&chosen, "info", NULL, NULL, &context);
     }
     if (code == CLI_CONTINUE) {
         code = name != NULL ? show_one(context, name, json) : json ? show_all_json(context) : show_all(context);

@@ -15,11 +15,13 @@ void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]) {
     memcpy(table, options, sizeof(options));
 }
 
-int machine_context(const machine *chosen, const char *command, const da_hardware *hardware, da_context **context) {
+int machine_context(const machine *chosen, const char *command, const da_hardware *hardware, da_plans *plans,
+                    da_context **context) {
     da_context_options options;
     da_context_options_init(&options);
     options.threads = (int)chosen->threads;
     options.hardware = hardware;
+    options.plans = plans;
     if (chosen->isa != NULL) {
         da_isa_from_name(chosen->isa, &options.isa);
     }

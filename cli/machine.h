@@ -13,7 +13,9 @@ typedef struct machine {
 
 void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]);
 
-/* Creates the context; hardware NULL: what is found here. Returns CLI_CONTINUE, or an exit code after a message. */
-int machine_context(const machine *chosen, const char *command, const da_hardware *hardware, da_context **context);
+/* Creates the context; hardware NULL: what is found here; plans NULL: none. Returns CLI_CONTINUE, or an exit code after a
+ * message. */
+int machine_context(const machine *chosen, const char *command, const da_hardware *hardware, da_plans *plans,
+                    da_context **context);
 
 #endif

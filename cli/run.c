@@ -9,6 +9,7 @@
 #include "interrupt.h"
 #include "machine.h"
 #include "output.h"
+#include "planning.h"
 #include "progress.h"
 #include "results.h"
 #include "tensors.h"
@@ -18,6 +19,7 @@
 typedef struct run_options {
     configuration configuration;
     machine machine;
+    planning planning;
     const char *q, *k, *v, *out, *lse, *key_mask, *implementation;
     axis_order order;
     cli_list lengths;
@@ -161,7 +163,7 @@ static void note_reason(const da_explanation *explanation, char *reason, size_t 
 }
 
 /* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
-static int create(const run_options *options, run_state *state) {
+static int create(run_options *options, run_state *state) {
     const char *name = options->implementation;
     state->config.sequence_length = state->problem.n;
     da_explanation *explanation = NULL;
@@ -173,10 +175,17 @@ static int create(const run_options *options, run_state *state) {
             note_reason(explanation, state->reason, sizeof(state->reason));
         }
     }
+    int code = CLI_CONTINUE;
     if (status == DA_OK) {
+        code = planning_tune(&options->planning, COMMAND, state->context, name, &state->problem, &state->config, NULL);
+    }
+    if (status == DA_OK && code == CLI_CONTINUE) {
         status = da_attention_create(state->context, name, &state->config, &state->attention);
     }
     da_explanation_free(explanation);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
     if (status == DA_ERROR_UNKNOWN_IMPLEMENTATION) {
         return cli_usage(COMMAND, "--impl: %s", da_last_error_message());
     }
@@ -286,14 +295,17 @@ static int report(const run_options *options, run_state *state) {
     return CLI_OK;
 }
 
-static int run(const run_options *options) {
+static int run(run_options *options) {
     run_state state = {0};
     int code = check_paths(options);
     if (code == CLI_CONTINUE) {
         code = configuration_finish(&options->configuration, COMMAND, &state.config);
     }
     if (code == CLI_CONTINUE) {
-        code = machine_context(&options->machine, COMMAND, NULL, &state.context);
+        code = planning_open(&options->planning, COMMAND);
+    }
+    if (code == CLI_CONTINUE) {
+        code = machine_context(&options->machine, COMMAND, NULL, options->planning.plans, &state.context);
     }
     if (code == CLI_CONTINUE) {
         code = load(options, &state);
@@ -313,6 +325,7 @@ static int run(const run_options *options) {
     mask_close(&state.mask);
     da_attention_free(state.attention);
     da_context_free(state.context);
+    planning_close(&options->planning);
     return code;
 }
 
@@ -336,12 +349,14 @@ int command_run(int argc, char **argv) {
         {"json", NULL, "report as JSON", cli_read_flag, &options.json, 0, 0},
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
-    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
+    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
+    planning_options(&options.planning, tuning);
     const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
                                 {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
                                 {"computing", computing, CLI_COUNT(computing)},
+                                {"tuning", tuning, CLI_COUNT(tuning)},
                                 {"other", other, CLI_COUNT(other)}};
     const cli_command command = {
         COMMAND,

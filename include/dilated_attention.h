@@ -34,8 +34,8 @@
  * - Every call that can fail returns a da_status; da_last_error_message() says, for the calling thread, which argument
  *   was wrong, its value, and what is allowed. The library never prints, aborts or exits.
  * - Structs with a `size` field are filled by their _init function first; later versions add fields at the end.
- * - Handles (da_context, da_attention, da_explanation) are immutable after creation: any number of threads may use one
- *   at once. A context must outlive what was created from it.
+ * - Handles (da_context, da_attention, da_explanation) are immutable after creation, but for a locked cache of timings in
+ *   a context: any number of threads may use one at once. A context must outlive what was created from it.
  * - Tensors are borrowed views. The library neither keeps nor frees caller memory after a call returns.
  * - The result of a call does not depend on the number of threads, to the last bit.
  */
@@ -153,10 +153,10 @@ typedef struct da_context da_context;
 typedef enum da_isa {
     DA_ISA_AUTO = 0,
     DA_ISA_PORTABLE = 1,
-    DA_ISA_AVX2 = 2,       /* AVX2, FMA, F16C */
-    DA_ISA_AVX512 = 3,     /* AVX-512 F, BW, DQ, VL */
+    DA_ISA_AVX2 = 2,        /* AVX2, FMA, F16C */
+    DA_ISA_AVX512 = 3,      /* AVX-512 F, BW, DQ, VL */
     DA_ISA_AVX512_BF16 = 4, /* the same, and bf16 tensors by bf16 dot products: weights are rounded to bf16 */
-    DA_ISA_NEON = 5        /* Advanced SIMD of 64-bit Arm */
+    DA_ISA_NEON = 5         /* Advanced SIMD of 64-bit Arm */
 } da_isa;
 
 /* A caller's allocator. `allocate` returns memory aligned to 64 bytes, or NULL; `release` gets what allocate returned.
@@ -167,6 +167,9 @@ typedef struct da_allocator {
     void *user;
 } da_allocator;
 
+/* Plans measured earlier; see "Plans" below. */
+typedef struct da_plans da_plans;
+
 typedef struct da_context_options {
     size_t size;
     int threads;                 /* 0 (default): one per core that the process may use; otherwise 1..1024 */
@@ -174,6 +177,7 @@ typedef struct da_context_options {
     da_allocator allocator;      /* {0} (default): the C library's */
     const da_hardware *hardware; /* NULL (default): detect; otherwise a description that is copied and believed, except
                                     that no instruction is used which the real CPU lacks */
+    da_plans *plans;             /* NULL (default): none; otherwise borrowed, and must outlive the context */
 } da_context_options;
 
 DA_API void da_context_options_init(da_context_options *options);
@@ -255,6 +259,21 @@ typedef enum da_device { DA_DEVICE_AUTO = 0, DA_DEVICE_CPU = 1, DA_DEVICE_CUDA =
 #define DA_MAX_HEAD_DIM 256
 #define DA_NO_WINDOW (-1)
 
+/* Largest values of a da_tuning. */
+#define DA_MAX_UNIT 8192
+#define DA_MAX_BLOCK_KEYS 256
+#define DA_MAX_THREADS 1024
+
+/* How the work is cut. Results with different tunings differ by rounding, and not at all for different numbers of
+ * threads. A field that is 0 is the library's choice; da_plan() finds good ones. `improved` takes all three, `standard`
+ * the number of threads, and what you register what it likes. */
+typedef struct da_tuning {
+    int64_t unit;   /* queries that a thread takes at a time, 1..DA_MAX_UNIT; fewer are taken where that many would
+                       need too much memory */
+    int block_keys; /* keys that are packed at a time: a multiple of 64 up to DA_MAX_BLOCK_KEYS */
+    int threads;    /* 1..DA_MAX_THREADS; no more than the context has are used */
+} da_tuning;
+
 typedef struct da_attention_config {
     size_t size;
     /* The patterns: 1 <= dilation_rate <= segment_length; neither needs to divide anything. The two counts must agree. */
@@ -275,6 +294,7 @@ typedef struct da_attention_config {
     da_dtype dtype;          /* DA_DTYPE_ANY; otherwise the only data type that the attention will take */
     da_device device;        /* DA_DEVICE_AUTO. DA_DEVICE_CUDA is DA_ERROR_UNAVAILABLE in this version */
     int64_t sequence_length; /* 0: unknown; the length to expect, which "auto" bases its choice on */
+    da_tuning tuning;        /* all 0 */
 } da_attention_config;
 
 /* Sets `size` and the defaults given above, with no pattern. */
@@ -341,7 +361,8 @@ typedef struct da_attention da_attention;
 
 /* Creates the implementation `name`: "auto", "standard", "improved", ..., or one that you registered.
  *
- * The configuration is validated and copied. "auto" applies the rules of da_explain().
+ * The configuration is validated and copied. "auto" applies the rules of da_explain(). Where it leaves the whole tuning
+ * open and the context has plans, each of its calls takes the plan that is remembered for its problem, if there is one.
  * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNKNOWN_IMPLEMENTATION, DA_ERROR_UNAVAILABLE, DA_ERROR_UNSUPPORTED (an
  *         option that this implementation does not take), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
 DA_API da_status da_attention_create(const da_context *context, const char *name, const da_attention_config *config,
@@ -466,9 +487,10 @@ typedef struct da_rule {
 /* An implementation considered, with what it would need on this problem. */
 typedef struct da_alternative {
     const char *name;
-    bool available;         /* here, and for this configuration and data type */
-    const char *note;       /* what it is good for, or why it is not available */
-    size_t workspace_bytes; /* 0 where it is not available */
+    bool available;           /* here, and for this configuration and data type */
+    const char *note;         /* what it is good for, or why it is not available */
+    size_t workspace_bytes;   /* 0 where it is not available */
+    double estimated_seconds; /* of one forward call, by da_plan()'s model; 0 where it or the length is unknown */
 } da_alternative;
 
 /* Getters. For NULL they return NULL, 0 or DA_ERROR_INVALID_ARGUMENT. */
@@ -480,8 +502,80 @@ DA_API da_status da_explanation_rule(const da_explanation *explanation, size_t i
 DA_API da_status da_explanation_alternative(const da_explanation *explanation, size_t index, da_alternative *out);
 /* Cost of the problem; all zero if its length is unknown. Set out->size by da_cost_init first. */
 DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost *out);
+/* How the choice's work would be cut: the configuration's tuning or, where that leaves all open and the context has a
+ * plan for the problem, that plan's. What is still 0 is filled in where the implementation and the length are known.
+ * *remembered (may be NULL) says whether a plan was used. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_explanation_tuning(const da_explanation *explanation, da_tuning *out, bool *remembered);
 /* All of it as text of several lines. */
 DA_API const char *da_explanation_text(const da_explanation *explanation);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Plans: estimate or measure once, run many times
+ *
+ *     da_plans *plans;
+ *     da_plans_create(NULL, &plans);
+ *     if (da_plans_load(plans, "plans.txt") != DA_OK) puts(da_last_error_message());    // goes on without
+ *     options.plans = plans;                                                            // of da_context_create
+ *     da_plan(context, &config, &problem, DA_PLAN_MEASURE, NULL);                       // a second or so, if not known
+ *     da_plans_save(plans, "plans.txt");
+ *
+ * A plan belongs to a problem: the instruction set and number of threads of the context, the shape, the data type, and
+ * all of the configuration that bears on speed. A store belongs to the machine that it was made on.
+ */
+
+/* Creates an empty store; any number of threads and contexts may use it at once. allocator NULL: the C library's. Errors: DA_ERROR_INVALID_ARGUMENT (out, an allocator with one
+ * function missing), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_plans_create(const da_allocator *allocator, da_plans **out);
+
+/* Frees a store that no context uses any more; NULL is allowed. */
+DA_API void da_plans_free(da_plans *plans);
+
+/* Number of plans remembered; 0 for NULL. */
+DA_API size_t da_plans_count(const da_plans *plans);
+
+/* Writes all plans to a text file that da_plans_load reads: a temporary file beside it is written and then renamed, so
+ * that the old file or the new one is there, whatever happens. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO,
+ * DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_plans_save(const da_plans *plans, const char *path);
+
+/* Adds a file's plans; of two for one problem the file's stays. All of the file is checked before anything is added.
+ * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO (it cannot be read), DA_ERROR_FORMAT (damaged, or no file of plans),
+ * DA_ERROR_UNAVAILABLE (whole, but written on another CPU or by another version), DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_plans_load(da_plans *plans, const char *path);
+
+typedef enum da_plan_mode {
+    DA_PLAN_ESTIMATE = 0, /* by a model of the cost, whose constants are measured once per context: milliseconds */
+    DA_PLAN_MEASURE = 1   /* tries the candidates on made-up data, of a shortened problem if it is large: about a
+                             second; the best is remembered in the context's plans, if it has any */
+} da_plan_mode;
+
+/* A way to compute a problem. */
+typedef struct da_plan_candidate {
+    const char *implementation; /* lives as long as the process */
+    da_tuning tuning;           /* 0: the library's choice */
+    double estimated_seconds;   /* of one forward call, by the model; 0: it says nothing */
+    double measured_seconds;    /* 0: not measured. On a shortened problem: scaled as the model scales */
+} da_plan_candidate;
+
+#define DA_MAX_PLAN_CANDIDATES 64
+
+typedef struct da_plan_result {
+    size_t size;
+    da_plan_candidate choice;
+    bool remembered; /* the choice comes from the context's plans, and there are no candidates */
+    size_t candidate_count;
+    da_plan_candidate candidates[DA_MAX_PLAN_CANDIDATES]; /* first each implementation as it is, then tunings */
+} da_plan_result;
+
+DA_API void da_plan_result_init(da_plan_result *result);
+
+/* Finds an implementation and a tuning for a problem whose length is known (problem->n, or else sequence_length). A plan
+ * that the context remembers is taken, in both modes, where the configuration leaves all of the tuning open; what the
+ * configuration's tuning sets is kept. Set result->size by da_plan_result_init first; result may be NULL. The context's
+ * threads are used; calls that run beside it are measured too. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNAVAILABLE
+ * (DA_DEVICE_CUDA), DA_ERROR_UNSUPPORTED (no implementation fits), DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_plan(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                         da_plan_mode mode, da_plan_result *result);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * The registry: built-in implementations and yours, by the same call

@@ -18,3 +18,11 @@ void da_problem_of_call(const da_forward_call *call, da_problem *problem) {
     problem->head_dim = shape[3];
     problem->dtype = call->query->dtype;
 }
+
+int da_threads_for(const da_context *context, const da_tuning *tuning, int64_t work) {
+    int threads = da_context_threads(context);
+    if (tuning->threads > 0 && tuning->threads < threads) {
+        threads = tuning->threads;
+    }
+    return (int)(threads < work ? threads : work);
+}

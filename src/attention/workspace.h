@@ -20,6 +20,9 @@ static inline int64_t da_problem_length(const da_problem *problem) {
     return problem->n > 0 ? problem->n : (int64_t)1 << 30;
 }
 
+/* Threads for `work` parts: as many as the context has and the tuning allows, no more than parts. */
+int da_threads_for(const da_context *context, const da_tuning *tuning, int64_t work);
+
 /* Is key j of a batch row padded? Options as da_forward_check leaves them. */
 static inline bool da_key_is_padded(const da_forward_options *options, int64_t batch, int64_t j) {
     return (options->key_lengths && j >= options->key_lengths[batch]) ||

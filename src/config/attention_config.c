@@ -133,6 +133,23 @@ static da_status check_numbers(const da_attention_config *config) {
     return DA_OK;
 }
 
+static da_status check_tuning(const da_tuning *tuning) {
+    if (tuning->unit < 0 || tuning->unit > DA_MAX_UNIT) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "tuning.unit is %" PRId64 "; allowed: 0 (automatic) to %d",
+                         tuning->unit, DA_MAX_UNIT);
+    }
+    if (tuning->block_keys < 0 || tuning->block_keys > DA_MAX_BLOCK_KEYS || tuning->block_keys % 64 != 0) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "tuning.block_keys is %d; allowed: 0 (automatic), or a multiple of 64 up to %d",
+                         tuning->block_keys, DA_MAX_BLOCK_KEYS);
+    }
+    if (tuning->threads < 0 || tuning->threads > DA_MAX_THREADS) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "tuning.threads is %d; allowed: 0 (automatic) to %d",
+                         tuning->threads, DA_MAX_THREADS);
+    }
+    return DA_OK;
+}
+
 da_status da_attention_config_import(const da_attention_config *theirs, da_attention_config *ours) {
     da_attention_config_init(ours);
     da_status status = da_copy_sized(ours, sizeof *ours, theirs, "config");
@@ -144,6 +161,9 @@ da_status da_attention_config_import(const da_attention_config *theirs, da_atten
     }
     if (status == DA_OK) {
         status = check_numbers(ours);
+    }
+    if (status == DA_OK) {
+        status = check_tuning(&ours->tuning);
     }
     return status;
 }

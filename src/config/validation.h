@@ -24,4 +24,9 @@ da_status da_check_enum(const char *argument, int value, const char *name);
  * are not among them. */
 uint32_t da_attention_config_features(const da_attention_config *config);
 
+/* True if a tuning leaves all to the library. */
+static inline bool da_tuning_is_open(const da_tuning *tuning) {
+    return tuning->unit == 0 && tuning->block_keys == 0 && tuning->threads == 0;
+}
+
 #endif

@@ -7,14 +7,16 @@
 #include "core/parallel.h"
 #include "hardware/hardware.h"
 #include "kernels/kernels.h"
-
-#define MAX_THREADS 1024
+#include "planner/calibrate.h"
+#include "planner/plans.h"
 
 struct da_context {
     da_allocator allocator;
     da_hardware hardware;
     int threads;
     da_isa isa;
+    da_plans *plans; /* borrowed; or NULL */
+    da_calibrations *calibrations;
 };
 
 void da_context_options_init(da_context_options *options) {
@@ -24,9 +26,9 @@ void da_context_options_init(da_context_options *options) {
 }
 
 static da_status check_options(const da_context_options *options) {
-    if (options->threads < 0 || options->threads > MAX_THREADS) {
+    if (options->threads < 0 || options->threads > DA_MAX_THREADS) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "threads is %d; allowed: 0 (all cores), or 1 to %d",
-                         options->threads, MAX_THREADS);
+                         options->threads, DA_MAX_THREADS);
     }
     if (!options->allocator.allocate != !options->allocator.release) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "allocator.%s is NULL; allowed: both functions, or neither",
@@ -125,8 +127,12 @@ da_status da_context_create(const da_context_options *options, da_context **out)
         .allocator = ours.allocator,
         .hardware = hardware,
         .threads = ours.threads ? ours.threads : da_usable_cores(),
+        .plans = ours.plans,
     };
     status = choose_isa(context, ours.isa);
+    if (status == DA_OK) {
+        status = da_calibrations_create(&context->allocator, &context->calibrations);
+    }
     if (status != DA_OK) {
         da_context_free(context);
         return status;
@@ -138,6 +144,7 @@ da_status da_context_create(const da_context_options *options, da_context **out)
 void da_context_free(da_context *context) {
     if (context) {
         da_allocator allocator = context->allocator;
+        da_calibrations_free(context->calibrations, &allocator);
         da_release(&allocator, context);
     }
 }
@@ -156,4 +163,12 @@ da_isa da_context_isa(const da_context *context) {
 
 const da_allocator *da_context_allocator(const da_context *context) {
     return &context->allocator;
+}
+
+da_plans *da_context_plans(const da_context *context) {
+    return context->plans;
+}
+
+da_calibrations *da_context_calibrations(const da_context *context) {
+    return context->calibrations;
 }

@@ -2,16 +2,19 @@
 #include <string.h>
 
 #include "attention/call.h"
+#include "attention/workspace.h"
 #include "config/validation.h"
 #include "core/memory.h"
 #include "factory/registry.h"
 #include "factory/select.h"
+#include "planner/plans.h"
 
 struct da_attention {
     const da_context *context;
     da_attention_config config;
     const da_entry *entry;
     void *state;
+    bool follows_plans; /* takes the tuning that the context remembers for a call's problem */
 };
 
 static da_status report_null(const char *argument, const char *allowed) {
@@ -76,7 +79,14 @@ da_status da_attention_create(const da_context *context, const char *name, const
     if (status == DA_OK) {
         status = choose_entry(context, name, &ours, &entry);
     }
-    return status == DA_OK ? make_handle(context, &ours, entry, out) : status;
+    if (status == DA_OK) {
+        status = make_handle(context, &ours, entry, out);
+    }
+    if (status == DA_OK) {
+        (*out)->follows_plans =
+            strcmp(name, "auto") == 0 && da_context_plans(context) && da_tuning_is_open(&ours.tuning);
+    }
+    return status;
 }
 
 void da_attention_free(da_attention *attention) {
@@ -104,6 +114,20 @@ static uint32_t call_features(const da_tensor *query, const da_tensor *key, cons
     return features;
 }
 
+/* The configuration that a call runs by: the handle's own, or `planned`, with the tuning of a plan for the problem. */
+static const da_attention_config *config_for(const da_attention *attention, const da_problem *problem,
+                                             da_attention_config *planned) {
+    da_remembered plan;
+    if (!attention->follows_plans || problem->n == 0 ||
+        !da_plans_find(attention->context, &attention->config, problem, &plan) ||
+        strcmp(plan.implementation, attention->entry->table.name) != 0) {
+        return &attention->config;
+    }
+    *planned = attention->config;
+    planned->tuning = plan.tuning;
+    return planned;
+}
+
 da_status da_attention_forward(const da_attention *attention, const da_tensor *query, const da_tensor *key,
                                const da_tensor *value, const da_tensor *out, const da_tensor *lse,
                                const da_forward_options *options) {
@@ -121,9 +145,8 @@ da_status da_attention_forward(const da_attention *attention, const da_tensor *q
     if (!da_entry_takes(attention->entry, query->dtype, call_features(query, key, lse, &ours), reason)) {
         return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" %s", table->name, reason);
     }
-    const da_forward_call call = {
+    da_forward_call call = {
         .context = attention->context,
-        .config = &attention->config,
         .query = query,
         .key = key,
         .value = value,
@@ -132,6 +155,10 @@ da_status da_attention_forward(const da_attention *attention, const da_tensor *q
         .options = &ours,
         .scale = scale,
     };
+    da_problem problem;
+    da_attention_config planned;
+    da_problem_of_call(&call, &problem);
+    call.config = config_for(attention, &problem, &planned);
     return table->forward(attention->state, &call, table->user);
 }
 
@@ -149,6 +176,8 @@ da_status da_attention_workspace(const da_attention *attention, const da_problem
         return status;
     }
     const da_implementation *table = &attention->entry->table;
-    *bytes = table->workspace ? table->workspace(attention->context, &attention->config, &ours, table->user) : 0;
+    da_attention_config planned;
+    const da_attention_config *config = config_for(attention, &ours, &planned);
+    *bytes = table->workspace ? table->workspace(attention->context, config, &ours, table->user) : 0;
     return DA_OK;
 }

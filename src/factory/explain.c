@@ -3,16 +3,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attention/improved/improved.h"
 #include "config/validation.h"
 #include "core/text.h"
 #include "factory/builtin.h"
 #include "factory/select.h"
+#include "planner/estimate.h"
+#include "planner/plans.h"
 
 typedef struct candidate {
     const da_entry *entry;
     bool available;
     char reason[DA_REASON_SIZE];
     size_t workspace;
+    double seconds; /* estimated; 0: unknown */
 } candidate;
 
 struct da_explanation {
@@ -22,6 +26,9 @@ struct da_explanation {
     candidate candidates[DA_BUILT_IN_COUNT];
     da_problem problem;
     da_cost cost;
+    da_tuning tuning;
+    bool has_plan; /* the tuning is a remembered plan's */
+    double measured_seconds;
     da_text text;
 };
 
@@ -111,11 +118,50 @@ static void append_candidates(da_text *text, const da_explanation *explanation) 
     }
 }
 
+static void append_seconds(da_text *text, const char *label, double seconds, const char *remark) {
+    static const char *const units[] = {"s", "ms", "us"};
+    int unit = seconds >= 1 ? 0 : seconds >= 1e-3 ? 1 : 2;
+    double number = seconds * (unit == 0 ? 1 : unit == 1 ? 1e3 : 1e6);
+    da_text_append(text, "  %-16s %24.3g  %-6s %s\n", label, number, units[unit], remark);
+}
+
+static void append_times(da_text *text, const da_explanation *explanation) {
+    da_text_append(text, "\nestimated time of one call, each on the threads that it uses\n");
+    for (int k = 0; k < DA_BUILT_IN_COUNT; k++) {
+        const candidate *option = &explanation->candidates[k];
+        if (option->seconds > 0) {
+            append_seconds(text, option->entry->table.name, option->seconds, "");
+        }
+    }
+    if (explanation->has_plan) {
+        append_seconds(text, "measured", explanation->measured_seconds, "by the plan");
+    }
+}
+
+static void append_tuning(da_text *text, const da_explanation *explanation) {
+    const da_tuning *tuning = &explanation->tuning;
+    da_text_append(text, "\ntuning, %s\n",
+                   explanation->has_plan ? "of a remembered plan" : "as configured, or else the library's choice");
+    if (tuning->unit > 0) {
+        append_number(text, "unit", (double)tuning->unit, "queries that a thread takes at a time");
+    }
+    if (tuning->block_keys > 0) {
+        append_number(text, "block", tuning->block_keys, "keys that are packed at a time");
+    }
+    if (tuning->threads > 0) {
+        append_number(text, "threads", tuning->threads, "");
+    }
+}
+
 static da_status write_text(da_explanation *explanation) {
     append_choice(&explanation->text, explanation);
     append_rules(&explanation->text, explanation);
     append_cost(&explanation->text, explanation);
     append_candidates(&explanation->text, explanation);
+    if (explanation->problem.n > 0) {
+        append_times(&explanation->text, explanation);
+        append_tuning(&explanation->text, explanation);
+    }
     return explanation->text.failed ? DA_ERROR_OUT_OF_MEMORY : DA_OK;
 }
 
@@ -131,10 +177,35 @@ static da_status weigh_candidate(const da_context *context, const da_attention_c
     if (option->available && table->workspace) {
         option->workspace = table->workspace(context, config, problem, table->user);
     }
-    return DA_OK;
+    if (option->available && problem->n > 0) {
+        status = da_estimate(context, table, config, problem, &option->seconds);
+    }
+    return status;
 }
 
-static da_status fill(da_explanation *explanation, const da_context *context, const da_attention_config *config,
+/* The tuning that the choice would run by, in full where that is known. */
+static void settle_tuning(da_explanation *explanation, const da_context *context, const da_attention_config *config) {
+    explanation->tuning = config->tuning;
+    if (explanation->problem.n > 0 && strcmp(explanation->choice->table.name, da_improved_implementation.name) == 0) {
+        da_improved_cut cut;
+        da_improved_describe(context, config, &explanation->problem, &cut);
+        explanation->tuning = (da_tuning){cut.unit, cut.block_keys, cut.threads};
+    }
+}
+
+/* The configuration with the tuning of a plan, if one is remembered for the choice. */
+static void apply_plan(da_explanation *explanation, const da_context *context, da_attention_config *config) {
+    da_remembered plan;
+    if (explanation->problem.n > 0 && da_tuning_is_open(&config->tuning) &&
+        da_plans_find(context, config, &explanation->problem, &plan) &&
+        strcmp(plan.implementation, explanation->choice->table.name) == 0) {
+        config->tuning = plan.tuning;
+        explanation->has_plan = true;
+        explanation->measured_seconds = plan.seconds;
+    }
+}
+
+static da_status fill(da_explanation *explanation, const da_context *context, da_attention_config *config,
                       const da_problem *theirs) {
     da_problem *problem = &explanation->problem;
     da_status status = da_complete_problem(config, theirs, problem);
@@ -144,6 +215,10 @@ static da_status fill(da_explanation *explanation, const da_context *context, co
     da_demand demand = {problem->n, problem->dtype, da_attention_config_features(config)};
     demand.features |= problem->kv_heads != problem->heads ? DA_FEATURE_GROUPED_QUERIES : 0;
     status = da_select(context, &demand, explanation->steps, &explanation->choice);
+    if (status == DA_OK) {
+        apply_plan(explanation, context, config);
+        settle_tuning(explanation, context, config);
+    }
     for (int k = 0; k < DA_BUILT_IN_COUNT && status == DA_OK; k++) {
         status = weigh_candidate(context, config, problem, &demand, da_built_ins[k]->name, &explanation->candidates[k]);
     }
@@ -247,6 +322,7 @@ da_status da_explanation_alternative(const da_explanation *explanation, size_t i
             .available = option->available,
             .note = option->available ? option->entry->table.best_for : option->reason,
             .workspace_bytes = option->workspace,
+            .estimated_seconds = option->seconds,
         };
     }
     return status;
@@ -261,6 +337,17 @@ da_status da_explanation_cost(const da_explanation *explanation, da_cost *out) {
         size_t size = out->size;
         *out = explanation->cost;
         out->size = size;
+    }
+    return status;
+}
+
+da_status da_explanation_tuning(const da_explanation *explanation, da_tuning *out, bool *remembered) {
+    da_status status = check_getter(explanation, out, 0, 1);
+    if (status == DA_OK) {
+        *out = explanation->tuning;
+        if (remembered) {
+            *remembered = explanation->has_plan;
+        }
     }
     return status;
 }

@@ -101,20 +101,24 @@ void da_hardware_init(da_hardware *hardware) {
     hardware->cores = 1;
 }
 
-da_status da_hardware_detect(da_hardware *hardware) {
-    if (!hardware) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "hardware is NULL; allowed: a da_hardware to fill");
-    }
-    da_hardware_init(hardware);
+void da_detect_machine(da_hardware *hardware) {
     struct utsname machine;
     if (uname(&machine) == 0) {
         snprintf(hardware->architecture, sizeof hardware->architecture, "%.*s", (int)sizeof hardware->architecture - 1,
                  machine.machine);
     }
     hardware->cores = da_usable_cores();
+    da_detect_cpu("", hardware);
+}
+
+da_status da_hardware_detect(da_hardware *hardware) {
+    if (!hardware) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "hardware is NULL; allowed: a da_hardware to fill");
+    }
+    da_hardware_init(hardware);
+    da_detect_machine(hardware);
     uint64_t physical = physical_memory(), limit = da_cgroup_memory_limit("");
     hardware->memory = limit < physical ? limit : physical;
-    da_detect_cpu("", hardware);
     da_detect_caches("", hardware);
     da_detect_gpus(hardware);
     return DA_OK;

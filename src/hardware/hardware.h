@@ -8,6 +8,9 @@
 /* cpu_name and cpu_features. */
 void da_detect_cpu(const char *root, da_hardware *hardware);
 
+/* architecture and cores, and what da_detect_cpu finds: all that plans depend on. */
+void da_detect_machine(da_hardware *hardware);
+
 /* l1_cache (data), l2_cache, l3_cache. */
 void da_detect_caches(const char *root, da_hardware *hardware);
 

@@ -2,7 +2,7 @@
 
 /* Units are made smaller until there are this many, to keep threads even, but not below UNIT_MIN positions. */
 #define UNITS_WANTED 32
-#define UNIT_MIN 256
+#define UNIT_MIN 128
 
 /* Sets of classes that one part of the keys is seen by, told apart to make runs; any further ones share a run. */
 #define MAX_RUNS 32

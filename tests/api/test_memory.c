@@ -43,8 +43,7 @@ static da_status open_context(session *s, int threads) {
 static da_status run(session *s, const char *name, int threads) {
     da_attention_config config = make_config();
     da_problem problem;
-    da_problem_init(&problem);
-    problem.n = N;
+    da_problem_init(&problem); /* of unknown length: what a known one allocates for its estimate is tested in planner */
     da_status status = open_context(s, threads);
     if (status == DA_OK) {
         status = da_attention_create(s->context, name, &config, &s->attention);

@@ -27,6 +27,8 @@
 #define CACHE_LINE 64
 #define PREFETCH_ROWS 16 /* how far ahead of their use rows of keys, values and queries are asked for */
 
+_Static_assert(DA_BLOCK_KEYS <= DA_MAX_BLOCK_KEYS && UNIT_MAX_ROWS <= DA_MAX_UNIT, "a tuning must reach the defaults");
+
 static const double ln_2 = 0.69314718055994530942;
 
 /* What a call's threads share. */
@@ -35,6 +37,7 @@ typedef struct forward_job {
     const da_kernels *kernels;
     int head_dim, padded_dim;
     int64_t unit, unit_count; /* per sequence */
+    int block_keys;           /* at most DA_BLOCK_KEYS */
     char *memory;
     size_t memory_per_thread;
     da_progress_state progress;
@@ -254,7 +257,8 @@ static void attend_tile(worker *w, const query_class *class, int row_in_class) {
     kernels->attend(&w->block, &tile);
 }
 
-static void attend_class(worker *w, const query_class *class) {
+/* The bias of the block's keys for the queries of a class. */
+static void set_class_bias(worker *w, const query_class *class) {
     uint8_t multiplicities[DA_BLOCK_KEYS];
     da_segment_set held_in = 0;
     int multiplicity = 0;
@@ -266,8 +270,24 @@ static void attend_class(worker *w, const query_class *class) {
         multiplicities[key] = (uint8_t)multiplicity;
     }
     w->job->kernels->set_bias(multiplicities, w->block.count, w->bias);
-    for (int row = 0; row < class->row_count; row += w->job->kernels->tile_rows) {
-        attend_tile(w, class, row);
+}
+
+/* Takes the block against the tiles of a class that see a key of it. */
+static void attend_class(worker *w, const query_class *class) {
+    const da_head_patterns *patterns = &w->patterns;
+    int tile_rows = w->job->kernels->tile_rows;
+    /* Keys and rows are in ascending order. */
+    int64_t first_key = w->key_positions[0], last_key = w->key_positions[w->key_count - 1];
+    set_class_bias(w, class);
+    for (int row = 0; row < class->row_count; row += tile_rows) {
+        int last_row = row + tile_rows < class->row_count ? row + tile_rows - 1 : class->row_count - 1;
+        int64_t first_query = w->span.first + w->row_positions[class->first_row + row];
+        int64_t last_query = w->span.first + w->row_positions[class->first_row + last_row];
+        bool all_later = patterns->causal && first_key > last_query;
+        bool all_too_early = patterns->window < first_query && last_key < first_query - patterns->window;
+        if (!all_later && !all_too_early) {
+            attend_tile(w, class, row);
+        }
     }
 }
 
@@ -310,7 +330,7 @@ static void visit_key(int64_t position, da_segment_set held_in, uint64_t seen_by
     if (da_key_is_padded(w->job->call->options, w->batch, position)) {
         return;
     }
-    if (w->key_count == DA_BLOCK_KEYS || seen_by != w->seen_by) {
+    if (w->key_count == w->job->block_keys || seen_by != w->seen_by) {
         flush_keys(w);
         w->seen_by = seen_by;
     }
@@ -361,18 +381,40 @@ static void run_unit(int64_t index, int thread, void *user) {
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
+static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest) {
+    if (tuning->unit == 0) {
+        return da_schedule_unit(n, sequences, largest);
+    }
+    int64_t unit = tuning->unit < largest ? tuning->unit : largest;
+    return unit < n ? unit : n;
+}
+
 /* Fills in all but the memory; returns the number of threads that the call can use. */
-static int plan(forward_job *job, const da_context *context, const da_problem *problem) {
+static int plan(forward_job *job, const da_context *context, const da_attention_config *config,
+                const da_problem *problem) {
     worker layout;
     int64_t sequences = problem->batch * problem->heads, n = da_problem_length(problem);
+    int block_keys = config->tuning.block_keys;
     job->kernels = da_kernels_for(da_context_isa(context), problem->dtype);
     job->head_dim = (int)problem->head_dim;
     job->padded_dim = padded_dim_for(job->kernels, problem->head_dim);
-    job->unit = da_schedule_unit(n, sequences, largest_unit(job->kernels, job->padded_dim));
+    job->unit = choose_unit(&config->tuning, n, sequences, largest_unit(job->kernels, job->padded_dim));
     job->unit_count = (n - 1) / job->unit + 1;
+    job->block_keys = block_keys > 0 && block_keys < DA_BLOCK_KEYS ? block_keys : DA_BLOCK_KEYS;
     job->memory_per_thread = lay_out(&layout, job, NULL);
-    int64_t units = sequences * job->unit_count, threads = da_context_threads(context);
-    return (int)(threads < units ? threads : units);
+    return da_threads_for(context, &config->tuning, sequences * job->unit_count);
+}
+
+void da_improved_describe(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                          da_improved_cut *cut) {
+    forward_job job = {0};
+    cut->threads = plan(&job, context, config, problem);
+    cut->tile_rows = job.kernels->tile_rows;
+    cut->panel_keys = job.kernels->panel_keys;
+    cut->unit = job.unit;
+    cut->unit_count = job.unit_count;
+    cut->block_keys = job.block_keys;
+    cut->unit_bytes = (size_t)job.unit * (size_t)(job.head_dim + job.padded_dim) * job.kernels->real_size;
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
@@ -380,7 +422,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     da_problem problem;
     forward_job job = {.call = call};
     da_problem_of_call(call, &problem);
-    int threads = plan(&job, call->context, &problem);
+    int threads = plan(&job, call->context, call->config, &problem);
     job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
     if (!job.memory) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -397,7 +439,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
     forward_job job = {0};
-    size_t threads = (size_t)plan(&job, context, problem);
+    size_t threads = (size_t)plan(&job, context, config, problem);
     return threads * job.memory_per_thread;
 }
 

@@ -15,8 +15,8 @@
 #include "core/tensor.h"
 #include "pattern/pattern.h"
 
-#define TILE_ROWS 32
-#define TILE_KEYS 64
+#define TILE_ROWS DA_STANDARD_TILE_ROWS
+#define TILE_KEYS DA_STANDARD_TILE_KEYS
 
 /* One head of one batch row. */
 typedef struct sequence {
@@ -99,13 +99,13 @@ static void run_tile(int64_t index, int thread, void *user) {
 }
 
 /* Fills in the number of tiles and a thread's memory; returns the number of threads that the call can use. */
-static int plan(forward_job *job, const da_context *context, const da_problem *problem) {
+static int plan(forward_job *job, const da_context *context, const da_attention_config *config,
+                const da_problem *problem) {
     da_arena arena = {0};
     job->tiles = (da_problem_length(problem) - 1) / TILE_ROWS + 1;
     da_arena_take(&arena, 1, problem->dtype == DA_F64 ? sizeof(tile_f64) : sizeof(tile_f32));
     job->memory_per_thread = arena.used;
-    int64_t work = problem->batch * problem->heads * job->tiles, threads = da_context_threads(context);
-    return (int)(threads < work ? threads : work);
+    return da_threads_for(context, &config->tuning, problem->batch * problem->heads * job->tiles);
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
@@ -113,7 +113,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     da_problem problem;
     forward_job job = {.call = call};
     da_problem_of_call(call, &problem);
-    int threads = plan(&job, call->context, &problem);
+    int threads = plan(&job, call->context, call->config, &problem);
     job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
     if (!job.memory) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -128,7 +128,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
     forward_job job = {0};
-    size_t threads = (size_t)plan(&job, context, problem);
+    size_t threads = (size_t)plan(&job, context, config, problem);
     return threads * job.memory_per_thread;
 }
 

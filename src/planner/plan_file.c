@@ -1,0 +1,235 @@
+/* Plans in a text file:
+ *
+ *     dilated-attention plans 1
+ *     library 0.1.0
+ *     cpu x86_64 31 2 AMD EPYC 9R14          architecture, features, cores, name
+ *     plan KEY > improved 1024 256 2 1250000       unit, block_keys, threads, nanoseconds
+ *     ...
+ *     checksum 0123456789abcdef              of all bytes before this line
+ *
+ * Every line must be exactly what this version would write for what it reads there: there is no second spelling. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/parallel.h"
+#include "core/text.h"
+#include "hardware/hardware.h"
+#include "planner/plans.h"
+#include "planner/replace_file.h"
+
+#define MAX_FILE_BYTES ((size_t)16 << 20)
+#define LINE_SIZE (DA_PLAN_KEY_SIZE + 192)
+#define FIRST_LINE "dilated-attention plans 1"
+
+/* FNV-1a. */
+static uint64_t checksum(const char *text, size_t length) {
+    uint64_t sum = 14695981039346656037u;
+    for (size_t k = 0; k < length; k++) {
+        sum = (sum ^ (unsigned char)text[k]) * 1099511628211u;
+    }
+    return sum;
+}
+
+/* The lines that say where plans were made. */
+static void write_library(char line[LINE_SIZE]) {
+    snprintf(line, LINE_SIZE, "library %s", da_version());
+}
+
+static void write_cpu(char line[LINE_SIZE]) {
+    da_hardware here;
+    da_hardware_init(&here);
+    da_detect_machine(&here);
+    snprintf(line, LINE_SIZE, "cpu %s %" PRIu32 " %d %s", here.architecture[0] ? here.architecture : "?",
+             here.cpu_features, here.cores, here.cpu_name[0] ? here.cpu_name : "?");
+}
+
+static void write_plan(const char *key, const da_remembered *plan, char line[LINE_SIZE]) {
+    snprintf(line, LINE_SIZE, "plan %s > %s %" PRId64 " %d %d %lld", key, plan->implementation, plan->tuning.unit,
+             plan->tuning.block_keys, plan->tuning.threads, llround(plan->seconds * 1e9));
+}
+
+static da_status check_arguments(const da_plans *plans, const char *path) {
+    if (!plans || !path || path[0] == '\0') {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s; allowed: %s",
+                         !plans  ? "plans is NULL"
+                         : !path ? "path is NULL"
+                                 : "path is empty",
+                         plans ? "the name of a file" : "what da_plans_create made");
+    }
+    return DA_OK;
+}
+
+da_status da_plans_save(const da_plans *plans, const char *path) {
+    char line[LINE_SIZE];
+    da_plan_list list;
+    da_status status = check_arguments(plans, path);
+    if (status == DA_OK) {
+        status = da_plans_copy(plans, &list);
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    da_text text = {.allocator = da_plans_allocator(plans)};
+    da_text_append(&text, "%s\n", FIRST_LINE);
+    write_library(line);
+    da_text_append(&text, "%s\n", line);
+    write_cpu(line);
+    da_text_append(&text, "%s\n", line);
+    for (size_t k = 0; k < list.count; k++) {
+        write_plan(list.entries[k].key, &list.entries[k].plan, line);
+        da_text_append(&text, "%s\n", line);
+    }
+    da_text_append(&text, "checksum %016" PRIx64 "\n", text.failed ? 0 : checksum(text.data, text.length));
+    status =
+        text.failed ? DA_ERROR_OUT_OF_MEMORY : da_replace_file(da_plans_allocator(plans), path, text.data, text.length);
+    da_text_free(&text);
+    da_plan_list_free(&list);
+    return status;
+}
+
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
+
+typedef struct reader {
+    const char *path;
+    char *text; /* lines are ended by a zero as they are read */
+    size_t length, at;
+    int line;
+} reader;
+
+static da_status damaged(const reader *r, const char *what) {
+    return da_report(DA_ERROR_FORMAT, "%s: line %d: %s; the file is damaged or no file of plans", r->path, r->line,
+                     what);
+}
+
+/* The last line must hold the checksum of all before it; cuts it off. */
+static da_status check_sum(reader *r) {
+    enum { LAST_LINE = 9 + 16 + 1 };
+    char expected[LAST_LINE + 1];
+    if (strlen(r->text) != r->length || r->length < LAST_LINE) {
+        return damaged(r, "not text, or too short");
+    }
+    r->length -= LAST_LINE;
+    snprintf(expected, sizeof expected, "checksum %016" PRIx64 "\n", checksum(r->text, r->length));
+    if (strcmp(r->text + r->length, expected) != 0) {
+        return damaged(r, "the checksum at the end is missing or wrong");
+    }
+    r->text[r->length] = '\0';
+    return DA_OK;
+}
+
+/* The next line; NULL at the end of the text. */
+static char *next_line(reader *r) {
+    if (r->at >= r->length) {
+        return NULL;
+    }
+    char *line = r->text + r->at, *end = strchr(line, '\n');
+    r->line++;
+    r->at = end ? (size_t)(end - r->text) + 1 : r->length;
+    if (end) {
+        *end = '\0';
+    }
+    return line;
+}
+
+static da_status check_origin(reader *r, void (*write)(char line[LINE_SIZE]), const char *prefix) {
+    char here[LINE_SIZE];
+    const char *line = next_line(r);
+    if (!line || strncmp(line, prefix, strlen(prefix)) != 0) {
+        return damaged(r, "another line was expected");
+    }
+    write(here);
+    if (strcmp(line, here) != 0) {
+        return da_report(DA_ERROR_UNAVAILABLE,
+                         "%s: its plans were made elsewhere: it says \"%.200s\", and this is \"%s\"", r->path, line,
+                         here);
+    }
+    return DA_OK;
+}
+
+static da_status check_head(reader *r) {
+    const char *line = next_line(r);
+    if (!line || strcmp(line, FIRST_LINE) != 0) {
+        return damaged(r, "it is not \"" FIRST_LINE "\"");
+    }
+    da_status status = check_origin(r, write_library, "library ");
+    return status == DA_OK ? check_origin(r, write_cpu, "cpu ") : status;
+}
+
+/* Everything that follows the key. */
+static bool read_choice(const char *text, da_remembered *plan) {
+    char name[64];
+    long long nanoseconds = 0;
+    da_attention_config config;
+    da_attention_config_init(&config);
+    config.segment_count = config.rate_count = 1;
+    config.segment_lengths[0] = config.dilation_rates[0] = 1;
+    int read = sscanf(text, "%63s %4" SCNd64 " %4d %4d %18lld", name, &config.tuning.unit, &config.tuning.block_keys,
+                      &config.tuning.threads, &nanoseconds);
+    plan->implementation = read == 5 ? da_plans_implementation(name) : NULL;
+    plan->tuning = config.tuning;
+    plan->seconds = 1e-9 * (double)nanoseconds;
+    return plan->implementation && da_attention_config_validate(&config) == DA_OK && nanoseconds > 0;
+}
+
+static da_status read_plan(reader *r, char *line, da_plan_list *list) {
+    static const char prefix[] = "plan ", between[] = " > ";
+    char copy[LINE_SIZE], again[LINE_SIZE];
+    da_plan_subject subject;
+    da_remembered plan;
+    if (strncmp(line, prefix, strlen(prefix)) != 0 || strlen(line) >= LINE_SIZE) {
+        return damaged(r, "it is no plan");
+    }
+    memcpy(copy, line, strlen(line) + 1);
+    char *key = line + strlen(prefix), *end = strstr(key, between);
+    if (!end) {
+        return damaged(r, "it is no plan");
+    }
+    *end = '\0';
+    if (!da_plan_key_read(key, &subject)) {
+        return damaged(r, "its problem is out of range");
+    }
+    if (!read_choice(end + strlen(between), &plan) || plan.tuning.threads > subject.threads) {
+        return damaged(r, "its tuning is out of range");
+    }
+    write_plan(key, &plan, again);
+    if (strcmp(copy, again) != 0) {
+        return damaged(r, "a number is not written as it should be");
+    }
+    if (list->count > 0 && strcmp(list->entries[list->count - 1].key, key) >= 0) {
+        return damaged(r, "it is there twice, or out of order");
+    }
+    return da_plan_list_add(list, key, &plan);
+}
+
+static da_status read_all(reader *r, da_plan_list *list) {
+    da_status status = check_sum(r);
+    if (status == DA_OK) {
+        status = check_head(r);
+    }
+    for (char *line; status == DA_OK && (line = next_line(r)) != NULL;) {
+        status = read_plan(r, line, list);
+    }
+    return status;
+}
+
+da_status da_plans_load(da_plans *plans, const char *path) {
+    reader r = {.path = path};
+    da_status status = check_arguments(plans, path);
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_allocator *allocator = da_plans_allocator(plans);
+    da_plan_list list = {.allocator = allocator};
+    status = da_read_file(allocator, path, MAX_FILE_BYTES, &r.text, &r.length);
+    if (status == DA_OK) {
+        status = read_all(&r, &list);
+    }
+    if (status == DA_OK) {
+        status = da_plans_merge(plans, &list);
+    }
+    da_plan_list_free(&list);
+    da_release(allocator, r.text);
+    return status;
+}
