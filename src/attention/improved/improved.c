@@ -447,8 +447,8 @@ const da_implementation da_improved_implementation = {
     .size = sizeof(da_implementation),
     .name = "improved",
     .description =
-        "Vector kernels (AVX-512, AVX2, portable) chosen at run time; one pass over all patterns, each score "
-        "computed once where the patterns' rates divide one another",
+        "Vector kernels (AVX-512, AVX2, NEON, portable) chosen at run time; one pass over all patterns, each score "
+        "computed once however many patterns hold it",
     .best_for = "speed on any CPU",
     .memory = "a fixed workspace of 2.5 MiB a thread",
     .features = DA_FEATURE_ALL,
