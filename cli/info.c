@@ -32,6 +32,7 @@ static const bit_name options_taken[] = {
     {DA_FEATURE_BLOCK_OFFSETS, "block_offsets"},
     {DA_FEATURE_ZERO_PAD, "zero_pad"},
     {DA_FEATURE_OVERLAP_ONCE, "overlap_once"},
+    {DA_FEATURE_DROPOUT, "dropout"},
 };
 
 static const bit_name data_types[] = {

@@ -75,8 +75,8 @@ da_status measure_forward(const da_attention *attention, workload *work, int rep
         char label[96];
         snprintf(label, sizeof(label), "%s %d/%d", da_attention_implementation(attention), pass + 1, repeats);
         progress bar = progress_start(label, show_progress);
-        da_forward_options options;
-        da_forward_options_init(&options);
+        da_call_options options;
+        da_call_options_init(&options);
         options.progress = bar.shown ? on_progress : NULL;
         options.progress_user = &bar;
         double start = cli_now();

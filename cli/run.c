@@ -199,8 +199,8 @@ static bool on_progress(int64_t finished, int64_t total, void *user) {
 
 static int compute(const run_options *options, run_state *state) {
     progress bar = progress_start("attention", !options->quiet);
-    da_forward_options forward;
-    da_forward_options_init(&forward);
+    da_call_options forward;
+    da_call_options_init(&forward);
     forward.key_lengths = options->lengths.count != 0 ? options->lengths.values : NULL;
     forward.key_mask = state->mask.file.data;
     memcpy(forward.key_mask_stride, state->mask.stride, sizeof(forward.key_mask_stride));

@@ -281,7 +281,7 @@ typedef struct da_attention_config {
     int64_t segment_lengths[DA_MAX_PATTERNS];
     size_t rate_count;
     int64_t dilation_rates[DA_MAX_PATTERNS];
-    double dropout;    /* 0; in [0, 1). Recorded for training; da_attention_forward is inference and applies none. */
+    double dropout;    /* 0; in [0, 1). Applied only by calls whose options say `training` */
     bool use_tf32;     /* true; a wish for GPU matrix products, without effect on a CPU */
     bool scale_is_set; /* false: scale = 1 / sqrt(head_dim) */
     double scale;      /* finite; read only if scale_is_set */
@@ -378,8 +378,9 @@ DA_API const char *da_attention_implementation(const da_attention *attention);
  * stop the call, which then returns DA_ERROR_CANCELLED. Must not call into the same da_attention. */
 typedef bool (*da_progress)(int64_t finished, int64_t total, void *user);
 
-/* What is rarely needed by a forward pass. NULL in its place means the defaults. */
-typedef struct da_forward_options {
+/* What is rarely needed by a call. NULL in its place means the defaults. The backward pass takes the options that the
+ * forward pass had. */
+typedef struct da_call_options {
     size_t size;
     /* Key padding. A padded key does not exist; its key and value may hold anything, NaN too. Both may be given. */
     const int64_t *key_lengths; /* NULL, or batch values in 0..n: keys from key_lengths[b] on are padded */
@@ -387,9 +388,14 @@ typedef struct da_forward_options {
     int64_t key_mask_stride[2]; /* in bytes; {0, 0}: dense, {n, 1} */
     da_progress progress;       /* NULL */
     void *progress_user;
-} da_forward_options;
+    /* Dropout. With `training`, the weight of each pair of a query and a key, with all its multiplicity, is dropped with
+     * the probability config.dropout and otherwise divided by 1 - dropout; the logsumexp does not see it. What is dropped
+     * depends on the seed and the pair alone (da_dropout_keeps), and is the same in the backward pass. */
+    bool training;         /* false: no dropout, whatever the configuration says */
+    uint64_t dropout_seed; /* 0 */
+} da_call_options;
 
-DA_API void da_forward_options_init(da_forward_options *options);
+DA_API void da_call_options_init(da_call_options *options);
 
 /* out = attention(query, key, value), over all patterns in one softmax.
  *
@@ -405,7 +411,39 @@ DA_API void da_forward_options_init(da_forward_options *options);
  * checked before anything is written. */
 DA_API da_status da_attention_forward(const da_attention *attention, const da_tensor *query, const da_tensor *key,
                                       const da_tensor *value, const da_tensor *out, const da_tensor *lse,
-                                      const da_forward_options *options);
+                                      const da_call_options *options);
+
+/* The tensors of a backward pass. Those in the first three lines are inputs: query, key and value as the forward pass had
+ * them, out and lse as it wrote them (lse f64, or f32 for tensors that are not f64). With L the loss, grad_x is dL/dx. */
+typedef struct da_backward_tensors {
+    size_t size;
+    const da_tensor *query, *key, *value; /* as in da_attention_forward */
+    const da_tensor *out, *lse;
+    const da_tensor *grad_out, *grad_lse;                /* like out, and like lse; grad_lse NULL: zero */
+    const da_tensor *grad_query, *grad_key, *grad_value; /* outputs, like query, key, value; NULL: not wanted */
+} da_backward_tensors;
+
+DA_API void da_backward_tensors_init(da_backward_tensors *tensors);
+
+/* Gradients of query, key and value, exact, from the output and one logsumexp (Dao et al., arXiv:2205.14135, appendix B;
+ * with multiplicities c_ij, dropout factors m_ij of 0 or 1 / (1 - dropout), and g groups under head_groups, else 1):
+ *
+ *     p_ij = c_ij exp(s_ij - lse_i)            d_i  = <grad_out_i, out_i>
+ *     dp_ij = m_ij / g <grad_out_i, v_j>       ds_ij = p_ij (dp_ij - d_i + grad_lse_i)
+ *     grad_value_j = sum_i p_ij m_ij / g grad_out_i,  grad_query_i = scale sum_j ds_ij k_j,  grad_key_j = scale sum_i ds_ij q_i
+ *
+ * A query without keys, and a key that no query sees (a padded one, too), has gradient 0. Scores are computed again, tile
+ * by tile: memory used is da_attention_backward_workspace(), whatever the length. An output may not meet another tensor's
+ * memory. Arguments are checked before anything is written. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNSUPPORTED (also
+ * where the implementation has no backward pass), DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. */
+DA_API da_status da_attention_backward(const da_attention *attention, const da_backward_tensors *tensors,
+                                       const da_call_options *options);
+
+/* Whether dropout keeps the weight of a pair: philox_2x32-10 (Salmon et al., SC'11) on the counter {query, key}, whose key
+ * is the first word of philox_4x32-10 on {head, batch, 0, 0} with the seed as key; the pair is kept if the first word of the
+ * result is at least dropout * 2^32, rounded down. head is the query's. The numbers are taken modulo 2^32: calls with
+ * dropout refuse n > 2^32. */
+DA_API bool da_dropout_keeps(double dropout, uint64_t seed, int64_t batch, int64_t head, int64_t query, int64_t key);
 
 /* Size of a computation, where no tensors are at hand. */
 typedef struct da_problem {
@@ -424,6 +462,10 @@ DA_API void da_problem_init(da_problem *problem);
  * length (shorter problems may need less). With problem->n == 0 the length is the configuration's sequence_length, and if that is 0 too, a
  * long one. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes);
+
+/* The same for da_attention_backward. Errors: also DA_ERROR_UNSUPPORTED (no backward pass). */
+DA_API da_status da_attention_backward_workspace(const da_attention *attention, const da_problem *problem,
+                                                 size_t *bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Who sees whom, and what it costs
@@ -593,7 +635,8 @@ enum {
     DA_FEATURE_BLOCK_OFFSETS = 1 << 6,
     DA_FEATURE_ZERO_PAD = 1 << 7,
     DA_FEATURE_OVERLAP_ONCE = 1 << 8,
-    DA_FEATURE_ALL = (1 << 9) - 1
+    DA_FEATURE_DROPOUT = 1 << 9,
+    DA_FEATURE_ALL = (1 << 10) - 1
 };
 
 /* Bit of a data type in da_implementation.dtypes. */
@@ -607,9 +650,19 @@ typedef struct da_forward_call {
     const da_attention_config *config;
     const da_tensor *query, *key, *value, *out;
     const da_tensor *lse; /* or NULL */
-    const da_forward_options *options;
-    double scale; /* 1 / sqrt(head_dim) already put in */
+    const da_call_options *options;
+    double scale;   /* 1 / sqrt(head_dim) already put in */
+    double dropout; /* to apply: 0 unless training */
 } da_forward_call;
+
+/* The same for da_attention_backward. */
+typedef struct da_backward_call {
+    const da_context *context;
+    const da_attention_config *config;
+    const da_backward_tensors *tensors;
+    const da_call_options *options;
+    double scale, dropout;
+} da_backward_call;
 
 typedef struct da_implementation {
     size_t size;             /* sizeof(da_implementation) */
@@ -631,6 +684,10 @@ typedef struct da_implementation {
     /* Bytes that forward allocates. NULL: none. */
     size_t (*workspace)(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user);
+    /* The gradients, and bytes that they take. NULL: there is no backward pass; none. */
+    da_status (*backward)(void *state, const da_backward_call *call, void *user);
+    size_t (*backward_workspace)(const da_context *context, const da_attention_config *config,
+                                 const da_problem *problem, void *user);
 } da_implementation;
 
 /* Registers an implementation under its name; the table and its strings are copied, `user` is kept as it is. Names stay
@@ -652,6 +709,7 @@ typedef struct da_implementation_info {
     bool built_in;
     bool available;   /* in this context */
     char reason[256]; /* why not available; "" if it is */
+    bool backward;    /* it has a backward pass */
 } da_implementation_info;
 
 DA_API void da_implementation_info_init(da_implementation_info *info);

@@ -6,9 +6,15 @@
 #include "config/validation.h"
 #include "core/tensor.h"
 
-void da_forward_options_init(da_forward_options *options) {
+void da_call_options_init(da_call_options *options) {
     if (options) {
-        *options = (da_forward_options){.size = sizeof *options};
+        *options = (da_call_options){.size = sizeof *options};
+    }
+}
+
+void da_backward_tensors_init(da_backward_tensors *tensors) {
+    if (tensors) {
+        *tensors = (da_backward_tensors){.size = sizeof *tensors};
     }
 }
 
@@ -81,55 +87,51 @@ static da_status check_inputs(const da_attention_config *config, const da_tensor
     return status;
 }
 
-static da_status check_lse(const da_tensor *query, const da_tensor *lse) {
-    da_status status = da_tensor_check(lse, "lse");
+static da_status check_lse(const da_tensor *query, const da_tensor *lse, const char *name) {
+    da_status status = da_tensor_check(lse, name);
     if (status != DA_OK) {
         return status;
     }
     if (lse->dtype != DA_F64 && (lse->dtype != DA_F32 || query->dtype == DA_F64)) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "lse.dtype is %s; allowed: f64%s", da_dtype_name(lse->dtype),
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s.dtype is %s; allowed: f64%s", name, da_dtype_name(lse->dtype),
                          query->dtype == DA_F64 ? ", since query is f64" : " or f32");
     }
     const int64_t expected[4] = {query->shape[0], query->shape[1], query->shape[2], 1};
-    return check_shape(lse, "lse", expected, "with query's batch, n and heads");
+    return check_shape(lse, name, expected, "with query's batch, n and heads");
 }
 
-static da_status check_outputs(const da_tensor *query, const da_tensor *key, const da_tensor *value,
-                               const da_tensor *out, const da_tensor *lse) {
-    const struct {
-        const da_tensor *tensor;
-        const char *name;
-    } inputs[] = {{query, "query"}, {key, "key"}, {value, "value"}};
-    da_status status = da_tensor_check_output(out, "out");
-    if (status == DA_OK && lse) {
-        status = check_lse(query, lse);
-    }
-    if (status == DA_OK && lse) {
-        status = da_tensor_check_output(lse, "lse");
-    }
-    for (int k = 0; k < 3 && status == DA_OK; k++) {
-        if (da_tensors_meet(out, inputs[k].tensor)) {
-            status = da_report(DA_ERROR_INVALID_ARGUMENT,
-                               "out.data is %p, which meets %s's memory; allowed: memory "
-                               "apart from every input",
-                               out->data, inputs[k].name);
-        } else if (lse && da_tensors_meet(lse, inputs[k].tensor)) {
-            status = da_report(DA_ERROR_INVALID_ARGUMENT,
-                               "lse.data is %p, which meets %s's memory; allowed: memory "
-                               "apart from every other tensor",
-                               lse->data, inputs[k].name);
+/* ---- outputs ----------------------------------------------------------------------------------------------------- */
+
+typedef struct named_tensor {
+    const da_tensor *tensor; /* NULL: the call has none */
+    const char *name;
+} named_tensor;
+
+/* No two elements of an output share memory, and it meets neither an input's memory nor an earlier output's. */
+static da_status check_outputs(const named_tensor *inputs, int input_count, const named_tensor *outputs,
+                               int output_count) {
+    for (int o = 0; o < output_count; o++) {
+        const da_tensor *out = outputs[o].tensor;
+        da_status status = out ? da_tensor_check_output(out, outputs[o].name) : DA_OK;
+        for (int k = 0; k < input_count + o && status == DA_OK && out; k++) {
+            const named_tensor *other = k < input_count ? &inputs[k] : &outputs[k - input_count];
+            if (other->tensor && da_tensors_meet(out, other->tensor)) {
+                status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                                   "%s.data is %p, which meets %s's memory; allowed: memory apart from every other "
+                                   "tensor",
+                                   outputs[o].name, out->data, other->name);
+            }
+        }
+        if (status != DA_OK) {
+            return status;
         }
     }
-    if (status == DA_OK && lse && da_tensors_meet(lse, out)) {
-        status = da_report(DA_ERROR_INVALID_ARGUMENT,
-                           "lse.data is %p, which meets out's memory; allowed: memory apart "
-                           "from every other tensor",
-                           lse->data);
-    }
-    return status;
+    return DA_OK;
 }
 
-static da_status check_padding(const da_tensor *query, da_forward_options *options) {
+/* ---- options ----------------------------------------------------------------------------------------------------- */
+
+static da_status check_padding(const da_tensor *query, da_call_options *options) {
     int64_t batch = query->shape[0], n = query->shape[1];
     for (int64_t b = 0; options->key_lengths && b < batch; b++) {
         if (options->key_lengths[b] < 0 || options->key_lengths[b] > n) {
@@ -156,22 +158,86 @@ static da_status check_padding(const da_tensor *query, da_forward_options *optio
     return DA_OK;
 }
 
+static da_status check_options(const da_attention_config *config, const da_tensor *query,
+                               const da_call_options *options, da_call_terms *terms) {
+    const int64_t largest = (int64_t)1 << 32;
+    da_call_options_init(&terms->options);
+    da_status status = options ? da_copy_sized(&terms->options, sizeof terms->options, options, "options") : DA_OK;
+    if (status != DA_OK) {
+        return status;
+    }
+    terms->scale = config->scale_is_set ? config->scale : 1.0 / sqrt((double)query->shape[3]);
+    terms->dropout = terms->options.training ? config->dropout : 0;
+    if (terms->dropout > 0 && query->shape[1] > largest) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "query.shape[1] (n) is %" PRId64 "; allowed with dropout: up to %" PRId64, query->shape[1],
+                         largest);
+    }
+    return check_padding(query, &terms->options);
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+
 da_status da_forward_check(const da_attention_config *config, const da_tensor *query, const da_tensor *key,
                            const da_tensor *value, const da_tensor *out, const da_tensor *lse,
-                           const da_forward_options *theirs, da_forward_options *ours, double *scale) {
-    da_forward_options_init(ours);
-    da_status status = theirs ? da_copy_sized(ours, sizeof *ours, theirs, "options") : DA_OK;
-    if (status == DA_OK) {
-        status = check_inputs(config, query, key, value, out);
+                           const da_call_options *options, da_call_terms *terms) {
+    const named_tensor inputs[] = {{query, "query"}, {key, "key"}, {value, "value"}};
+    const named_tensor outputs[] = {{out, "out"}, {lse, "lse"}};
+    da_status status = check_inputs(config, query, key, value, out);
+    if (status == DA_OK && lse) {
+        status = check_lse(query, lse, "lse");
     }
     if (status == DA_OK) {
-        status = check_outputs(query, key, value, out, lse);
+        status = check_outputs(inputs, 3, outputs, 2);
     }
-    if (status == DA_OK) {
-        status = check_padding(query, ours);
+    return status == DA_OK ? check_options(config, query, options, terms) : status;
+}
+
+/* A gradient has the data type and shape of what it is the gradient of. */
+static da_status check_gradient(const da_tensor *gradient, const char *name, const da_tensor *of, const char *rule) {
+    da_status status = da_tensor_check(gradient, name);
+    if (status == DA_OK && gradient->dtype != of->dtype) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "%s.dtype is %s; allowed: %s, %s", name,
+                           da_dtype_name(gradient->dtype), da_dtype_name(of->dtype), rule);
     }
-    if (status == DA_OK) {
-        *scale = config->scale_is_set ? config->scale : 1.0 / sqrt((double)query->shape[3]);
+    return status == DA_OK ? check_shape(gradient, name, of->shape, rule) : status;
+}
+
+static da_status check_gradients(const da_backward_tensors *t) {
+    const struct {
+        const da_tensor *gradient, *of;
+        const char *name, *rule;
+    } optional[] = {{t->grad_query, t->query, "grad_query", "that of query"},
+                    {t->grad_key, t->key, "grad_key", "that of key"},
+                    {t->grad_value, t->value, "grad_value", "that of value"}};
+    da_status status = check_gradient(t->grad_out, "grad_out", t->out, "that of out");
+    if (status == DA_OK && t->grad_lse) {
+        status = check_lse(t->query, t->grad_lse, "grad_lse");
+    }
+    for (int k = 0; k < 3 && status == DA_OK; k++) {
+        if (optional[k].gradient) {
+            status = check_gradient(optional[k].gradient, optional[k].name, optional[k].of, optional[k].rule);
+        }
     }
     return status;
+}
+
+da_status da_backward_check(const da_attention_config *config, const da_backward_tensors *t,
+                            const da_call_options *options, da_call_terms *terms) {
+    const named_tensor inputs[] = {{t->query, "query"},      {t->key, "key"}, {t->value, "value"},
+                                   {t->out, "out"},          {t->lse, "lse"}, {t->grad_out, "grad_out"},
+                                   {t->grad_lse, "grad_lse"}};
+    const named_tensor outputs[] = {
+        {t->grad_query, "grad_query"}, {t->grad_key, "grad_key"}, {t->grad_value, "grad_value"}};
+    da_status status = check_inputs(config, t->query, t->key, t->value, t->out);
+    if (status == DA_OK) {
+        status = check_lse(t->query, t->lse, "lse");
+    }
+    if (status == DA_OK) {
+        status = check_gradients(t);
+    }
+    if (status == DA_OK) {
+        status = check_outputs(inputs, 7, outputs, 3);
+    }
+    return status == DA_OK ? check_options(config, t->query, options, terms) : status;
 }

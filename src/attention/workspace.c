@@ -8,15 +8,15 @@ void *da_arena_take(da_arena *arena, size_t count, size_t size) {
     return taken;
 }
 
-void da_problem_of_call(const da_forward_call *call, da_problem *problem) {
-    const int64_t *shape = call->query->shape;
+void da_problem_of_tensors(const da_tensor *query, const da_tensor *key, da_problem *problem) {
+    const int64_t *shape = query->shape;
     da_problem_init(problem);
     problem->batch = shape[0];
     problem->n = shape[1];
     problem->heads = shape[2];
-    problem->kv_heads = call->key->shape[2];
+    problem->kv_heads = key->shape[2];
     problem->head_dim = shape[3];
-    problem->dtype = call->query->dtype;
+    problem->dtype = query->dtype;
 }
 
 int da_threads_for(const da_context *context, const da_tuning *tuning, int64_t work) {

@@ -2,7 +2,7 @@
 
 #define REPORTS 200 /* a call, at most */
 
-void da_progress_begin(da_progress_state *state, const da_forward_options *options, int64_t total) {
+void da_progress_begin(da_progress_state *state, const da_call_options *options, int64_t total) {
     state->report = options->progress;
     state->user = options->progress_user;
     state->total = total;

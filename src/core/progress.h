@@ -15,7 +15,7 @@ typedef struct da_progress_state {
     atomic_bool cancelled;
 } da_progress_state;
 
-void da_progress_begin(da_progress_state *state, const da_forward_options *options, int64_t total);
+void da_progress_begin(da_progress_state *state, const da_call_options *options, int64_t total);
 
 /* After a unit of work. Only thread 0, which is the caller's, reports: a callback is never entered twice at once. */
 void da_progress_step(da_progress_state *state, int thread);

@@ -104,14 +104,29 @@ const char *da_attention_implementation(const da_attention *attention) {
     return attention ? attention->entry->table.name : NULL;
 }
 
-/* The features that tensors and options of a forward call ask for. */
-static uint32_t call_features(const da_tensor *query, const da_tensor *key, const da_tensor *lse,
-                              const da_forward_options *options) {
+/* The features that tensors and options of a call ask for. */
+static uint32_t call_features(const da_tensor *query, const da_tensor *key, const da_call_terms *terms) {
     uint32_t features = 0;
     features |= key->shape[2] != query->shape[2] ? DA_FEATURE_GROUPED_QUERIES : 0;
-    features |= options->key_lengths || options->key_mask ? DA_FEATURE_KEY_PADDING : 0;
-    features |= lse ? DA_FEATURE_LOGSUMEXP : 0;
+    features |= terms->options.key_lengths || terms->options.key_mask ? DA_FEATURE_KEY_PADDING : 0;
+    features |= terms->dropout > 0 ? DA_FEATURE_DROPOUT : 0;
     return features;
+}
+
+static da_status check_takes(const da_attention *attention, da_dtype dtype, uint32_t features) {
+    char reason[DA_REASON_SIZE];
+    if (!da_entry_takes(attention->entry, dtype, features, reason)) {
+        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" %s", attention->entry->table.name, reason);
+    }
+    return DA_OK;
+}
+
+static da_status check_has_backward(const da_attention *attention) {
+    if (!attention->entry->table.backward) {
+        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" has no backward pass",
+                         attention->entry->table.name);
+    }
+    return DA_OK;
 }
 
 /* The configuration that a call runs by: the handle's own, or `planned`, with the tuning of a plan for the problem. */
@@ -130,40 +145,72 @@ static const da_attention_config *config_for(const da_attention *attention, cons
 
 da_status da_attention_forward(const da_attention *attention, const da_tensor *query, const da_tensor *key,
                                const da_tensor *value, const da_tensor *out, const da_tensor *lse,
-                               const da_forward_options *options) {
-    da_forward_options ours;
-    double scale;
-    char reason[DA_REASON_SIZE];
+                               const da_call_options *options) {
+    da_call_terms terms;
     if (!attention) {
         return report_null("attention", "what da_attention_create made");
     }
-    da_status status = da_forward_check(&attention->config, query, key, value, out, lse, options, &ours, &scale);
+    da_status status = da_forward_check(&attention->config, query, key, value, out, lse, options, &terms);
+    if (status == DA_OK) {
+        uint32_t features = call_features(query, key, &terms) | (lse ? DA_FEATURE_LOGSUMEXP : 0);
+        status = check_takes(attention, query->dtype, features);
+    }
     if (status != DA_OK) {
         return status;
     }
     const da_implementation *table = &attention->entry->table;
-    if (!da_entry_takes(attention->entry, query->dtype, call_features(query, key, lse, &ours), reason)) {
-        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" %s", table->name, reason);
-    }
-    da_forward_call call = {
+    da_problem problem;
+    da_attention_config planned;
+    da_problem_of_tensors(query, key, &problem);
+    const da_forward_call call = {
         .context = attention->context,
+        .config = config_for(attention, &problem, &planned),
         .query = query,
         .key = key,
         .value = value,
         .out = out,
         .lse = lse,
-        .options = &ours,
-        .scale = scale,
+        .options = &terms.options,
+        .scale = terms.scale,
+        .dropout = terms.dropout,
     };
-    da_problem problem;
-    da_attention_config planned;
-    da_problem_of_call(&call, &problem);
-    call.config = config_for(attention, &problem, &planned);
     return table->forward(attention->state, &call, table->user);
 }
 
-da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes) {
-    da_problem ours;
+da_status da_attention_backward(const da_attention *attention, const da_backward_tensors *tensors,
+                                const da_call_options *options) {
+    da_backward_tensors ours;
+    da_call_terms terms;
+    if (!attention) {
+        return report_null("attention", "what da_attention_create made");
+    }
+    da_status status = da_copy_sized(&ours, sizeof ours, tensors, "tensors");
+    if (status == DA_OK) {
+        status = check_has_backward(attention);
+    }
+    if (status == DA_OK) {
+        status = da_backward_check(&attention->config, &ours, options, &terms);
+    }
+    if (status == DA_OK) {
+        status = check_takes(attention, ours.query->dtype, call_features(ours.query, ours.key, &terms));
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_implementation *table = &attention->entry->table;
+    const da_backward_call call = {
+        .context = attention->context,
+        .config = &attention->config,
+        .tensors = &ours,
+        .options = &terms.options,
+        .scale = terms.scale,
+        .dropout = terms.dropout,
+    };
+    return table->backward(attention->state, &call, table->user);
+}
+
+static da_status check_workspace_call(const da_attention *attention, const da_problem *problem, const size_t *bytes,
+                                      da_problem *ours) {
     if (!attention || !bytes) {
         return attention ? report_null("bytes", "a place for the number")
                          : report_null("attention", "what da_attention_create made");
@@ -171,13 +218,32 @@ da_status da_attention_workspace(const da_attention *attention, const da_problem
     if (!problem) {
         return report_null("problem", "a struct filled by da_problem_init");
     }
-    da_status status = da_complete_problem(&attention->config, problem, &ours);
-    if (status != DA_OK) {
-        return status;
-    }
-    const da_implementation *table = &attention->entry->table;
+    return da_complete_problem(&attention->config, problem, ours);
+}
+
+da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes) {
+    da_problem ours;
     da_attention_config planned;
-    const da_attention_config *config = config_for(attention, &ours, &planned);
-    *bytes = table->workspace ? table->workspace(attention->context, config, &ours, table->user) : 0;
-    return DA_OK;
+    da_status status = check_workspace_call(attention, problem, bytes, &ours);
+    if (status == DA_OK) {
+        const da_implementation *table = &attention->entry->table;
+        const da_attention_config *config = config_for(attention, &ours, &planned);
+        *bytes = table->workspace ? table->workspace(attention->context, config, &ours, table->user) : 0;
+    }
+    return status;
+}
+
+da_status da_attention_backward_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes) {
+    da_problem ours;
+    da_status status = check_workspace_call(attention, problem, bytes, &ours);
+    if (status == DA_OK) {
+        status = check_has_backward(attention);
+    }
+    if (status == DA_OK) {
+        const da_implementation *table = &attention->entry->table;
+        *bytes = table->backward_workspace
+                     ? table->backward_workspace(attention->context, &attention->config, &ours, table->user)
+                     : 0;
+    }
+    return status;
 }

@@ -64,6 +64,7 @@ static void list_features(uint32_t features, char *text, size_t size) {
         "offset_rule block",
         "tail_rule zero_pad",
         "overlap once",
+        "dropout (options.training)",
     };
     name_list list = {text, size, 0};
     text[0] = '\0';
@@ -292,6 +293,7 @@ da_status da_implementation_get_info(const da_context *context, const char *name
     info->features = entry->table.features;
     info->dtypes = entry->table.dtypes;
     info->built_in = entry->built_in;
+    info->backward = entry->table.backward != NULL;
     info->available = da_entry_available(entry, context, info->reason);
     return DA_OK;
 }

@@ -72,8 +72,8 @@ void da_trial_free(da_trial *trial) {
 
 da_status da_trial_run(const da_trial *trial, const da_attention_config *config, da_trial_size size, double *seconds) {
     da_tensor tensors[5] = {trial->query, trial->key, trial->value, trial->out, trial->lse};
-    da_forward_options options;
-    da_forward_options_init(&options);
+    da_call_options options;
+    da_call_options_init(&options);
     options.key_lengths = size.keys < size.n ? &size.keys : NULL;
     for (int k = 0; k < 5; k++) {
         tensors[k].shape[0] = size.batch;

@@ -28,9 +28,9 @@ struct fixture {
     da_attention_config config;
     da_tensor q, k, v, o, l;
     const da_tensor *query, *key, *value, *out, *lse;
-    da_forward_options options;
-    unsigned char longer[sizeof(da_forward_options) + 8];
-    const da_forward_options *given_options;
+    da_call_options options;
+    unsigned char longer[sizeof(da_call_options) + 8];
+    const da_call_options *given_options;
 };
 
 static void make_tensors(fixture *f, da_dtype dtype) {
@@ -56,7 +56,7 @@ static void set_up(fixture *f) {
     memset(&f->memory, 0, sizeof f->memory);
     f->memory.lengths[0] = f->memory.lengths[1] = N;
     make_tensors(f, DA_F32);
-    da_forward_options_init(&f->options);
+    da_call_options_init(&f->options);
     f->query = &f->q;
     f->key = &f->k;
     f->value = &f->v;
@@ -122,7 +122,7 @@ static da_status forward_with_unknown_field(fixture *f) {
     f->options.size = sizeof f->longer;
     memcpy(f->longer, &f->options, sizeof f->options);
     f->longer[sizeof f->longer - 1] = 1;
-    f->given_options = (const da_forward_options *)(const void *)f->longer;
+    f->given_options = (const da_call_options *)(const void *)f->longer;
     return forward(f);
 }
 

@@ -117,8 +117,8 @@ static bool log_progress(int64_t finished, int64_t total, void *user) {
 }
 
 static da_status forward_logged(const handles *h, problem_data *data, progress_log *log) {
-    da_forward_options options;
-    da_forward_options_init(&options);
+    da_call_options options;
+    da_call_options_init(&options);
     options.progress = log_progress;
     options.progress_user = log;
     return problem_data_forward(data, h->attention, &options);

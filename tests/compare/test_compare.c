@@ -120,7 +120,7 @@ static void complain(const run *r, const char *format, ...) {
 }
 
 /* The mask as the case stores it, or with its two dimensions exchanged in memory; the caller frees it. */
-static uint8_t *set_mask(const run *r, da_forward_options *options) {
+static uint8_t *set_mask(const run *r, da_call_options *options) {
     const test_case *c = r->one;
     uint8_t *transposed = NULL;
     options->key_mask = c->key_mask;
@@ -144,8 +144,8 @@ static bool forward(run *r) {
     da_status status =
         da_attention_create(r->group->contexts[r->threads], r->group->implementation, &r->one->config, &attention);
     if (status == DA_OK) {
-        da_forward_options options;
-        da_forward_options_init(&options);
+        da_call_options options;
+        da_call_options_init(&options);
         options.key_lengths = r->one->key_lengths;
         uint8_t *mask = set_mask(r, &options);
         status = da_attention_forward(attention, &r->query.view, &r->key.view, &r->value.view, &r->out.view,

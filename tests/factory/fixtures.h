@@ -25,7 +25,7 @@ typedef struct call_counts {
     const char *unavailable_because; /* NULL: it is available */
     da_status create_status, forward_status;
     da_forward_call call;
-    da_forward_options options;
+    da_call_options options;
     da_attention_config config;
     void *state;
 } call_counts;

@@ -100,8 +100,8 @@ static void test_options_reach_the_implementation(void **state) {
     config.scale_is_set = true;
     config.scale = -2.5;
     da_attention *attention = create(register_new(DA_FEATURE_ALL, DA_DTYPE_BITS_ALL), &config);
-    da_forward_options options;
-    da_forward_options_init(&options);
+    da_call_options options;
+    da_call_options_init(&options);
     options.key_lengths = lengths;
     options.key_mask = mask;
     make_tensors(DA_BF16, 2);
@@ -254,8 +254,8 @@ static void test_options_of_forward(void **state) {
     const uint8_t mask[BATCH * N] = {0};
     const da_attention_config config = make_config(0);
     da_attention *attention = create(register_new(0, DA_DTYPE_BIT(DA_F32)), &config);
-    da_forward_options options;
-    da_forward_options_init(&options);
+    da_call_options options;
+    da_call_options_init(&options);
     options.key_lengths = lengths;
     assert_int_equal(da_attention_forward(attention, &query, &key, &value, &out, NULL, &options), DA_ERROR_UNSUPPORTED);
     assert_message_contains("does not take key padding");

@@ -44,10 +44,10 @@ static void forward(const da_context *context, const char *name, const test_case
     test_tensor query = input(c, c->heads, c->query), key = input(c, c->kv_heads, c->key);
     test_tensor value = input(c, c->kv_heads, c->value);
     da_attention_config config = c->config;
-    da_forward_options options;
+    da_call_options options;
     da_attention *attention;
     config.tuning = tuning;
-    da_forward_options_init(&options);
+    da_call_options_init(&options);
     options.key_lengths = c->key_lengths;
     options.key_mask = c->key_mask;
     assert_int_equal(da_attention_create(context, name, &config, &attention), DA_OK);

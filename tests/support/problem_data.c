@@ -56,6 +56,6 @@ bool problem_data_equal(const problem_data *a, const problem_data *b) {
            memcmp(a->outputs, b->outputs, a->out_bytes) == 0 && memcmp(a->sums, b->sums, a->lse_bytes) == 0;
 }
 
-da_status problem_data_forward(problem_data *data, const da_attention *attention, const da_forward_options *options) {
+da_status problem_data_forward(problem_data *data, const da_attention *attention, const da_call_options *options) {
     return da_attention_forward(attention, &data->query, &data->key, &data->value, &data->out, &data->lse, options);
 }

@@ -22,6 +22,6 @@ void problem_data_clear(problem_data *data);
 /* True if both have the same outputs, to the bit. */
 bool problem_data_equal(const problem_data *a, const problem_data *b);
 
-da_status problem_data_forward(problem_data *data, const da_attention *attention, const da_forward_options *options);
+da_status problem_data_forward(problem_data *data, const da_attention *attention, const da_call_options *options);
 
 #endif

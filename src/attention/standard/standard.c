@@ -112,7 +112,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     const da_allocator *allocator = da_context_allocator(call->context);
     da_problem problem;
     forward_job job = {.call = call};
-    da_problem_of_call(call, &problem);
+    da_problem_of_tensors(call->query, call->key, &problem);
     int threads = plan(&job, call->context, call->config, &problem);
     job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
     if (!job.memory) {
