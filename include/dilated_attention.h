@@ -333,17 +333,17 @@ typedef enum da_rotary_layout { DA_ROTARY_ADJACENT = 0, DA_ROTARY_HALVES = 1 } d
  * it is the library dilated_attention_nn, with a header of its own. */
 typedef struct da_multihead_config {
     size_t size;
-    int64_t embed_dim;     /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
-    int64_t num_heads;     /* >= 1 */
-    int64_t kv_heads;      /* 0: num_heads; otherwise a divisor of num_heads */
-    bool bias;             /* true: projections have a bias */
-    bool layer_norm;       /* true: layer norm before the output projection (MAGNETO) */
-    double layer_norm_eps; /* 1e-5; > 0 and finite */
-    double gamma_init;     /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
-    da_dtype dtype;        /* DA_F32 */
-    da_device device;      /* DA_DEVICE_AUTO */
-    bool qk_layer_norm;    /* false; true: layer norms of the projected query and key, over their full width */
-    da_position position;  /* DA_POSITION_NONE */
+    int64_t embed_dim;              /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
+    int64_t num_heads;              /* >= 1 */
+    int64_t kv_heads;               /* 0: num_heads; otherwise a divisor of num_heads */
+    bool bias;                      /* true: projections have a bias */
+    bool layer_norm;                /* true: layer norm before the output projection (MAGNETO) */
+    double layer_norm_eps;          /* 1e-5; > 0 and finite */
+    double gamma_init;              /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
+    da_dtype dtype;                 /* DA_F32 */
+    da_device device;               /* DA_DEVICE_AUTO */
+    bool qk_layer_norm;             /* false; true: layer norms of the projected query and key, over their full width */
+    da_position position;           /* DA_POSITION_NONE */
     da_rotary_layout rotary_layout; /* DA_ROTARY_ADJACENT */
     double rope_base;               /* 10000; above 1 and finite */
     double xpos_scale_base;         /* 512; > 0 and finite */
