@@ -48,10 +48,11 @@
  * - Inputs and outputs have the module's data type. Sums, norms, biases and rotations are computed in f32, and in f64 for
  *   DA_F64; with DA_BF16 and DA_F16, q, k, v, a and out (and their gradients) are rounded to the data type when stored, and
  *   nothing between.
- * - Results do not depend on the number of threads of the context, to the last bit. They may depend on the BLAS and on the
- *   number of threads that it uses by itself; a single-threaded one (Debian: libopenblas-serial-dev) is also the fastest here,
- *   since the rows are cut for our threads. The library changes no setting of the BLAS; while a call runs, the calling thread's
- *   own OpenMP setting is 1 thread, so that an OpenMP BLAS stays on it.
+ * - Results do not depend on the number of threads of the context, to the last bit. They may depend on the BLAS, and on the
+ *   threads that it starts by itself. The library cuts the rows for its own threads, so a BLAS that stays on the thread that
+ *   calls it is best: OpenBLAS built with OpenMP does (Debian: libopenblas-openmp-dev), and so does BLIS. No setting of the BLAS is
+ *   changed; while a call runs, the calling thread's own OpenMP setting is one thread. An OpenBLAS built without threads may
+ *   bear no concurrent calls: the library then lets its threads into it one at a time.
  */
 #ifndef DILATED_ATTENTION_NN_H
 #define DILATED_ATTENTION_NN_H
