@@ -35,7 +35,10 @@ static void lay_out(da_backward_work *work, char *base) {
     size_t block = (size_t)(work->rows < DA_ROW_BLOCK ? work->rows : DA_ROW_BLOCK);
     da_arena arena = {base, 0};
     work->grad_attended = da_arena_take(&arena, (size_t)(work->rows * width), stored);
-    work->grad_projected = da_arena_take(&arena, (size_t)(work->rows * joint), stored);
+    for (int part = 0; part < 3; part++) {
+        int64_t features = part == 0 ? width : multihead->key_width;
+        work->grad_heads[part] = da_arena_take(&arena, (size_t)(work->rows * features), stored);
+    }
     work->chunk.grad_joint = da_arena_take(&arena, chunk * (size_t)joint, real);
     work->chunk.grad_out = da_arena_take(&arena, chunk * (size_t)width, real);
     work->chunk.normed = da_arena_take(&arena, chunk * (size_t)width, real);
@@ -137,7 +140,10 @@ static da_status attention_gradient(const da_backward_work *work) {
     da_tensor grad_out = da_module_attended(multihead, saved->batch, saved->n, work->grad_attended);
     da_tensor lse = da_tensor_make(saved->lse, DA_F64, saved->batch, saved->n, multihead->config.num_heads, 1);
     da_module_heads(multihead, saved->batch, saved->n, saved->projected, heads);
-    da_module_heads(multihead, saved->batch, saved->n, work->grad_projected, gradients);
+    for (int part = 0; part < 3; part++) {
+        gradients[part] = da_tensor_make(work->grad_heads[part], heads[part].dtype, saved->batch, saved->n,
+                                         heads[part].shape[2], heads[part].shape[3]);
+    }
     da_backward_tensors tensors;
     da_backward_tensors_init(&tensors);
     tensors.query = &heads[0];
@@ -261,15 +267,27 @@ static void copy_output_factors(const da_backward_work *work, int64_t first, int
     }
 }
 
+/* The gradients of q, k and v beside one another, in the real type. */
+static void join_gradients(const da_backward_work *work, int64_t first, int64_t count, void *joint) {
+    const da_multihead *multihead = work->multihead;
+    da_dtype stored = multihead->config.dtype;
+    for (int64_t r = 0; r < count; r++) {
+        int64_t column = r * multihead->joint_width;
+        for (int part = 0; part < 3; part++) {
+            int64_t features = part == 0 ? multihead->config.embed_dim : multihead->key_width;
+            da_convert(stored, offset(work->grad_heads[part], (first + r) * features, stored), 1, work->real,
+                       offset(joint, column, work->real), 1, features);
+            column += features;
+        }
+    }
+}
+
 static void projection_block(int64_t index, int thread, void *user) {
     const da_backward_work *work = user;
     const da_multihead *multihead = work->multihead;
     int64_t first = work->chunk.first + index * DA_ROW_BLOCK, count = rows_from(work, first, DA_ROW_BLOCK);
-    int64_t joint_width = multihead->joint_width;
-    void *joint = offset(work->chunk.grad_joint, index * DA_ROW_BLOCK * joint_width, work->real);
-    da_dtype stored = multihead->config.dtype;
-    da_convert(stored, offset(work->grad_projected, first * joint_width, stored), 1, work->real, joint, 1,
-               count * joint_width);
+    void *joint = offset(work->chunk.grad_joint, index * DA_ROW_BLOCK * multihead->joint_width, work->real);
+    join_gradients(work, first, count, joint);
     undo_position_and_norm(work, first / DA_ROW_BLOCK, count, joint);
     for (int slot = 0; slot < 3; slot++) {
         if (work->slot_of[slot] == slot && work->grad_inputs[slot]) {

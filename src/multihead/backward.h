@@ -37,7 +37,9 @@ typedef struct da_backward_work {
     int64_t rows; /* batch n */
     int threads;
     /* Memory. */
-    void *grad_attended, *grad_projected; /* like saved->attended and saved->projected */
+    void *grad_attended; /* like saved->attended */
+    void
+        *grad_heads[3]; /* of q, k and v, each for itself: da_attention_backward wants outputs that do not interleave */
     da_backward_chunk chunk;
     void *norm_sums; /* (2 E): gradients of the norm's weight and bias */
     void *partials;  /* of the norms' gradients, one for each block of a chunk */

@@ -132,10 +132,14 @@ def standardise(x, eps):
     return centred * scale, scale
 
 
-def layer_norm_backward(x, weight, grad, eps):
+def no_noise(value, size):
+    return value
+
+
+def layer_norm_backward(x, weight, grad, eps, noise=no_noise):
     """Gradients of x, weight and bias."""
     s, scale = standardise(x, eps)
-    e = grad * weight
+    s, e = noise(s, None), noise(grad * weight, None)
     grad_x = scale * (e - e.mean(-1, keepdims=True) - s * (e * s).mean(-1, keepdims=True))
     over = tuple(range(x.ndim - 1))
     return grad_x, (grad * s).sum(over), grad.sum(over)
@@ -167,10 +171,6 @@ def rotate(m, x, inverse_scale=False, backward=False, absolute=False):
     y[..., first] = x[..., first] * cosine + sign * x[..., second] * sine
     y[..., second] = x[..., second] * cosine + x[..., first] * sine
     return y
-
-
-def no_noise(value, size):
-    return value
 
 
 # ---- forward -------------------------------------------------------------------------------------------------------
@@ -254,9 +254,10 @@ def backward(m, t, grad_out, noise=no_noise):
         grads["out_proj.bias"] = grad_out.sum(rows)
     da = noise(grad_out @ w["out_proj.weight"], abs(grad_out) @ abs(w["out_proj.weight"]))
     if m.layer_norm:
-        da, grads["norm.weight"], grads["norm.bias"] = layer_norm_backward(t["a"].reshape(b, n, e), w["norm.weight"], da, m.eps)
+        da, grads["norm.weight"], grads["norm.bias"] = layer_norm_backward(t["a"].reshape(b, n, e), w["norm.weight"], da, m.eps,
+                                                                             noise)
     da = noise(da, "stored").reshape(t["a"].shape)
-    d = {part: noise(x, "stored") for part, x in zip("qkv", attention_backward(m, t, da))}
+    d = {part: noise(x, "stored") for part, x in zip("qkv", attention_backward(m, t, da, noise))}
     inputs = []
     for part, part_input in zip("qkv", t["inputs"]):
         x = d[part]
@@ -265,7 +266,7 @@ def backward(m, t, grad_out, noise=no_noise):
         x = x.reshape(b, n, -1)
         if m.qk_layer_norm and part != "v":
             x, grads[f"{part}_ln.weight"], grads[f"{part}_ln.bias"] = layer_norm_backward(
-                t["plain"][part], w[f"{part}_ln.weight"], x, m.eps)
+                t["plain"][part], w[f"{part}_ln.weight"], x, m.eps, noise)
         x = noise(x, None)
         grads[f"{part}_proj.weight"] = np.einsum("bno,bni->oi", x, t[f"{part}_input"])
         if m.bias:
@@ -274,7 +275,7 @@ def backward(m, t, grad_out, noise=no_noise):
     return inputs, grads
 
 
-def attention_backward(m, t, da):
+def attention_backward(m, t, da, noise=no_noise):
     """dq, dk, dv by the formulas of da_attention_backward."""
     b, n, heads, d = t["q"].shape
     scale = 1 / math.sqrt(d) if m.scale is None else m.scale
@@ -285,8 +286,9 @@ def attention_backward(m, t, da):
             p, factors = t["p"][batch, h], t["factors"][batch, h] / groups_of(m)
             g, v = da[batch, :, h], t["v"][batch, :, kv]
             dv[batch, :, kv] += (p * factors).T @ g
-            inner = (g * t["a"][batch, :, h]).sum(1)
-            ds = p * (factors * (g @ v.T) - inner[:, None])
+            terms = g * t["a"][batch, :, h]
+            inner = noise(terms.sum(1), abs(terms).sum(1))
+            ds = p * (factors * noise(g @ v.T, abs(g) @ abs(v).T) - inner[:, None])
             dq[batch, :, h] += scale * ds @ t["k"][batch, :, kv]
             dk[batch, :, kv] += scale * ds.T @ t["q"][batch, :, h]
     return dq, dk, dv
