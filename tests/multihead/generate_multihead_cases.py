@@ -118,6 +118,8 @@ def large_cases():
         Case("rows-600", "f64", Module(12, 3, 1, **common, position="xpos", causal=True), 2, 600, "three"),
         Case("rows-2100", "f32", Module(6, 2, 2, **common, qk_layer_norm=True), 1, 2100, "one", [2000]),
         Case("rows-2100", "f64", Module(4, 2, 1, **common, position="rope", qk_layer_norm=True), 1, 2100, "key_is_value"),
+        Case("rows-120x20", "f64", Module(4, 2, 1, [5, 9], [1, 2], position="rope", qk_layer_norm=True), 120, 20, "three"),
+        Case("rows-130x17", "f32", Module(6, 2, 2, [5, 9], [1, 2]), 130, 17),
         Case("rows-700x4", "bf16", Module(4, 1, 1, **common), 4, 700, "query_is_value", [700, 3, 0, 699]),
         Case("features-272", "f64", Module(272, 4, 2, [5, 9], [1, 2], position="rope", qk_layer_norm=True), 2, 11),
         Case("features-300", "f32", Module(300, 3, 3, [5, 9], [1, 2]), 1, 20, "three"),
