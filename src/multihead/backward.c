@@ -1,7 +1,7 @@
-/* The backward pass. First the gradient of the attention's output, block by block; then the attention's own backward pass;
- * then, chunk by chunk of rows, what the projections add: blocks of rows make the gradients of the inputs, and blocks of
- * output features those of the weights. How rows and features are cut depends on nothing but the problem. Gradients of
- * parameters and inputs are written when nothing can be refused any more. */
+/* The backward pass. First the gradient of the attention's output, block by block; then the attention's own backward
+ * pass; then, chunk by chunk of rows, what the projections add: blocks of rows make the gradients of the inputs, and
+ * blocks of output features those of the weights. How rows and features are cut depends on nothing but the problem.
+ * Gradients of parameters and inputs are written when nothing can be refused any more. */
 #include "multihead/backward.h"
 
 #include <string.h>
@@ -234,8 +234,8 @@ static void input_gradient(const da_backward_work *work, int64_t first, int64_t 
     }
 }
 
-/* Rows of an input for the gradients of weights, where the chunk needs a copy; padded rows of key and value are zero there:
- * they may hold anything, and their gradients are zero. */
+/* Rows of an input for the gradients of weights, where the chunk needs a copy; padded rows of key and value are zero
+ * there: they may hold anything, and their gradients are zero. */
 static void copy_input(const da_backward_work *work, int part, int64_t first, int64_t count) {
     const da_tensor *input = work->inputs.tensors[part];
     int64_t width = work->multihead->config.embed_dim;

@@ -1,5 +1,5 @@
-/* Included with REAL, SQRT and NAME(x) defined. Sums are kept in LANES parts, which the compiler makes a vector of; the order
- * of summation is the same everywhere. */
+/* Included with REAL, SQRT and NAME(x) defined. Sums are kept in LANES parts, which the compiler makes a vector of; the
+ * order of summation is the same everywhere. */
 
 static REAL NAME(sum)(const REAL *lanes, REAL rest) {
     for (int l = 0; l < LANES; l++) {

@@ -55,7 +55,8 @@ typedef struct da_real_parameters {
 da_status da_real_parameters_make(const da_multihead *multihead, da_real_parameters *out);
 da_layer_norm da_real_norm(const da_multihead *multihead, const da_real_parameters *parameters, da_parameter_id weight);
 
-/* q, k, v as the attention sees them in an array like `projected`, and (batch, n, heads, head_dim) of one like `attended`. */
+/* q, k, v as the attention sees them in an array like `projected`, and (batch, n, heads, head_dim) of one like
+ * `attended`. */
 void da_module_heads(const da_multihead *multihead, int64_t batch, int64_t n, void *projected, da_tensor heads[3]);
 da_tensor da_module_attended(const da_multihead *multihead, int64_t batch, int64_t n, void *attended);
 

@@ -5,8 +5,8 @@
 #include "core/memory.h"
 #include "dilated_attention_nn.h"
 
-/* In the order of memory: the weights of query, key and value follow one another, and so do their biases, so that they can be
- * one matrix and one vector. */
+/* In the order of memory: the weights of query, key and value follow one another, and so do their biases, so that they
+ * can be one matrix and one vector. */
 typedef enum da_parameter_id {
     DA_Q_WEIGHT,
     DA_K_WEIGHT,

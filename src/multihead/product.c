@@ -5,8 +5,8 @@
 
 #include "core/compiler.h"
 
-/* OpenBLAS without threads of its own (0) may also be built without locks: then it does not bear being called by two threads
- * at once, and Debian's does not. Absent from other libraries. */
+/* OpenBLAS without threads of its own (0) may also be built without locks: then it does not bear being called by two
+ * threads at once, and Debian's does not. Absent from other libraries. */
 WEAK int openblas_get_parallel(void);
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;

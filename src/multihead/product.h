@@ -1,4 +1,5 @@
-/* Products of row-major matrices: the one place that knows the BLAS. A library with products in bf16 would come in here. */
+/* Products of row-major matrices: the one place that knows the BLAS. A library with products in bf16 would come in
+ * here. */
 #ifndef DA_MULTIHEAD_PRODUCT_H
 #define DA_MULTIHEAD_PRODUCT_H
 

@@ -27,8 +27,8 @@ typedef struct da_rotary_rows {
     int64_t query_heads, key_heads;
 } da_rotary_rows;
 
-/* Encodes in place rows whose number among all tokens is first, first + 1, ...: row r is position r mod n. With `backward`
- * gradients of the encoded become gradients of what was encoded. */
+/* Encodes in place rows whose number among all tokens is first, first + 1, ...: row r is position r mod n. With
+ * `backward` gradients of the encoded become gradients of what was encoded. */
 void da_rotary_apply(da_dtype real, const da_rotary *rotary, bool backward, int64_t first, int64_t count,
                      const da_rotary_rows *rows);
 

@@ -1,5 +1,5 @@
-/* Rows of a sequence: the tokens of (batch, n, 1, width) tensors, numbered 0 .. batch n - 1, some hundreds of which are a
- * matrix for a product. */
+/* Rows of a sequence: the tokens of (batch, n, 1, width) tensors, numbered 0 .. batch n - 1, some hundreds of which are
+ * a matrix for a product. */
 #ifndef DA_MULTIHEAD_ROWS_H
 #define DA_MULTIHEAD_ROWS_H
 

@@ -1,9 +1,10 @@
-/* The generated cases of the module: written by generate_multihead_cases.py, all numbers as f64 or int64, little-endian:
+/* The generated cases of the module: written by generate_multihead_cases.py, all numbers as f64 or int64,
+ * little-endian:
  *
  *   char magic[8] = "DAMULTI1"; int64 case_count; then case_count cases. An array is an int64 count and that many f64.
  *     char name[32]; int64 word_count; the words of multihead_case up to the patterns
- *     arrays: {eps, rope_base, xpos_scale_base, scale, dropout}, key_lengths, key_mask (empty: none), query, key, value, out,
- *             bound, grad_out, grad_query, grad_key, grad_value, {three tolerances}
+ *     arrays: {eps, rope_base, xpos_scale_base, scale, dropout}, key_lengths, key_mask (empty: none), query, key,
+ *             value, out, bound, grad_out, grad_query, grad_key, grad_value, {three tolerances}
  *     int64 parameter_count; of each: char name[32], arrays: values, gradient, {tolerance}
  */
 #ifndef DA_TESTS_MULTIHEAD_CASES_H
@@ -39,8 +40,8 @@ typedef struct multihead_case_file {
     int64_t left;
 } multihead_case_file;
 
-/* Reads the file of the environment variable DA_MULTIHEAD_CASES_FILE, or else the one that the build made. Ends the program
- * with a message if it cannot. */
+/* Reads the file of the environment variable DA_MULTIHEAD_CASES_FILE, or else the one that the build made. Ends the
+ * program with a message if it cannot. */
 multihead_case_file multihead_case_file_open(void);
 void multihead_case_file_close(multihead_case_file *file);
 

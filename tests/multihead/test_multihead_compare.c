@@ -1,5 +1,6 @@
 /* The module against its reference over generated cases: output and gradients, for every data type, with `standard`,
- * `improved` and the tests' own `dense`, in several memory layouts; and what must not change a bit: threads, a second pass, what is asked for. */
+ * `improved` and the tests' own `dense`, in several memory layouts; and what must not change a bit: threads, a second
+ * pass, what is asked for. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

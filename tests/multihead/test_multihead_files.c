@@ -1,5 +1,5 @@
-/* Parameters in .safetensors files: what is saved is loaded again, by both families of names and in both layouts; and files
- * that must be refused, which leave the module as it was. */
+/* Parameters in .safetensors files: what is saved is loaded again, by both families of names and in both layouts; and
+ * files that must be refused, which leave the module as it was. */
 #define _XOPEN_SOURCE 700
 #include "io/files.h"
 
