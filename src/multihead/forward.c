@@ -6,6 +6,7 @@
 #include "core/tensor.h"
 #include "multihead/convert.h"
 #include "multihead/module.h"
+#include "multihead/product_bf16.h"
 #include "multihead/rows.h"
 
 typedef struct forward_work {
@@ -16,6 +17,7 @@ typedef struct forward_work {
     da_real_parameters parameters;
     da_rotary rotary;
     da_dtype real;
+    bool in_bf16;         /* products of what is stored in bf16 take it as it is */
     int64_t rows;         /* batch n */
     char *scratch;        /* of all threads */
     size_t scratch_bytes; /* of one */
@@ -67,6 +69,30 @@ static void add_bias(da_dtype real, const void *bias, int64_t width, int64_t cou
 
 /* ---- q, k, v ----------------------------------------------------------------------------------------------------- */
 
+/* Rows of a tensor by weights, `features` of them from those of a parameter on. */
+typedef struct block_product {
+    const da_tensor *input;
+    int64_t first, count;
+    da_parameter_id weight;
+    int64_t features;
+} block_product;
+
+static void multiply_block(const forward_work *work, const block_product *p, void *scratch, void *out, int64_t ld) {
+    const da_multihead *multihead = work->multihead;
+    da_dtype stored = multihead->config.dtype;
+    int64_t width = multihead->config.embed_dim;
+    if (work->in_bf16) {
+        da_matrix x = da_rows_load(p->input, p->first, p->count, stored, scratch);
+        const void *weights = da_parameter_address(&multihead->table, multihead->parameters, stored, p->weight);
+        if (da_product_bf16(p->count, p->features, width, x, (da_matrix){weights, width}, out, ld)) {
+            return;
+        }
+    }
+    da_matrix x = da_rows_load(p->input, p->first, p->count, work->real, scratch);
+    da_product(work->real, DA_PRODUCT_B_TRANSPOSED, p->count, p->features, width, x,
+               (da_matrix){work->parameters.at[p->weight], width}, false, out, ld);
+}
+
 /* The products of a block of rows, neighbours that have one input in one. */
 static void multiply(const forward_work *work, int64_t first, int64_t count, void *input_scratch, void *q) {
     const da_multihead *multihead = work->multihead;
@@ -78,10 +104,9 @@ static void multiply(const forward_work *work, int64_t first, int64_t count, voi
             continue;
         }
         int64_t begin = begin_part > 0 ? ends[begin_part - 1] : 0;
-        da_matrix x = da_rows_load(input, first, count, work->real, input_scratch);
-        da_matrix weights = {work->parameters.at[DA_Q_WEIGHT + begin_part], width};
-        da_product(work->real, DA_PRODUCT_B_TRANSPOSED, count, ends[part] - begin, width, x, weights, false,
-                   offset(q, begin, work->real), multihead->joint_width);
+        const block_product product = {input, first, count, (da_parameter_id)(DA_Q_WEIGHT + begin_part),
+                                       ends[part] - begin};
+        multiply_block(work, &product, input_scratch, offset(q, begin, work->real), multihead->joint_width);
         begin_part = part + 1;
     }
 }
@@ -144,20 +169,22 @@ static void output_block(int64_t block, int thread, void *user) {
     forward_scratch scratch = scratch_of(work, thread);
     da_tensor attended =
         da_sequence_make(work->saved->attended, multihead->config.dtype, work->saved->batch, work->saved->n, width);
-    da_matrix x = da_rows_load(&attended, first, count, work->real, scratch.input);
-    if (multihead->config.layer_norm) {
-        da_layer_norm norm = da_real_norm(multihead, &work->parameters, DA_NORM_WEIGHT);
-        da_layer_norm_forward(work->real, &norm, count, x, scratch.input, width);
-        x = (da_matrix){scratch.input, width};
-    }
     void *target;
     bool direct = da_rows_direct(work->out, first, count, work->real, &target, &ld);
     if (!direct) {
         target = scratch.output;
         ld = width;
     }
-    da_product(work->real, DA_PRODUCT_B_TRANSPOSED, count, width, width, x,
-               (da_matrix){work->parameters.at[DA_OUT_WEIGHT], width}, false, target, ld);
+    if (multihead->config.layer_norm) {
+        da_layer_norm norm = da_real_norm(multihead, &work->parameters, DA_NORM_WEIGHT);
+        da_matrix x = da_rows_load(&attended, first, count, work->real, scratch.input);
+        da_layer_norm_forward(work->real, &norm, count, x, scratch.input, width);
+        da_product(work->real, DA_PRODUCT_B_TRANSPOSED, count, width, width, (da_matrix){scratch.input, width},
+                   (da_matrix){work->parameters.at[DA_OUT_WEIGHT], width}, false, target, ld);
+    } else {
+        const block_product product = {&attended, first, count, DA_OUT_WEIGHT, width};
+        multiply_block(work, &product, scratch.input, target, ld);
+    }
     add_bias(work->real, work->parameters.at[DA_OUT_BIAS], width, count, target, ld);
     if (!direct) {
         da_rows_store(work->out, first, count, work->real, (da_matrix){target, ld});
@@ -254,6 +281,7 @@ static da_status run(const da_multihead *multihead, const da_module_inputs *inpu
         .inputs = *inputs,
         .out = out,
         .real = da_real_of(multihead->config.dtype),
+        .in_bf16 = multihead->config.dtype == DA_BF16 && da_product_bf16_available(),
         .rows = out->shape[0] * out->shape[1],
     };
     da_status status = check_out(inputs, out);

@@ -11,6 +11,7 @@
 
 #include "multihead/convert.h"
 #include "multihead/layer_norm.h"
+#include "multihead/product_bf16.h"
 #include "multihead/rotary.h"
 #include "multihead/rows.h"
 #include "support/layouts.h"
@@ -100,6 +101,39 @@ static void test_products(void **state) {
         }
     }
     free(o);
+}
+
+/* Of bf16 operands with gaps; products and sums of these numbers are exact in f32. */
+static void test_products_of_bf16(void **state) {
+    enum { M = 37, K = 29, GAP = 3 };
+    if (!da_product_bf16_available()) {
+        skip(); /* no oneDNN in this build, or no such instructions in this CPU */
+    }
+    for (int64_t n = 1; n < 80; n += 13) {
+        double a[M * (K + GAP)], b[80 * (K + GAP)];
+        uint16_t a16[M * (K + GAP)], b16[80 * (K + GAP)];
+        float c[M * (80 + GAP)];
+        fill(a, M * (K + GAP), 21);
+        fill(b, n * (K + GAP), 22);
+        for (int64_t e = 0; e < M * (K + GAP); e++) {
+            a[e] = floor(a[e] * 64) / 64;
+            value_store(a16, DA_BF16, e, a[e]);
+        }
+        for (int64_t e = 0; e < n * (K + GAP); e++) {
+            b[e] = floor(b[e] * 64) / 64;
+            value_store(b16, DA_BF16, e, b[e]);
+        }
+        memset(c, 0xFF, sizeof c);
+        assert_true(da_product_bf16(M, n, K, (da_matrix){a16, K + GAP}, (da_matrix){b16, K + GAP}, c, n + GAP));
+        for (int64_t e = 0; e < M * (n + GAP); e++) {
+            int64_t i = e / (n + GAP), j = e % (n + GAP);
+            double exact = 0;
+            for (int64_t k = 0; j < n && k < K; k++) {
+                exact += a[i * (K + GAP) + k] * b[j * (K + GAP) + k];
+            }
+            assert_true(j < n ? (double)c[e] == exact : isnan(c[e]));
+        }
+    }
 }
 
 /* ---- conversion -------------------------------------------------------------------------------------------------- */
@@ -419,6 +453,7 @@ static void test_rotary_longest(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),
+        cmocka_unit_test(test_products_of_bf16),
         cmocka_unit_test(test_conversion),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_layer_norm),
