@@ -63,7 +63,7 @@ bool da_product_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, 
     } x = {.read = a.data}, y = {.read = b.data};
     void *const data[3] = {x.data, y.data, c};
     dnnl_memory_desc_t descriptions[3];
-    product p = {NULL};
+    product p = {.engine = NULL};
     bool ok = describe(size, a, b, ldc, descriptions) && prepare(&p, descriptions) && execute(&p, descriptions, data);
     release(&p);
     return ok;
