@@ -15,7 +15,21 @@ static void fill(float *values, size_t count, uint32_t seed) {
     }
 }
 
-static da_status create(const da_context *context, uint64_t seed, da_multihead **out) {
+/* The first implementation that can run here and has a backward pass; NULL if there is none. "auto" chooses the fastest
+ * for inference. */
+static const char *trainable(const da_context *context) {
+    for (size_t k = 0; k < da_implementation_count(); k++) {
+        da_implementation_info info;
+        da_implementation_info_init(&info);
+        if (da_implementation_get_info(context, da_implementation_name(k), &info) == DA_OK && info.available &&
+            info.backward) {
+            return info.name;
+        }
+    }
+    return NULL;
+}
+
+static da_status create(const da_context *context, const char *name, uint64_t seed, da_multihead **out) {
     da_multihead_config config;
     da_attention_config attention;
     da_multihead_config_init(&config);
@@ -24,8 +38,7 @@ static da_status create(const da_context *context, uint64_t seed, da_multihead *
     config.position = DA_POSITION_ROPE;
     da_attention_config_init(&attention);
     da_attention_config_set_patterns(&attention, (int64_t[]){32, 64, 128}, 3, (int64_t[]){1, 2, 4}, 3);
-    /* "standard", which has a backward pass in every version; "auto" chooses the fastest for inference. */
-    da_status status = da_multihead_create(context, "standard", &config, &attention, out);
+    da_status status = da_multihead_create(context, name, &config, &attention, out);
     return status == DA_OK ? da_multihead_initialise(*out, seed) : status;
 }
 
@@ -112,14 +125,17 @@ int main(void) {
     da_context *context = NULL;
     da_multihead *student = NULL, *teacher = NULL;
     da_status status = da_context_create(NULL, &context);
+    const char *name = status == DA_OK ? trainable(context) : NULL;
     if (status == DA_OK) {
-        status = create(context, 1, &student);
+        status = create(context, name ? name : "auto", 1, &student);
     }
     if (status == DA_OK) {
-        status = create(context, 2, &teacher);
+        status = create(context, name ? name : "auto", 2, &teacher);
     }
-    if (status == DA_OK) {
+    if (status == DA_OK && name) {
         status = train(student, teacher, memory);
+    } else if (status == DA_OK) {
+        puts("no implementation has a backward pass here");
     }
     if (status != DA_OK) {
         fprintf(stderr, "%s: %s\n", da_status_name(status), da_last_error_message());
