@@ -54,7 +54,7 @@
  *   thread that calls it is best: OpenBLAS built with OpenMP does (Debian: libopenblas-openmp-dev), and so does BLIS.
  *   No setting of the BLAS is changed; while a call runs, the calling thread's own OpenMP setting is one thread. An
  *   OpenBLAS built without threads may bear no concurrent calls: the library then lets its threads into it one at a
- *   time. bf16 products may be oneDNN's, see docs/multihead.md.
+ *   time. Products in f32 and bf16 are oneDNN's where the build found it, see docs/multihead.md.
  */
 #ifndef DILATED_ATTENTION_NN_H
 #define DILATED_ATTENTION_NN_H

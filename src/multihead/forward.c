@@ -6,7 +6,7 @@
 #include "core/tensor.h"
 #include "multihead/convert.h"
 #include "multihead/module.h"
-#include "multihead/product_bf16.h"
+#include "multihead/product_onednn.h"
 #include "multihead/rows.h"
 
 typedef struct forward_work {
@@ -84,7 +84,7 @@ static void multiply_block(const forward_work *work, const block_product *p, voi
     if (work->in_bf16) {
         da_matrix x = da_rows_load(p->input, p->first, p->count, stored, scratch);
         const void *weights = da_parameter_address(&multihead->table, multihead->parameters, stored, p->weight);
-        if (da_product_bf16(p->count, p->features, width, x, (da_matrix){weights, width}, out, ld)) {
+        if (da_onednn_bf16(p->count, p->features, width, x, (da_matrix){weights, width}, out, ld)) {
             return;
         }
     }
@@ -281,7 +281,7 @@ static da_status run(const da_multihead *multihead, const da_module_inputs *inpu
         .inputs = *inputs,
         .out = out,
         .real = da_real_of(multihead->config.dtype),
-        .in_bf16 = multihead->config.dtype == DA_BF16 && da_product_bf16_available(),
+        .in_bf16 = multihead->config.dtype == DA_BF16 && da_onednn_takes_bf16(),
         .rows = out->shape[0] * out->shape[1],
     };
     da_status status = check_out(inputs, out);

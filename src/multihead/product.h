@@ -1,5 +1,4 @@
-/* Products of row-major matrices: the one place that knows the BLAS. A library with products in bf16 would come in
- * here. */
+/* Products of row-major matrices: the one place that knows the BLAS, and oneDNN where the build found it. */
 #ifndef DA_MULTIHEAD_PRODUCT_H
 #define DA_MULTIHEAD_PRODUCT_H
 
@@ -20,7 +19,8 @@ typedef struct da_matrix {
     int64_t ld; /* elements from one row to the next */
 } da_matrix;
 
-/* c (m, n) = the product, or c + the product with `accumulate`. real is DA_F32 or DA_F64. One call of the BLAS. */
+/* c (m, n) = the product, or c + the product with `accumulate`. real is DA_F32 or DA_F64. One call of the library, on
+ * the calling thread. */
 void da_product(da_dtype real, da_product_form form, int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b,
                 bool accumulate, void *c, int64_t ldc);
 

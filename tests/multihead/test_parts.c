@@ -11,7 +11,7 @@
 
 #include "multihead/convert.h"
 #include "multihead/layer_norm.h"
-#include "multihead/product_bf16.h"
+#include "multihead/product_onednn.h"
 #include "multihead/rotary.h"
 #include "multihead/rows.h"
 #include "support/layouts.h"
@@ -106,7 +106,7 @@ static void test_products(void **state) {
 /* Of bf16 operands with gaps; products and sums of these numbers are exact in f32. */
 static void test_products_of_bf16(void **state) {
     enum { M = 37, K = 29, GAP = 3 };
-    if (!da_product_bf16_available()) {
+    if (!da_onednn_takes_bf16()) {
         skip(); /* no oneDNN in this build, or no such instructions in this CPU */
     }
     for (int64_t n = 1; n < 80; n += 13) {
@@ -124,7 +124,7 @@ static void test_products_of_bf16(void **state) {
             value_store(b16, DA_BF16, e, b[e]);
         }
         memset(c, 0xFF, sizeof c);
-        assert_true(da_product_bf16(M, n, K, (da_matrix){a16, K + GAP}, (da_matrix){b16, K + GAP}, c, n + GAP));
+        assert_true(da_onednn_bf16(M, n, K, (da_matrix){a16, K + GAP}, (da_matrix){b16, K + GAP}, c, n + GAP));
         for (int64_t e = 0; e < M * (n + GAP); e++) {
             int64_t i = e / (n + GAP), j = e % (n + GAP);
             double exact = 0;

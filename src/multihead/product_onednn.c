@@ -1,11 +1,17 @@
-#include "multihead/product_bf16.h"
+#include "multihead/product_onednn.h"
 
 #if defined(DA_HAVE_ONEDNN)
 
 #include <dnnl.h>
 #include <stdatomic.h>
 
-/* What a product needs of oneDNN; all of it belongs to one call. Primitives are cheap: oneDNN caches what it compiled. */
+bool da_onednn_f32(da_product_form form, const int64_t size[3], da_matrix a, da_matrix b, bool accumulate, float *c,
+                   int64_t ldc) {
+    return dnnl_sgemm(form == DA_PRODUCT_A_TRANSPOSED ? 'T' : 'N', form == DA_PRODUCT_B_TRANSPOSED ? 'T' : 'N', size[0],
+                      size[1], size[2], 1, a.data, a.ld, b.data, b.ld, accumulate ? 1 : 0, c, ldc) == dnnl_success;
+}
+
+/* What a product of bf16 needs of oneDNN; all of it belongs to one call. Primitives are cheap: oneDNN caches what it compiled. */
 typedef struct product {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
@@ -55,7 +61,7 @@ static void release(product *p) {
     dnnl_engine_destroy(p->engine);
 }
 
-bool da_product_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, float *c, int64_t ldc) {
+bool da_onednn_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, float *c, int64_t ldc) {
     const int64_t size[3] = {m, n, k};
     union { /* oneDNN takes inputs, too, by a pointer that is not const */
         const void *read;
@@ -69,13 +75,13 @@ bool da_product_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, 
     return ok;
 }
 
-bool da_product_bf16_available(void) {
+bool da_onednn_takes_bf16(void) {
     static const uint16_t one = 0x3f80;
     static atomic_int known; /* 0: not yet; 1: no; 2: yes */
     int state = atomic_load(&known);
     if (state == 0) {
         float result = 0;
-        bool computes = da_product_bf16(1, 1, 1, (da_matrix){&one, 1}, (da_matrix){&one, 1}, &result, 1);
+        bool computes = da_onednn_bf16(1, 1, 1, (da_matrix){&one, 1}, (da_matrix){&one, 1}, &result, 1);
         state = computes && result == 1 ? 2 : 1;
         atomic_store(&known, state);
     }
@@ -84,11 +90,16 @@ bool da_product_bf16_available(void) {
 
 #else
 
-bool da_product_bf16_available(void) {
+bool da_onednn_f32(da_product_form form, const int64_t size[3], da_matrix a, da_matrix b, bool accumulate, float *c,
+                   int64_t ldc) {
     return false;
 }
 
-bool da_product_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, float *c, int64_t ldc) {
+bool da_onednn_takes_bf16(void) {
+    return false;
+}
+
+bool da_onednn_bf16(int64_t m, int64_t n, int64_t k, da_matrix a, da_matrix b, float *c, int64_t ldc) {
     return false;
 }
 
