@@ -15,6 +15,19 @@ void da_add_elements(da_dtype real, void *sum, const void *terms, int64_t count)
     }
 }
 
+void da_multiply_elements(da_dtype real, void *product, const void *factors, int64_t count) {
+    double *product64 = product;
+    const double *factors64 = factors;
+    float *product32 = product;
+    const float *factors32 = factors;
+    for (int64_t c = 0; real == DA_F64 && c < count; c++) {
+        product64[c] *= factors64[c];
+    }
+    for (int64_t c = 0; real != DA_F64 && c < count; c++) {
+        product32[c] *= factors32[c];
+    }
+}
+
 void da_add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld) {
     for (int64_t r = 0; bias && r < count; r++) {
         da_add_elements(real, da_elements_on(rows, r * ld, real), bias, width);

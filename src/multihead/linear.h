@@ -19,6 +19,9 @@ static inline void *da_elements_on(const void *data, int64_t elements, da_dtype 
 /* sum[c] += terms[c] */
 void da_add_elements(da_dtype real, void *sum, const void *terms, int64_t count);
 
+/* product[c] *= factors[c] */
+void da_multiply_elements(da_dtype real, void *product, const void *factors, int64_t count);
+
 /* Adds bias to each row; nothing where it is NULL. */
 void da_add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld);
 
