@@ -51,9 +51,16 @@ static void pack_query(const void *query, int64_t stride, da_dtype dtype, int he
 static void transpose_panel(da_key_block *block, int index) {
     const real *staged = block->staged;
     real *panel = (real *)block->panels + (int64_t)index * block->head_dim * PANEL_KEYS;
-    for (int c = 0; c < block->head_dim; c++) {
-        for (int j = 0; j < PANEL_KEYS; j++) {
-            panel[c * PANEL_KEYS + j] = staged[j * block->padded_dim + c];
+    for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
+        for (int c = 0; c < block->head_dim; c += VEC_LANES) {
+            vec square[VEC_LANES];
+            for (int j = 0; j < VEC_LANES; j++) {
+                square[j] = vec_load(staged + (key + j) * block->padded_dim + c);
+            }
+            vec_transpose(square);
+            for (int k = 0; k < VEC_LANES && c + k < block->head_dim; k++) {
+                vec_store(panel + (c + k) * PANEL_KEYS + key, square[k]);
+            }
         }
     }
 }

@@ -47,6 +47,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask8 keep = _mm512_cmp_pd_mask(x, _mm512_set1_pd(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_pd(keep, power, whole);
 }
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
+}
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m256i position = _mm256_loadu_si256((const __m256i *)(const void *)p);
     __mmask8 keep = _mm256_cmpge_epi32_mask(position, _mm256_set1_epi32(first)) &
@@ -93,6 +99,13 @@ static inline vec vec_split(vec x, vec *fraction) {
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(keep, power, whole);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                                  b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m512i position = _mm512_loadu_si512(p);

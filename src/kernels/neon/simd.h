@@ -52,6 +52,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     scaled = vbslq_f64(is_below, vec_set1(0), scaled);
     return vbslq_f64(is_number, scaled, x);
 }
+static inline vec vec_zip_low(vec a, vec b) {
+    return vzip1q_f64(a, b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return vzip2q_f64(a, b);
+}
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     int64x2_t position = vmovl_s32(vld1_s32(p));
     uint64x2_t keep = vandq_u64(vcgeq_s64(position, vdupq_n_s64(first)), vcleq_s64(position, vdupq_n_s64(last)));
@@ -102,6 +108,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     uint32x4_t is_below = vcltq_f32(x, vec_set1(REAL_MIN_EXPONENT)), is_number = vceqq_f32(x, x);
     scaled = vbslq_f32(is_below, vec_set1(0), scaled);
     return vbslq_f32(is_number, scaled, x);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return vzip1q_f32(a, b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return vzip2q_f32(a, b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     int32x4_t position = vld1q_s32(p);
