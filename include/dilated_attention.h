@@ -156,7 +156,8 @@ typedef enum da_isa {
     DA_ISA_AVX2 = 2,        /* AVX2, FMA, F16C */
     DA_ISA_AVX512 = 3,      /* AVX-512 F, BW, DQ, VL */
     DA_ISA_AVX512_BF16 = 4, /* the same, and bf16 tensors by bf16 dot products: weights are rounded to bf16 */
-    DA_ISA_NEON = 5         /* Advanced SIMD of 64-bit Arm */
+    DA_ISA_AMX_BF16 = 5,    /* AVX-512, and bf16 tensors by matrix products on AMX tiles: weights are rounded to bf16 */
+    DA_ISA_NEON = 6         /* Advanced SIMD of 64-bit Arm */
 } da_isa;
 
 /* A caller's allocator. `allocate` returns memory aligned to 64 bytes, or NULL; `release` gets what allocate returned.

@@ -1,5 +1,5 @@
 /* The processor: its name, the instructions that it and the operating system offer, its caches. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
 
 #include "hardware/hardware.h"
 
@@ -7,6 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+#define DA_X86_LINUX 1
+#include <sys/syscall.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #define DA_X86 1
@@ -138,6 +143,16 @@ static void detect_name(const char *root, char *name, size_t size) {
 void da_detect_cpu(const char *root, da_hardware *hardware) {
     hardware->cpu_features = detect_features();
     detect_name(root, hardware->cpu_name, sizeof hardware->cpu_name);
+}
+
+bool da_permit_tiles(void) {
+#if defined(DA_X86_LINUX)
+    /* From asm/prctl.h of Linux 5.16, which older systems' headers lack. */
+    const long arch_req_xcomp_perm = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, arch_req_xcomp_perm, tile_data) == 0;
+#else
+    return false;
+#endif
 }
 
 /* "48K", "2M", "1024": bytes; 0 for anything else. */

@@ -8,6 +8,9 @@
 /* cpu_name and cpu_features. */
 void da_detect_cpu(const char *root, da_hardware *hardware);
 
+/* Asks the operating system to let this process, all its threads, use AMX tiles; true if it does. Cheap to repeat. */
+bool da_permit_tiles(void);
+
 /* architecture and cores, and what da_detect_cpu finds: all that plans depend on. */
 void da_detect_machine(da_hardware *hardware);
 

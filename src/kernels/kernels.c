@@ -10,6 +10,9 @@ extern const da_kernels da_kernels_avx512_f32, da_kernels_avx512_f64;
 #if defined(DA_HAVE_AVX512BF16_KERNELS)
 extern const da_kernels da_kernels_avx512bf16_bf16;
 #endif
+#if defined(DA_HAVE_AMX_KERNELS)
+extern const da_kernels da_kernels_amx_bf16;
+#endif
 
 #if defined(DA_HAVE_NEON_KERNELS)
 extern const da_kernels da_kernels_neon_f32, da_kernels_neon_f64;
@@ -31,6 +34,9 @@ static const isa_kernels tables[] = {
 #endif
 #if defined(DA_HAVE_AVX512BF16_KERNELS)
     {DA_ISA_AVX512_BF16, &da_kernels_avx512_f32, &da_kernels_avx512_f64, &da_kernels_avx512bf16_bf16},
+#endif
+#if defined(DA_HAVE_AMX_KERNELS)
+    {DA_ISA_AMX_BF16, &da_kernels_avx512_f32, &da_kernels_avx512_f64, &da_kernels_amx_bf16},
 #endif
 #if defined(DA_HAVE_NEON_KERNELS)
     {DA_ISA_NEON, &da_kernels_neon_f32, &da_kernels_neon_f64, &da_kernels_neon_f32},

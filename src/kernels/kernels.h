@@ -15,7 +15,7 @@
 #include "dilated_attention.h"
 
 #define DA_BLOCK_KEYS 256
-#define DA_MAX_TILE_ROWS 8
+#define DA_MAX_TILE_ROWS 32
 #define DA_MIN_PANEL_KEYS 8
 
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
@@ -24,7 +24,7 @@ typedef struct da_key_block {
     int head_dim;       /* as in the tensors */
     int padded_dim;     /* rounded up to whole vectors: the length of a row of values */
     void *staged;       /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
-    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys] */
+    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys], in memory for padded_dim */
     void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
     int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */
     int32_t panel_first[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS]; /* smallest and largest position in each panel */
@@ -43,7 +43,7 @@ typedef struct da_key_source {
 /* Some query rows and their running state over all patterns: the softmax's maximum and sum, and the output before
  * division. */
 typedef struct da_query_tile {
-    const void *queries; /* real[head_dim][tile_rows] */
+    const void *queries; /* real[head_dim][tile_rows], in memory for real[padded_dim][tile_rows] */
     void *maximum;       /* real[tile_rows] */
     void *sum;           /* real[tile_rows] */
     void *accumulator;   /* real[tile_rows][padded_dim] */
@@ -71,6 +71,12 @@ typedef struct da_kernels {
     void (*set_bias)(const uint8_t *multiplicities, int count, void *bias);
     /* scores, softmax and output of one tile against one closed block. */
     void (*attend)(const da_key_block *block, const da_query_tile *tile);
+    /* NULL, or what a thread calls before and after any number of calls of attend: they set registers up. */
+    void (*begin)(void);
+    void (*end)(void);
+    /* NULL, or to be called once on each tile's accumulator when all blocks are done: makes it real[tile_rows][padded_dim],
+     * where these kernels keep it in another order until then. */
+    void (*finish_tile)(void *accumulator, int padded_dim);
     /* Writes one finished row: accumulator * factor, in the tensor's data type. */
     void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
 } da_kernels;

@@ -23,6 +23,10 @@ static row_bound bound_in_precision(const case_row *row, int64_t head_dim, doubl
     };
 }
 
+bool rounds_weights(da_isa isa, da_dtype dtype) {
+    return dtype == DA_BF16 && (isa == DA_ISA_AVX512_BF16 || isa == DA_ISA_AMX_BF16);
+}
+
 row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bool bf16_weights) {
     row_bound tested = bound_in_precision(row, head_dim, value_roundoff(dtype == DA_F64 ? DA_F64 : DA_F32));
     row_bound reference = bound_in_precision(row, head_dim, value_roundoff(DA_F64));

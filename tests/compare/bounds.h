@@ -10,8 +10,11 @@ typedef struct row_bound {
     double out, lse;
 } row_bound;
 
-/* `dtype` is the data type of the tensors: sums are f64 for DA_F64 and f32 otherwise. `bf16_weights`: weights are rounded to
- * bf16 before they meet the values. */
+/* Whether weights are rounded to bf16 before they meet the values. */
+bool rounds_weights(da_isa isa, da_dtype dtype);
+
+/* `dtype` is the data type of the tensors: sums are f64 for DA_F64 and f32 otherwise. `bf16_weights`: as
+ * rounds_weights() says. */
 row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bool bf16_weights);
 
 /* Adds the rounding of a result to the data type that stores it. */

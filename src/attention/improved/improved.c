@@ -61,7 +61,7 @@ typedef struct worker {
     int *row_positions;  /* [rows]: of each row's query, relative to the span's first */
     char *maximum, *sum; /* real[rows] */
     char *accumulator;   /* real[rows][padded_dim] */
-    char *queries;       /* real[tiles][head_dim][tile_rows] */
+    char *queries;       /* real[tiles][padded_dim][tile_rows] */
     char *scores;        /* scratch of a tile */
     char *bias;          /* real[DA_BLOCK_KEYS], of the class at hand */
     da_key_block block;
@@ -84,7 +84,7 @@ static int64_t largest_unit(const da_kernels *kernels, int padded_dim) {
 static size_t lay_out(worker *w, const forward_job *job, char *memory) {
     da_arena arena = {memory, 0};
     size_t real = job->kernels->real_size, tile = (size_t)job->kernels->tile_rows;
-    size_t head_dim = (size_t)job->head_dim, padded = (size_t)job->padded_dim, unit = (size_t)job->unit;
+    size_t padded = (size_t)job->padded_dim, unit = (size_t)job->unit;
     /* Each class may leave its last tile part empty; a unit of few queries has few classes. */
     size_t classes = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES;
     size_t rows = (unit + classes * (tile - 1) + tile - 1) / tile * tile;
@@ -92,14 +92,14 @@ static size_t lay_out(worker *w, const forward_job *job, char *memory) {
     w->maximum = da_arena_take(&arena, rows, real);
     w->sum = da_arena_take(&arena, rows, real);
     w->accumulator = da_arena_take(&arena, rows * padded, real);
-    w->queries = da_arena_take(&arena, rows * head_dim, real);
+    w->queries = da_arena_take(&arena, rows * padded, real);
     w->scores = da_arena_take(&arena, tile * DA_BLOCK_KEYS, real);
     w->bias = da_arena_take(&arena, DA_BLOCK_KEYS, real);
     w->key_positions = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->key_positions);
     w->held_in = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->held_in);
     w->block = (da_key_block){.head_dim = job->head_dim, .padded_dim = job->padded_dim};
     w->block.staged = da_arena_take(&arena, (size_t)job->kernels->panel_keys * padded, real);
-    w->block.panels = da_arena_take(&arena, DA_BLOCK_KEYS * head_dim, real);
+    w->block.panels = da_arena_take(&arena, DA_BLOCK_KEYS * padded, real);
     w->block.values = da_arena_take(&arena, DA_BLOCK_KEYS * padded, real);
     w->block.positions = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *w->block.positions);
     return arena.used;
@@ -181,7 +181,7 @@ static void begin_class(worker *w, const query_class *class) {
     const forward_job *job = w->job;
     const da_tensor *query = job->call->query;
     int tile_rows = job->kernels->tile_rows;
-    size_t real = job->kernels->real_size, row_bytes = (size_t)job->head_dim * real;
+    size_t real = job->kernels->real_size, row_bytes = (size_t)job->padded_dim * real;
     size_t query_bytes = (size_t)job->head_dim * da_dtype_size(query->dtype);
     int rows = (class->row_count + tile_rows - 1) / tile_rows * tile_rows;
     char *queries = w->queries + (size_t) class->first_row * row_bytes;
@@ -224,6 +224,16 @@ static void finish_row(worker *w, int row, double zero_keys) {
     }
 }
 
+static void finish_class(worker *w, const query_class *class) {
+    const da_kernels *kernels = w->job->kernels;
+    for (int row = 0; row < class->row_count; row++) {
+        if (row % kernels->tile_rows == 0 && kernels->finish_tile) {
+            kernels->finish_tile(accumulator_row(w, class->first_row + row), w->job->padded_dim);
+        }
+        finish_row(w, class->first_row + row, class->zero_keys);
+    }
+}
+
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
 
 /* A position relative to the span, as the kernels compare it; exact up to 2^30 tokens away, and beyond that still on
@@ -240,7 +250,7 @@ static void attend_tile(worker *w, const query_class *class, int row_in_class) {
     size_t real = kernels->real_size;
     int row = class->first_row + row_in_class, rows = class->row_count - row_in_class;
     da_query_tile tile = {
-        .queries = w->queries + (size_t)row * (size_t)w->job->head_dim * real,
+        .queries = w->queries + (size_t)row * (size_t)w->job->padded_dim * real,
         .maximum = w->maximum + (size_t)row * real,
         .sum = w->sum + (size_t)row * real,
         .accumulator = accumulator_row(w, row),
@@ -354,9 +364,7 @@ static int64_t run_span(worker *w, int64_t first, int64_t end) {
     da_span_keys(&w->span, kept_in, w->class_count, visit_key, w);
     flush_keys(w);
     for (int c = 0; c < w->class_count; c++) {
-        for (int row = 0; row < w->classes[c].row_count; row++) {
-            finish_row(w, w->classes[c].first_row + row, w->classes[c].zero_keys);
-        }
+        finish_class(w, &w->classes[c]);
     }
     return w->span.end;
 }
@@ -373,8 +381,14 @@ static void run_unit(int64_t index, int thread, void *user) {
     w.kv_head = w.head / (heads / job->call->key->shape[2]);
     lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
     da_head_patterns_init(&w.patterns, job->call->config, n, heads, w.head);
+    if (job->kernels->begin) {
+        job->kernels->begin();
+    }
     while (first < end) {
         first = run_span(&w, first, end);
+    }
+    if (job->kernels->end) {
+        job->kernels->end();
     }
     da_progress_step(&job->progress, thread);
 }
@@ -414,7 +428,7 @@ void da_improved_describe(const da_context *context, const da_attention_config *
     cut->unit = job.unit;
     cut->unit_count = job.unit_count;
     cut->block_keys = job.block_keys;
-    cut->unit_bytes = (size_t)job.unit * (size_t)(job.head_dim + job.padded_dim) * job.kernels->real_size;
+    cut->unit_bytes = (size_t)job.unit * (size_t)(2 * job.padded_dim) * job.kernels->real_size;
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {

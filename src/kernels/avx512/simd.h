@@ -1,9 +1,11 @@
 /* AVX-512 (F, BW, DQ, VL). Included by kernels/simd.h. */
 #include <immintrin.h>
 
+#ifndef TILE_ROWS /* products of their own may have their own tile */
 #define TILE_ROWS 6
 #define PANEL_VECS 4
 #define OUTPUT_VECS 4
+#endif
 #define VEC_SPLITS_AT_FLOOR 1
 
 #if DA_REAL_IS_DOUBLE
