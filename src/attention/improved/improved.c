@@ -24,6 +24,8 @@
 #define UNIT_BYTES (1024 * 1024)
 #define UNIT_MAX_ROWS 4096
 
+#define WIDEST_VECTOR 32 /* components to whose multiples kernels round head_dim up */
+
 #define CACHE_LINE 64
 #define PREFETCH_ROWS 16 /* how far ahead of their use rows of keys, values and queries are asked for */
 
@@ -37,6 +39,7 @@ typedef struct forward_job {
     const da_kernels *kernels;
     int head_dim, padded_dim;
     int64_t unit, unit_count; /* per sequence */
+    int64_t most_classes;     /* of a span */
     int block_keys;           /* at most DA_BLOCK_KEYS */
     char *memory;
     size_t memory_per_thread;
@@ -85,9 +88,8 @@ static size_t lay_out(worker *w, const forward_job *job, char *memory) {
     da_arena arena = {memory, 0};
     size_t real = job->kernels->real_size, tile = (size_t)job->kernels->tile_rows;
     size_t padded = (size_t)job->padded_dim, unit = (size_t)job->unit;
-    /* Each class may leave its last tile part empty; a unit of few queries has few classes. */
-    size_t classes = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES;
-    size_t rows = (unit + classes * (tile - 1) + tile - 1) / tile * tile;
+    /* Each class may leave its last tile part empty. */
+    size_t rows = (unit + (size_t)job->most_classes * (tile - 1) + tile - 1) / tile * tile;
     w->row_positions = da_arena_take(&arena, rows, sizeof *w->row_positions);
     w->maximum = da_arena_take(&arena, rows, real);
     w->sum = da_arena_take(&arena, rows, real);
@@ -140,7 +142,7 @@ static int find_class(worker *w, da_segment_set kept_in) {
             return c;
         }
     }
-    if (w->class_count == DA_MAX_CLASSES) {
+    if (w->class_count == w->job->most_classes) {
         return -1;
     }
     w->classes[w->class_count] = (query_class){.kept_in = kept_in};
@@ -189,13 +191,15 @@ static void begin_class(worker *w, const query_class *class) {
     memset(accumulator_row(w, class->first_row), 0, (size_t)(rows * job->padded_dim) * real);
     /* Rows that the last tile does not use hold zeros. */
     memset(queries + (size_t)(rows - tile_rows) * row_bytes, 0, (size_t)tile_rows * row_bytes);
+    for (int row = 0; row < rows; row++) {
+        set_real(job, w->maximum, class->first_row + row, -INFINITY);
+    }
     for (int row = 0; row < class->row_count; row++) {
         if (row + PREFETCH_ROWS < class->row_count) {
             int64_t ahead = w->span.first + w->row_positions[class->first_row + row + PREFETCH_ROWS];
             prefetch_row(da_tensor_row(query, w->batch, ahead, w->head), query_bytes);
         }
         int64_t i = w->span.first + w->row_positions[class->first_row + row];
-        set_real(job, w->maximum, class->first_row + row, -INFINITY);
         job->kernels->pack_query(da_tensor_row(query, w->batch, i, w->head), query->stride[3], query->dtype,
                                  job->head_dim, job->call->scale / ln_2, row % tile_rows,
                                  queries + (size_t)(row / tile_rows * tile_rows) * row_bytes);
@@ -403,6 +407,17 @@ static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences
     return unit < n ? unit : n;
 }
 
+/* Classes that the queries of a unit can fall into: each pattern of a rate above 1 keeps a query or not, in each of the
+ * segments that the unit meets. */
+static int64_t most_classes(const da_attention_config *config, int64_t unit) {
+    int64_t most = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES, pieces = 1, kept_or_not = 1;
+    for (size_t p = 0; p < config->segment_count && pieces * kept_or_not < most; p++) {
+        pieces += unit / config->segment_lengths[p] + 1; /* edges of segments within the unit */
+        kept_or_not *= config->dilation_rates[p] == 1 ? 1 : 2;
+    }
+    return pieces * kept_or_not < most ? pieces * kept_or_not : most;
+}
+
 /* Fills in all but the memory; returns the number of threads that the call can use. */
 static int plan(forward_job *job, const da_context *context, const da_attention_config *config,
                 const da_problem *problem) {
@@ -414,6 +429,7 @@ static int plan(forward_job *job, const da_context *context, const da_attention_
     job->padded_dim = padded_dim_for(job->kernels, problem->head_dim);
     job->unit = choose_unit(&config->tuning, n, sequences, largest_unit(job->kernels, job->padded_dim));
     job->unit_count = (n - 1) / job->unit + 1;
+    job->most_classes = most_classes(config, job->unit);
     job->block_keys = block_keys > 0 && block_keys < DA_BLOCK_KEYS ? block_keys : DA_BLOCK_KEYS;
     job->memory_per_thread = lay_out(&layout, job, NULL);
     return da_threads_for(context, &config->tuning, sequences * job->unit_count);
@@ -441,8 +457,10 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     if (!job.memory) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
-    /* Zero once: columns beyond head_dim stay zero, and rows that a tile does not use hold numbers. */
-    memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+    if (job.head_dim % WIDEST_VECTOR !=
+        0) { /* components between head_dim and the end of a vector are read, and stay zero */
+        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+    }
     int64_t units = problem.batch * problem.heads * job.unit_count;
     da_progress_begin(&job.progress, call->options, units);
     da_parallel_for(threads, units, run_unit, &job);
