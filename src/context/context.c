@@ -185,7 +185,7 @@ da_isa da_context_isa(const da_context *context) {
 }
 
 const da_allocator *da_context_allocator(const da_context *context) {
-    return &context->allocator;
+    return context ? &context->allocator : NULL;
 }
 
 da_plans *da_context_plans(const da_context *context) {
