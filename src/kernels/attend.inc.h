@@ -57,6 +57,7 @@ static void append_key(da_key_block *block, const da_key_source *source) {
     stage_key(block, source, slot);
     bool finite = store_value(block, source, key);
     block->positions[key] = source->position;
+    block->tokens[key] = source->token;
     block->values_finite = (key == 0 || block->values_finite) && finite;
     if (slot == 0 || source->position < block->panel_first[panel]) {
         block->panel_first[panel] = source->position;
@@ -77,6 +78,7 @@ static void close_block(da_key_block *block) {
     clear_staged(block, used);
     for (int key = block->count; key % PANEL_KEYS != 0; key++) {
         block->positions[key] = 0;
+        block->tokens[key] = 0;
     }
     transpose_panel(block, block->count / PANEL_KEYS);
 }

@@ -15,12 +15,37 @@ static void mask_panel(const da_key_block *block, const da_query_tile *tile, int
     }
 }
 
+/* ---- dropout ----------------------------------------------------------------------------------------------------- */
+
+/* 1 where dropout keeps the weight of a row and each of a vector of the block's keys, else 0. */
+static vec kept_by_dropout(const da_key_block *block, const da_query_tile *tile, int r, int key) {
+    const da_dropout *dropout = tile->dropout;
+    real kept[VEC_LANES];
+    for (int lane = 0; lane < VEC_LANES; lane++) {
+        uint32_t row = tile->tokens[r], column = block->tokens[key + lane];
+        uint32_t number = tile->rows_are_keys ? da_philox_2x32(dropout->key, column, row)
+                                              : da_philox_2x32(dropout->key, row, column);
+        kept[lane] = number >= dropout->threshold ? 1 : 0;
+    }
+    return vec_load(kept);
+}
+
 /* ---- softmax ---------------------------------------------------------------------------------------------------- */
 
 /* A run of panels that some row sees. */
 typedef struct panel_run {
     int first, end;
 } panel_run;
+
+/* Returns how many runs there are with one panel more, after those that there were. */
+static int add_to_runs(panel_run *runs, int run_count, int panel) {
+    if (run_count > 0 && runs[run_count - 1].end == panel) {
+        runs[run_count - 1].end = panel + 1;
+        return run_count;
+    }
+    runs[run_count] = (panel_run){panel, panel + 1};
+    return run_count + 1;
+}
 
 /* The largest of a row's scores, and its maximum so far. */
 static real row_maximum(const da_query_tile *tile, int r, const panel_run *runs, int run_count) {
@@ -35,8 +60,9 @@ static real row_maximum(const da_query_tile *tile, int r, const panel_run *runs,
 }
 
 /* Turns a row's scores into weights 2^(score - reached), and brings its sum and accumulator to the new maximum. */
-static void weigh_row(const da_query_tile *tile, int r, real reached, int padded_dim, const panel_run *runs,
+static void weigh_row(const da_key_block *block, const da_query_tile *tile, int r, real reached, const panel_run *runs,
                       int run_count) {
+    int padded_dim = block->padded_dim;
     real *scores = (real *)tile->scores + r * DA_BLOCK_KEYS;
     real *maximum = (real *)tile->maximum + r, *sum = (real *)tile->sum + r;
     real *accumulator = (real *)tile->accumulator + (int64_t)r * padded_dim;
@@ -45,8 +71,11 @@ static void weigh_row(const da_query_tile *tile, int r, real reached, int padded
     for (int k = 0; k < run_count; k++) {
         for (int j = runs[k].first * PANEL_KEYS; j < runs[k].end * PANEL_KEYS; j += VEC_LANES) {
             vec weight = vec_exp2(vec_sub(vec_load(scores + j), reference));
-            store_weights(scores, j, weight);
             total = vec_add(total, weight);
+            if (tile->dropout) { /* the sum has it all the same */
+                weight = vec_mul(weight, kept_by_dropout(block, tile, r, j));
+            }
+            store_weights(scores, j, weight);
         }
     }
     if (reached > *maximum) {
@@ -63,13 +92,29 @@ static void weigh_row(const da_query_tile *tile, int r, real reached, int padded
 }
 
 /* All maxima come first, so that the end of one row's reduction need not be waited for. */
-static void softmax_tile(const da_query_tile *tile, int padded_dim, const panel_run *runs, int run_count) {
+static void softmax_tile(const da_key_block *block, const da_query_tile *tile, const panel_run *runs, int run_count) {
     real reached[TILE_ROWS];
     for (int r = 0; r < tile->rows; r++) {
         reached[r] = row_maximum(tile, r, runs, run_count);
     }
     for (int r = 0; r < tile->rows; r++) {
-        weigh_row(tile, r, reached[r], padded_dim, runs, run_count);
+        weigh_row(block, tile, r, reached[r], runs, run_count);
+    }
+}
+
+/* ---- output ------------------------------------------------------------------------------------------------------ */
+
+/* Adds weights times values. hides: some weights are 0 because the pair does not see each other. */
+static void accumulate_runs(const da_key_block *block, const da_query_tile *tile, const panel_run *runs, int run_count,
+                            bool hides) {
+    for (int k = 0; k < run_count; k++) {
+        int end_key = runs[k].end * PANEL_KEYS;
+        end_key = end_key < block->count ? end_key : block->count;
+        if (hides && !block->values_finite) {
+            accumulate_seen(block, tile, runs[k].first * PANEL_KEYS, end_key);
+        } else {
+            accumulate(block, tile, runs[k].first * PANEL_KEYS, end_key);
+        }
     }
 }
 
@@ -90,20 +135,8 @@ static void attend(const da_key_block *block, const da_query_tile *tile) {
             mask_panel(block, tile, p);
             hides = true;
         }
-        if (run_count > 0 && runs[run_count - 1].end == p) {
-            runs[run_count - 1].end = p + 1;
-        } else {
-            runs[run_count++] = (panel_run){p, p + 1};
-        }
+        run_count = add_to_runs(runs, run_count, p);
     }
-    softmax_tile(tile, block->padded_dim, runs, run_count);
-    for (int k = 0; k < run_count; k++) {
-        int end_key = runs[k].end * PANEL_KEYS;
-        end_key = end_key < block->count ? end_key : block->count;
-        if (hides && !block->values_finite) {
-            accumulate_seen(block, tile, runs[k].first * PANEL_KEYS, end_key);
-        } else {
-            accumulate(block, tile, runs[k].first * PANEL_KEYS, end_key);
-        }
-    }
+    softmax_tile(block, tile, runs, run_count);
+    accumulate_runs(block, tile, runs, run_count, hides);
 }

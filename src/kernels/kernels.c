@@ -52,6 +52,10 @@ const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype) {
     return NULL;
 }
 
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype) {
+    return da_kernels_for(isa, dtype == DA_F64 ? DA_F64 : DA_F32);
+}
+
 bool da_kernels_built(da_isa isa) {
     return da_kernels_for(isa, DA_F32) != NULL;
 }

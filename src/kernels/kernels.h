@@ -12,7 +12,7 @@
 #ifndef DA_KERNELS_KERNELS_H
 #define DA_KERNELS_KERNELS_H
 
-#include "dilated_attention.h"
+#include "attention/dropout.h"
 
 #define DA_BLOCK_KEYS 256
 #define DA_MAX_TILE_ROWS 32
@@ -27,6 +27,7 @@ typedef struct da_key_block {
     void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys], in memory for padded_dim */
     void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
     int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */
+    uint32_t *tokens;   /* [DA_BLOCK_KEYS]: the low bits of the position itself, for dropout */
     int32_t panel_first[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS]; /* smallest and largest position in each panel */
     int32_t panel_last[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS];
     bool values_finite; /* no infinity and no NaN among the values */
@@ -38,6 +39,7 @@ typedef struct da_key_source {
     int64_t key_stride, value_stride; /* between components, in elements */
     da_dtype dtype;
     int32_t position;
+    uint32_t token;
 } da_key_source;
 
 /* Some query rows and their running state over all patterns: the softmax's maximum and sum, and the output before
@@ -53,7 +55,29 @@ typedef struct da_query_tile {
     int rows;            /* rows in use, 1..tile_rows */
     /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
     int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
+    const da_dropout *dropout;         /* NULL: none */
+    bool rows_are_keys;                /* and the block's keys queries: as in the backward pass */
+    uint32_t tokens[DA_MAX_TILE_ROWS]; /* with dropout: the low bits of each row's position */
 } da_query_tile;
+
+/* The backward pass has two directions, of the same arithmetic. In one, the rows of a tile are queries with their
+ * grad_out, and the columns of a block keys with their values; in the other, rows are keys with their values, and columns
+ * queries with their grad_out. */
+typedef struct da_gradient_block {
+    da_key_block first;  /* keys, or queries: each as key and as value, so in panels and in rows */
+    da_key_block second; /* values, or grad_out, likewise */
+    /* Where columns are queries, real[DA_BLOCK_KEYS] each, else NULL: log2 of the softmax's denominator, and
+     * <grad_out, out> - grad_lse. Numbers in whole panels. */
+    void *lse, *delta;
+} da_gradient_block;
+
+typedef struct da_gradient_tile {
+    da_query_tile first;  /* queries, or keys; the accumulator: their gradient. No maximum, no sum */
+    da_query_tile second; /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the
+                             gradient of values */
+    const void *lse, *delta;          /* where rows are queries, real[tile_rows] each */
+    bool wants_first, wants_second;   /* the gradients */
+} da_gradient_tile;
 
 typedef struct da_kernels {
     da_isa isa;
@@ -79,10 +103,18 @@ typedef struct da_kernels {
     void (*finish_tile)(void *accumulator, int padded_dim);
     /* Writes one finished row: accumulator * factor, in the tensor's data type. */
     void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
+    /* Of the tables that da_kernels_for_backward gives; NULL in those of bf16 products. Gradients of one tile's rows from
+     * one closed block, added to its accumulators. */
+    void (*attend_backward)(const da_gradient_block *block, const da_gradient_tile *tile);
+    /* Sum of a[c] * b[c] over two rows of tensors. */
+    double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
 } da_kernels;
 
 /* Table for tensors of a data type, of an instruction set that da_kernels_built() and the CPU have. */
 const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype);
+
+/* The same with sums, weights and products in real alone, for the backward pass and for dropout. */
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype);
 
 /* True if this build holds kernels for the instruction set. */
 bool da_kernels_built(da_isa isa);

@@ -206,3 +206,4 @@ static void accumulate_seen(const da_key_block *block, const da_query_tile *tile
 }
 
 #include "kernels/attend_rows.inc.h"
+#include "kernels/backward.inc.h"

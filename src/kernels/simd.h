@@ -5,6 +5,7 @@
  *   TILE_ROWS, PANEL_VECS          register tile: rows of queries x vectors of keys
  *   OUTPUT_VECS                    vectors of the output that are accumulated in registers at once
  *   vec_load, vec_store, vec_set1, vec_add, vec_sub, vec_mul, vec_max, vec_fma(a, b, c) = a * b + c
+ *   vec_mul_or_zero(a, b)          a * b; 0 where a is 0, whatever b is
  *   vec_max(a, b)                  is b where either is NaN, so that vec_max(constant, x) keeps a NaN in x
  *   vec_reduce_max, vec_reduce_add
  *   VEC_SPLITS_AT_FLOOR            whether vec_split leaves a fraction in [0, 1), or in [-1/2, 1/2]

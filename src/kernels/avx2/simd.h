@@ -27,6 +27,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return _mm256_mul_pd(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm256_and_pd(_mm256_mul_pd(a, b), _mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_NEQ_UQ));
+}
 static inline vec vec_max(vec a, vec b) {
     return _mm256_max_pd(a, b);
 }
@@ -88,6 +91,9 @@ static inline vec vec_sub(vec a, vec b) {
 }
 static inline vec vec_mul(vec a, vec b) {
     return _mm256_mul_ps(a, b);
+}
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ));
 }
 static inline vec vec_max(vec a, vec b) {
     return _mm256_max_ps(a, b);

@@ -29,6 +29,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return _mm512_mul_pd(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm512_maskz_mul_pd(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NEQ_UQ), a, b);
+}
 static inline vec vec_max(vec a, vec b) {
     return _mm512_max_pd(a, b);
 }
@@ -81,6 +84,9 @@ static inline vec vec_sub(vec a, vec b) {
 }
 static inline vec vec_mul(vec a, vec b) {
     return _mm512_mul_ps(a, b);
+}
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ), a, b);
 }
 static inline vec vec_max(vec a, vec b) {
     return _mm512_max_ps(a, b);

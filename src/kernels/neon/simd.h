@@ -27,6 +27,10 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return vmulq_f64(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    uint64x2_t product = vreinterpretq_u64_f64(vmulq_f64(a, b));
+    return vreinterpretq_f64_u64(vbicq_u64(product, vceqq_f64(a, vdupq_n_f64(0))));
+}
 static inline vec vec_max(vec a, vec b) {
     return vmaxq_f64(a, b);
 }
@@ -83,6 +87,10 @@ static inline vec vec_sub(vec a, vec b) {
 }
 static inline vec vec_mul(vec a, vec b) {
     return vmulq_f32(a, b);
+}
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    uint32x4_t product = vreinterpretq_u32_f32(vmulq_f32(a, b));
+    return vreinterpretq_f32_u32(vbicq_u32(product, vceqq_f32(a, vdupq_n_f32(0))));
 }
 static inline vec vec_max(vec a, vec b) {
     return vmaxq_f32(a, b);

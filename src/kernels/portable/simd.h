@@ -26,6 +26,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return a * b;
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return a == 0 ? 0 : a * b;
+}
 static inline vec vec_max(vec a, vec b) {
     return a > b ? a : b;
 }

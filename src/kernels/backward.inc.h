@@ -1,0 +1,90 @@
+/* The backward pass of a tile of rows against a block of columns (kernels.h: da_gradient_block, da_gradient_tile). With s
+ * the scores, l and D of the query of a pair, and m its dropout factor of 0 or 1:
+ *   p = 2^(s - l), dp = <grad_out, value>, ds = p (m dp - D);
+ *   gradient of the first rows += ds * first columns, of values += p m * grad_out.
+ * Included by products_real.inc.h: the products are those of the forward pass. */
+
+#define DA_KERNELS_HOOKS .attend_backward = attend_backward, .dot = dot_rows,
+
+static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim) {
+    real left[DA_MAX_HEAD_DIM], right[DA_MAX_HEAD_DIM];
+    int whole = head_dim / VEC_LANES * VEC_LANES;
+    vec sum = vec_set1(0);
+    load_row(a, a_stride, dtype, head_dim, left);
+    load_row(b, b_stride, dtype, head_dim, right);
+    for (int c = 0; c < whole; c += VEC_LANES) {
+        sum = vec_fma(vec_load(left + c), vec_load(right + c), sum);
+    }
+    real rest = 0;
+    for (int c = whole; c < head_dim; c++) {
+        rest += left[c] * right[c];
+    }
+    return (double)(vec_reduce_add(sum) + rest);
+}
+
+/* Turns scores into weights (p m), and products dp into ds. */
+FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_gradient_tile *tile, int panel,
+                                      const bool columns_are_queries, const bool drops) {
+    const real *lse = columns_are_queries ? block->lse : tile->lse;
+    const real *delta = columns_are_queries ? block->delta : tile->delta;
+    for (int r = 0; r < tile->first.rows; r++) {
+        for (int v = 0; v < PANEL_VECS; v++) {
+            int column = panel * PANEL_KEYS + v * VEC_LANES;
+            real *score = (real *)tile->first.scores + r * DA_BLOCK_KEYS + column;
+            real *product = (real *)tile->second.scores + r * DA_BLOCK_KEYS + column;
+            vec l = columns_are_queries ? vec_load(lse + column) : vec_set1(lse[r]);
+            vec d = columns_are_queries ? vec_load(delta + column) : vec_set1(delta[r]);
+            vec weight = vec_exp2(vec_sub(vec_load(score), l)), dp = vec_load(product), dropped = weight;
+            if (drops) {
+                vec kept = kept_by_dropout(&block->first, &tile->first, r, column);
+                dropped = vec_mul(weight, kept);
+                dp = vec_mul(dp, kept);
+            }
+            vec_store(score, dropped);
+            /* What a pair that does not see each other has for dp and D must not count, NaN least of all. */
+            vec_store(product, vec_mul_or_zero(weight, vec_sub(dp, d)));
+        }
+    }
+}
+
+static void attend_panel_backward(const da_gradient_block *block, const da_gradient_tile *tile, int panel, bool hides) {
+    score_panel(&block->first, &tile->first, panel);
+    if (hides) {
+        mask_panel(&block->first, &tile->first, panel);
+    }
+    if (tile->wants_first) {
+        score_panel(&block->second, &tile->second, panel);
+    }
+    if (tile->first.dropout) {
+        differentiate_panel(block, tile, panel, block->lse != NULL, true);
+    } else if (block->lse) {
+        differentiate_panel(block, tile, panel, true, false);
+    } else {
+        differentiate_panel(block, tile, panel, false, false);
+    }
+}
+
+static void attend_backward(const da_gradient_block *block, const da_gradient_tile *tile) {
+    panel_run runs[MAX_PANELS];
+    int run_count = 0, panel_count = (block->first.count + PANEL_KEYS - 1) / PANEL_KEYS;
+    bool hides = false;
+    visible_range range = range_of_tile(&tile->first);
+    for (int p = 0; p < panel_count; p++) {
+        panel_visibility seen = visibility_of(&block->first, &range, p);
+        if (seen != SEEN_BY_NONE) {
+            attend_panel_backward(block, tile, p, seen == SEEN_IN_PART);
+            hides = hides || seen == SEEN_IN_PART;
+            run_count = add_to_runs(runs, run_count, p);
+        }
+    }
+    if (tile->wants_first) {
+        da_query_tile differences = tile->first;
+        differences.scores = tile->second.scores;
+        accumulate_runs(&block->first, &differences, runs, run_count, hides);
+    }
+    if (tile->wants_second) {
+        da_query_tile weights = tile->second;
+        weights.scores = tile->first.scores;
+        accumulate_runs(&block->second, &weights, runs, run_count, hides);
+    }
+}
