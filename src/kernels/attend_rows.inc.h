@@ -73,7 +73,7 @@ static void weigh_row(const da_key_block *block, const da_query_tile *tile, int 
             vec weight = vec_exp2(vec_sub(vec_load(scores + j), reference));
             total = vec_add(total, weight);
             if (tile->dropout) { /* the sum has it all the same */
-                weight = vec_mul(weight, kept_by_dropout(block, tile, r, j));
+                weight = vec_mul_or_zero(kept_by_dropout(block, tile, r, j), weight);
             }
             store_weights(scores, j, weight);
         }
@@ -104,13 +104,14 @@ static void softmax_tile(const da_key_block *block, const da_query_tile *tile, c
 
 /* ---- output ------------------------------------------------------------------------------------------------------ */
 
-/* Adds weights times values. hides: some weights are 0 because the pair does not see each other. */
+/* Adds weights times values. hides: some weights are 0 because the pair does not see each other. (So may weights that
+ * dropout took away be.) */
 static void accumulate_runs(const da_key_block *block, const da_query_tile *tile, const panel_run *runs, int run_count,
                             bool hides) {
     for (int k = 0; k < run_count; k++) {
         int end_key = runs[k].end * PANEL_KEYS;
         end_key = end_key < block->count ? end_key : block->count;
-        if (hides && !block->values_finite) {
+        if ((hides || tile->dropout) && !block->values_finite) {
             accumulate_seen(block, tile, runs[k].first * PANEL_KEYS, end_key);
         } else {
             accumulate(block, tile, runs[k].first * PANEL_KEYS, end_key);

@@ -24,7 +24,8 @@ static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b
 
 /* Turns scores into weights (p m), and products dp into ds. */
 FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_gradient_tile *tile, int panel,
-                                      const bool columns_are_queries, const bool drops) {
+                                      const bool columns_are_queries, const bool hides, const bool drops) {
+    const int32_t *positions = block->first.positions;
     const real *lse = columns_are_queries ? block->lse : tile->lse;
     const real *delta = columns_are_queries ? block->delta : tile->delta;
     for (int r = 0; r < tile->first.rows; r++) {
@@ -34,13 +35,18 @@ FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_g
             real *product = (real *)tile->second.scores + r * DA_BLOCK_KEYS + column;
             vec l = columns_are_queries ? vec_load(lse + column) : vec_set1(lse[r]);
             vec d = columns_are_queries ? vec_load(delta + column) : vec_set1(delta[r]);
-            vec weight = vec_exp2(vec_sub(vec_load(score), l)), dp = vec_load(product), dropped = weight;
+            vec dp = vec_load(product), difference = vec_sub(vec_load(score), l);
+            if (hides) { /* last: l may be NaN */
+                difference = vec_select_range(difference, positions + column, tile->first.first_visible[r],
+                                              tile->first.last_visible[r]);
+            }
+            vec weight = vec_exp2(difference), kept_weight = weight;
             if (drops) {
                 vec kept = kept_by_dropout(&block->first, &tile->first, r, column);
-                dropped = vec_mul(weight, kept);
-                dp = vec_mul(dp, kept);
+                kept_weight = vec_mul_or_zero(kept, weight);
+                dp = vec_mul_or_zero(kept, dp);
             }
-            vec_store(score, dropped);
+            vec_store(score, kept_weight);
             /* What a pair that does not see each other has for dp and D must not count, NaN least of all. */
             vec_store(product, vec_mul_or_zero(weight, vec_sub(dp, d)));
         }
@@ -49,18 +55,16 @@ FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_g
 
 static void attend_panel_backward(const da_gradient_block *block, const da_gradient_tile *tile, int panel, bool hides) {
     score_panel(&block->first, &tile->first, panel);
-    if (hides) {
-        mask_panel(&block->first, &tile->first, panel);
-    }
     if (tile->wants_first) {
         score_panel(&block->second, &tile->second, panel);
     }
-    if (tile->first.dropout) {
-        differentiate_panel(block, tile, panel, block->lse != NULL, true);
-    } else if (block->lse) {
-        differentiate_panel(block, tile, panel, true, false);
+    bool columns_are_queries = block->lse != NULL;
+    if (hides || tile->first.dropout) { /* seldom: one form for all that is more */
+        differentiate_panel(block, tile, panel, columns_are_queries, hides, tile->first.dropout != NULL);
+    } else if (columns_are_queries) {
+        differentiate_panel(block, tile, panel, true, false, false);
     } else {
-        differentiate_panel(block, tile, panel, false, false);
+        differentiate_panel(block, tile, panel, false, false, false);
     }
 }
 
@@ -85,6 +89,7 @@ static void attend_backward(const da_gradient_block *block, const da_gradient_ti
     if (tile->wants_second) {
         da_query_tile weights = tile->second;
         weights.scores = tile->first.scores;
+        weights.dropout = tile->first.dropout;
         accumulate_runs(&block->second, &weights, runs, run_count, hides);
     }
 }
