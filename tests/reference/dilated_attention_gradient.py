@@ -101,6 +101,7 @@ def multiplicities(n, heads, head, segment_lengths, dilation_rates, *, causal=Fa
 class HeadPass:
     """What the formulae above name, of one head of one batch row."""
     c: np.ndarray       # (n, n)
+    zeros: np.ndarray   # (n)
     m: np.ndarray       # (n, n), m_ij / g
     p: np.ndarray       # (n, n)
     lse: np.ndarray     # (n)
@@ -115,12 +116,12 @@ def head_forward(q, k, v, c, zeros, scale, m):
     largest = np.maximum(s.max(axis=1), np.where(zeros > 0, 0.0, -np.inf))
     reference = np.where(np.isinf(largest), 0, largest)[:, None]
     weight = c * np.exp(s - reference)
-    total = weight.sum(axis=1) + zeros * np.exp(-reference[:, 0])
+    total = weight.sum(axis=1) + zeros * np.exp(np.where(zeros > 0, -reference[:, 0], 0))
     has_keys = total > 0
     total = np.where(has_keys, total, 1)
     p = weight / total[:, None]
     lse = np.where(has_keys, reference[:, 0] + np.log(total), -np.inf)
-    return HeadPass(c=c, m=m, p=p, lse=lse, out=(p * m) @ v)
+    return HeadPass(c=c, zeros=zeros, m=m, p=p, lse=lse, out=(p * m) @ v)
 
 
 def head_backward(head, v, grad_out, grad_lse):
