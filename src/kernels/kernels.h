@@ -18,7 +18,7 @@
 #define DA_MAX_TILE_ROWS 32
 #define DA_MIN_PANEL_KEYS 8
 #define DA_MAX_PANELS (DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS)
-#define DA_SPREAD_ROWS 48 /* rows whose differences are kept: whole tiles */
+#define DA_SPREAD_ROWS 96 /* rows whose differences are kept: whole tiles */
 
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
