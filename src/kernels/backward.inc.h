@@ -4,7 +4,8 @@
  *   gradient of the first rows += ds * first columns, of values += p m * grad_out.
  * Included by products_real.inc.h: the products are those of the forward pass. */
 
-#define DA_KERNELS_HOOKS .attend_backward = attend_backward, .dot = dot_rows,
+#define DA_KERNELS_HOOKS                                                                                               \
+    .attend_backward = attend_backward, .spread_columns = spread_columns, .load_row = load_finite_row, .dot = dot_rows,
 
 static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim) {
     real left[DA_MAX_HEAD_DIM], right[DA_MAX_HEAD_DIM];
@@ -22,9 +23,20 @@ static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b
     return (double)(vec_reduce_add(sum) + rest);
 }
 
+static bool load_finite_row(const void *row, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, void *out) {
+    load_row(row, stride, dtype, head_dim, out);
+    return row_is_finite(out, padded_dim);
+}
+
+/* Where the differences of a panel and of the next tile are kept. */
+static real *kept_differences(const da_column_gradient *columns, int panel) {
+    return (real *)columns->differences + ((int64_t)panel * DA_SPREAD_ROWS + columns->rows) * PANEL_KEYS;
+}
+
 /* Turns scores into weights (p m), and products dp into ds. */
 FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_gradient_tile *tile, int panel,
-                                      const bool columns_are_queries, const bool hides, const bool drops) {
+                                      const bool columns_are_queries, const bool hides, const bool drops,
+                                      const bool keeps) {
     const int32_t *positions = block->first.positions;
     const real *lse = columns_are_queries ? block->lse : tile->lse;
     const real *delta = columns_are_queries ? block->delta : tile->delta;
@@ -48,23 +60,38 @@ FORCE_INLINE void differentiate_panel(const da_gradient_block *block, const da_g
             }
             vec_store(score, kept_weight);
             /* What a pair that does not see each other has for dp and D must not count, NaN least of all. */
-            vec_store(product, vec_mul_or_zero(weight, vec_sub(dp, d)));
+            vec ds = vec_mul_or_zero(weight, vec_sub(dp, d));
+            vec_store(product, ds);
+            if (keeps) {
+                vec_store(kept_differences(tile->columns, panel) + r * PANEL_KEYS + v * VEC_LANES, ds);
+            }
         }
     }
 }
 
 static void attend_panel_backward(const da_gradient_block *block, const da_gradient_tile *tile, int panel, bool hides) {
     score_panel(&block->first, &tile->first, panel);
-    if (tile->wants_first) {
+    if (tile->wants_first || tile->columns) {
         score_panel(&block->second, &tile->second, panel);
     }
     bool columns_are_queries = block->lse != NULL;
     if (hides || tile->first.dropout) { /* seldom: one form for all that is more */
-        differentiate_panel(block, tile, panel, columns_are_queries, hides, tile->first.dropout != NULL);
+        differentiate_panel(block, tile, panel, columns_are_queries, hides, tile->first.dropout != NULL,
+                            tile->columns != NULL);
+    } else if (tile->columns) {
+        differentiate_panel(block, tile, panel, true, false, false, true);
     } else if (columns_are_queries) {
-        differentiate_panel(block, tile, panel, true, false, false);
+        differentiate_panel(block, tile, panel, true, false, false, false);
     } else {
-        differentiate_panel(block, tile, panel, false, false, false);
+        differentiate_panel(block, tile, panel, false, false, false, false);
+    }
+}
+
+/* A panel that no row of the tile sees has differences of 0. */
+static void keep_panel(const da_gradient_tile *tile, int panel, bool sees) {
+    tile->columns->seen[panel] = tile->columns->seen[panel] || sees;
+    if (!sees) {
+        memset(kept_differences(tile->columns, panel), 0, (size_t)tile->first.rows * PANEL_KEYS * sizeof(real));
     }
 }
 
@@ -80,6 +107,12 @@ static void attend_backward(const da_gradient_block *block, const da_gradient_ti
             hides = hides || seen == SEEN_IN_PART;
             run_count = add_to_runs(runs, run_count, p);
         }
+        if (tile->columns) {
+            keep_panel(tile, p, seen != SEEN_BY_NONE);
+        }
+    }
+    if (tile->columns) {
+        tile->columns->rows += tile->first.rows;
     }
     if (tile->wants_first) {
         da_query_tile differences = tile->first;

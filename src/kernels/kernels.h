@@ -17,6 +17,8 @@
 #define DA_BLOCK_KEYS 256
 #define DA_MAX_TILE_ROWS 32
 #define DA_MIN_PANEL_KEYS 8
+#define DA_MAX_PANELS (DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS)
+#define DA_SPREAD_ROWS 96 /* rows whose differences are kept: whole tiles */
 
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
@@ -71,6 +73,17 @@ typedef struct da_gradient_block {
     void *lse, *delta;
 } da_gradient_block;
 
+/* Where rows are keys and columns queries, the columns' gradient is the sum over rows of ds times the row's key. The ds of
+ * several tiles are kept, so that this product, too, has rows enough to be done in registers. */
+typedef struct da_column_gradient {
+    void *differences;        /* real[panels][DA_SPREAD_ROWS][panel_keys] */
+    int rows;                 /* kept so far */
+    bool seen[DA_MAX_PANELS]; /* some row kept sees the panel */
+    const void *keys;         /* real[rows][padded_dim]: of the rows kept */
+    bool keys_finite;         /* no infinity and no NaN among them */
+    void *sums;               /* real[DA_BLOCK_KEYS][padded_dim] */
+} da_column_gradient;
+
 typedef struct da_gradient_tile {
     da_query_tile first; /* queries, or keys; the accumulator: their gradient. No maximum, no sum */
     da_query_tile
@@ -78,6 +91,7 @@ typedef struct da_gradient_tile {
                              gradient of values */
     const void *lse, *delta;        /* where rows are queries, real[tile_rows] each */
     bool wants_first, wants_second; /* the gradients */
+    da_column_gradient *columns;    /* NULL: not wanted; otherwise with room for the tile */
 } da_gradient_tile;
 
 typedef struct da_kernels {
@@ -107,6 +121,10 @@ typedef struct da_kernels {
     /* Of the tables that da_kernels_for_backward gives; NULL in those of bf16 products. Gradients of one tile's rows from
      * one closed block, added to its accumulators. */
     void (*attend_backward)(const da_gradient_block *block, const da_gradient_tile *tile);
+    /* Adds what is kept of `columns` to its sums, and keeps nothing from then on. */
+    void (*spread_columns)(const da_gradient_block *block, da_column_gradient *columns);
+    /* Loads a tensor's row as padded_dim reals; returns whether it is finite. */
+    bool (*load_row)(const void *row, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, void *out);
     /* Sum of a[c] * b[c] over two rows of tensors. */
     double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
 } da_kernels;

@@ -217,6 +217,9 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
             unit->pass->attend_tile(unit->worker, class, row);
         }
     }
+    if (unit->pass->leave_class) {
+        unit->pass->leave_class(unit->worker);
+    }
 }
 
 void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
@@ -248,6 +251,9 @@ static void flush_columns(da_unit *unit) {
         if (unit->seen_by >> c & 1) {
             attend_class(unit, &unit->classes[c]);
         }
+    }
+    if (unit->pass->leave_block) {
+        unit->pass->leave_block(unit->worker);
     }
     unit->column_count = 0;
 }

@@ -38,6 +38,8 @@ typedef struct da_unit_pass {
     void (*fill_block)(void *worker); /* gathers the columns visited, and closes the block */
     /* Takes the block against the tile of a class that begins at its row `row`. */
     void (*attend_tile)(void *worker, const da_row_class *class, int row);
+    void (*leave_class)(void *worker); /* NULL, or to be called when all tiles of a class have met the block */
+    void (*leave_block)(void *worker); /* NULL, or to be called when all classes have */
     void (*finish_class)(void *worker, const da_row_class *class);
 } da_unit_pass;
 
