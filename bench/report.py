@@ -34,7 +34,7 @@ def markdown(heading: list[str], rows: list[list[str]]) -> str:
 
 def machine(results: dict) -> str:
     about, peaks = results["machine"], results["peaks"]
-    bf16 = f", {peaks['bf16']['median'] / 1e9:.0f} GF/s in bf16 dot products" if "bf16" in peaks else ""
+    bf16 = f", {peaks['bf16']['median'] / 1e9:.0f} GF/s in bf16 products" if "bf16" in peaks else ""
     return (f"{about['cpu']} ({about['architecture']}), {about['threads']} threads, kernels for "
             f"{about['instruction_set']}; PyTorch {about['torch']}, {about['system']}, {about['date']}"
             f"{', commit ' + about['commit'] if about['commit'] else ''}. Measured beside it: "

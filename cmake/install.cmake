@@ -38,3 +38,8 @@ endforeach()
 list(JOIN DA_PC_PRIVATE_LIBS " " DA_PC_PRIVATE_LIBS)
 configure_file(cmake/dilated_attention.pc.in ${PROJECT_BINARY_DIR}/dilated_attention.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/dilated_attention.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# The library of modules: a package of its own, dilated_attention_nn, which finds this one.
+if(DA_BUILD_NN)
+  include(cmake/install_nn.cmake)
+endif()

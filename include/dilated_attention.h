@@ -105,7 +105,7 @@ enum {
     DA_CPU_AVX512 = 1 << 3,      /* AVX-512 F, BW, DQ and VL, with the operating system saving the registers */
     DA_CPU_AVX512_BF16 = 1 << 4, /* bf16 dot products on 512-bit registers */
     DA_CPU_AVX512_FP16 = 1 << 5,
-    DA_CPU_AMX_BF16 = 1 << 6,
+    DA_CPU_AMX_BF16 = 1 << 6, /* products of bf16 tiles, with the operating system saving the registers */
     DA_CPU_NEON = 1 << 7,
     DA_CPU_SVE = 1 << 8
 };
@@ -149,7 +149,7 @@ DA_API da_status da_hardware_detect(da_hardware *hardware);
 
 typedef struct da_context da_context;
 
-/* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here. */
+/* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here (docs/kernels.md). */
 typedef enum da_isa {
     DA_ISA_AUTO = 0,
     DA_ISA_PORTABLE = 1,
@@ -196,6 +196,10 @@ DA_API const da_hardware *da_context_hardware(const da_context *context);
 DA_API int da_context_threads(const da_context *context);
 DA_API da_isa da_context_isa(const da_context *context);
 
+/* The context's allocator, for implementations that users register and for libraries that build on this one. Both
+ * functions are NULL where it is the C library's. It lives as long as the context. */
+DA_API const da_allocator *da_context_allocator(const da_context *context);
+
 /* True if the kernels of this instruction set run on this machine. */
 DA_API bool da_isa_available(da_isa isa);
 
@@ -203,8 +207,8 @@ DA_API bool da_isa_available(da_isa isa);
  * Tensors
  */
 
-/* Element type. Sums are kept in f32, and in f64 for DA_F64. With DA_ISA_AVX512_BF16 the attention weights of bf16 tensors
- * are rounded to bf16 before they meet the values; the logsumexp does not see that rounding. */
+/* Element type. Sums are kept in f32, and in f64 for DA_F64. With DA_ISA_AVX512_BF16 and DA_ISA_AMX_BF16 the attention
+ * weights of bf16 tensors are rounded to bf16 before they meet the values; the logsumexp does not see that rounding. */
 typedef enum da_dtype { DA_DTYPE_ANY = 0, DA_F32 = 1, DA_F64 = 2, DA_BF16 = 3, DA_F16 = 4 } da_dtype;
 
 /* Bytes of one element; 0 for DA_DTYPE_ANY or a value that is not a data type. */
@@ -314,18 +318,36 @@ DA_API da_status da_attention_config_set_preset(da_attention_config *config, da_
 /* Checks every field. Creation does this too. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_attention_config_validate(const da_attention_config *config);
 
-/* Configuration of a multihead attention, with the guide's fields. A plain value, like da_attention_config. */
+/* What is done to query and key after their projections, so that scores depend on positions; see
+ * dilated_attention_nn.h for the formulas. Both need an even head_dim. */
+typedef enum da_position {
+    DA_POSITION_NONE = 0,
+    DA_POSITION_ROPE = 1, /* rotary (RoFormer, arXiv:2104.09864): score (i, j) depends on i - j */
+    DA_POSITION_XPOS = 2  /* rotary, and decaying with i - j (arXiv:2212.10554); meant for causal attention */
+} da_position;
+
+/* Which two channels of a head of d are one pair that is rotated: 2p and 2p + 1 (RoFormer, torchscale), or p and p + d / 2
+ * (GPT-NeoX, LLaMA). A permutation of the projections' rows turns one into the other. */
+typedef enum da_rotary_layout { DA_ROTARY_ADJACENT = 0, DA_ROTARY_HALVES = 1 } da_rotary_layout;
+
+/* Configuration of a multihead attention, with the guide's fields. A plain value, like da_attention_config. What computes
+ * it is the library dilated_attention_nn, with a header of its own. */
 typedef struct da_multihead_config {
     size_t size;
-    int64_t embed_dim;     /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
-    int64_t num_heads;     /* >= 1 */
-    int64_t kv_heads;      /* 0: num_heads; otherwise a divisor of num_heads */
-    bool bias;             /* true: projections have a bias */
-    bool layer_norm;       /* true: layer norm before the output projection (MAGNETO) */
-    double layer_norm_eps; /* 1e-5; > 0 and finite */
-    double gamma_init;     /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
-    da_dtype dtype;        /* DA_F32 */
-    da_device device;      /* DA_DEVICE_AUTO */
+    int64_t embed_dim;              /* >= 1, a multiple of num_heads; embed_dim / num_heads <= DA_MAX_HEAD_DIM */
+    int64_t num_heads;              /* >= 1 */
+    int64_t kv_heads;               /* 0: num_heads; otherwise a divisor of num_heads */
+    bool bias;                      /* true: projections have a bias */
+    bool layer_norm;                /* true: layer norm before the output projection (MAGNETO) */
+    double layer_norm_eps;          /* 1e-5; > 0 and finite */
+    double gamma_init;              /* 1.0; > 0 and finite: gain of the value and output projections' initialisation */
+    da_dtype dtype;                 /* DA_F32 */
+    da_device device;               /* DA_DEVICE_AUTO */
+    bool qk_layer_norm;             /* false; true: layer norms of the projected query and key, over their full width */
+    da_position position;           /* DA_POSITION_NONE */
+    da_rotary_layout rotary_layout; /* DA_ROTARY_ADJACENT */
+    double rope_base;               /* 10000; above 1 and finite */
+    double xpos_scale_base;         /* 512; > 0 and finite */
 } da_multihead_config;
 
 DA_API void da_multihead_config_init(da_multihead_config *config);
@@ -345,6 +367,8 @@ DA_API const char *da_preset_name(da_preset value);
 DA_API const char *da_dtype_name(da_dtype value);
 DA_API const char *da_device_name(da_device value);
 DA_API const char *da_isa_name(da_isa value);
+DA_API const char *da_position_name(da_position value);
+DA_API const char *da_rotary_layout_name(da_rotary_layout value);
 DA_API da_status da_mixing_from_name(const char *name, da_mixing *out);
 DA_API da_status da_offset_rule_from_name(const char *name, da_offset_rule *out);
 DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
@@ -353,6 +377,8 @@ DA_API da_status da_preset_from_name(const char *name, da_preset *out);
 DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
 DA_API da_status da_device_from_name(const char *name, da_device *out);
 DA_API da_status da_isa_from_name(const char *name, da_isa *out);
+DA_API da_status da_position_from_name(const char *name, da_position *out);
+DA_API da_status da_rotary_layout_from_name(const char *name, da_rotary_layout *out);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Attention

@@ -14,6 +14,8 @@ void da_multihead_config_init(da_multihead_config *config) {
         .layer_norm_eps = 1e-5,
         .gamma_init = 1.0,
         .dtype = DA_F32,
+        .rope_base = 10000,
+        .xpos_scale_base = 512,
     };
 }
 
@@ -50,6 +52,28 @@ static da_status check_positive(const char *name, double value) {
     return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %g; allowed: a finite number above 0", name, value);
 }
 
+static da_status check_position(const da_multihead_config *config) {
+    da_status status = da_check_enum("position", (int)config->position, da_position_name(config->position));
+    if (status == DA_OK) {
+        status =
+            da_check_enum("rotary_layout", (int)config->rotary_layout, da_rotary_layout_name(config->rotary_layout));
+    }
+    if (status == DA_OK && !(isfinite(config->rope_base) && config->rope_base > 1)) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "rope_base is %g; allowed: a finite number above 1",
+                           config->rope_base);
+    }
+    if (status == DA_OK) {
+        status = check_positive("xpos_scale_base", config->xpos_scale_base);
+    }
+    int64_t head_dim = config->embed_dim / config->num_heads;
+    if (status == DA_OK && config->position != DA_POSITION_NONE && head_dim % 2 != 0) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                           "embed_dim / num_heads is %" PRId64 "; allowed with position %s: an even head_dim", head_dim,
+                           da_position_name(config->position));
+    }
+    return status;
+}
+
 da_status da_multihead_config_import(const da_multihead_config *theirs, da_multihead_config *ours) {
     da_multihead_config_init(ours);
     da_status status = da_copy_sized(ours, sizeof *ours, theirs, "multihead_config");
@@ -68,6 +92,9 @@ da_status da_multihead_config_import(const da_multihead_config *theirs, da_multi
     }
     if (status == DA_OK) {
         status = da_check_enum("device", (int)ours->device, da_device_name(ours->device));
+    }
+    if (status == DA_OK) {
+        status = check_position(ours);
     }
     if (status == DA_OK && ours->kv_heads == 0) {
         ours->kv_heads = ours->num_heads;

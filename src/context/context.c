@@ -66,12 +66,6 @@ static bool runs_on(da_isa isa, uint32_t cpu_features) {
     return why_not(isa, cpu_features) == NULL;
 }
 
-/* Whether a dot product of bf16 pairs takes the time of a multiply-add in f32. On Intel's processors it takes twice that,
- * and kernels in f32 do as much without rounding weights. */
-static bool has_fast_bf16_dot_products(const da_hardware *hardware) {
-    return strstr(hardware->cpu_name, "Intel") == NULL;
-}
-
 bool da_isa_available(da_isa isa) {
     da_hardware real;
     da_hardware_init(&real);
@@ -87,7 +81,7 @@ static da_status choose_isa(da_context *context, da_isa wish) {
     da_detect_cpu("", &real);
     for (size_t k = 0; k < sizeof best_first / sizeof *best_first; k++) {
         da_isa isa = best_first[k];
-        if (wish == DA_ISA_AUTO && isa == DA_ISA_AVX512_BF16 && !has_fast_bf16_dot_products(&real)) {
+        if (wish == DA_ISA_AUTO && isa == DA_ISA_AVX512_BF16 && da_bf16_dot_products_are_slow()) {
             continue;
         }
         /* A made-up description can take instructions away, never add them. */
@@ -104,8 +98,8 @@ static da_status choose_isa(da_context *context, da_isa wish) {
         }
     }
     const char *reason = why_not(wish, real.cpu_features & context->hardware.cpu_features);
-    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, %s (%s); allowed: %s", da_isa_name(wish),
-                     reason, real.cpu_name, allowed);
+    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, %s (%s); allowed: %s", da_isa_name(wish), reason, real.cpu_name,
+                     allowed);
 }
 
 /* Names from a caller may lack their ending zero. */
@@ -185,7 +179,7 @@ da_isa da_context_isa(const da_context *context) {
 }
 
 const da_allocator *da_context_allocator(const da_context *context) {
-    return &context->allocator;
+    return context ? &context->allocator : NULL;
 }
 
 da_plans *da_context_plans(const da_context *context) {

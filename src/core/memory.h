@@ -9,9 +9,6 @@
 void *da_allocate(const da_allocator *allocator, size_t count, size_t size);
 void da_release(const da_allocator *allocator, void *memory);
 
-/* The allocator of a context, for what lives as long as a call or a handle made from it. */
-const da_allocator *da_context_allocator(const da_context *context);
-
 /* a * b, a + b in size_t; false on overflow. */
 bool da_multiply_sizes(size_t a, size_t b, size_t *out);
 bool da_add_sizes(size_t a, size_t b, size_t *out);

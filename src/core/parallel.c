@@ -20,6 +20,12 @@ void da_parallel_for(int threads, int64_t count, void (*body)(int64_t index, int
     }
 }
 
+int da_limit_foreign_threads(int threads) {
+    int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    return before;
+}
+
 int da_usable_cores(void) {
     int cores = omp_get_num_procs();
     return cores > 0 ? cores : 1;

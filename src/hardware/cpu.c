@@ -108,6 +108,18 @@ static uint32_t detect_features(void) {
     return found;
 }
 
+bool da_bf16_dot_products_are_slow(void) {
+    uint32_t registers[4];
+    char vendor[12];
+    if (!query_cpuid(0, 0, registers)) {
+        return false;
+    }
+    memcpy(vendor, &registers[EBX], 4);
+    memcpy(vendor + 4, &registers[EDX], 4);
+    memcpy(vendor + 8, &registers[ECX], 4);
+    return memcmp(vendor, "GenuineIntel", sizeof vendor) == 0;
+}
+
 static void detect_name(const char *root, char *name, size_t size) {
     char brand[3 * 16 + 1] = "";
     for (unsigned part = 0; part < 3; part++) {
@@ -132,6 +144,10 @@ static uint32_t detect_features(void) {
     found |= (capabilities & scalable_vectors) != 0 ? DA_CPU_SVE : 0;
 #endif
     return found;
+}
+
+bool da_bf16_dot_products_are_slow(void) {
+    return false;
 }
 
 static void detect_name(const char *root, char *name, size_t size) {

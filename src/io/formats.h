@@ -41,6 +41,11 @@ da_status da_npy_header(const da_file_layout *layout, da_file_header *out);
 bool da_safetensors_is(const unsigned char *bytes, size_t size);
 da_status da_safetensors_read(const char *path, const char *name, const unsigned char *bytes, size_t size,
                               da_file_layout *out);
-da_status da_safetensors_header(const char *path, const char *name, const da_file_layout *layout, da_file_header *out);
+/* Calls `each` for the name of every tensor, by offset, until it returns something else than DA_OK, which is returned. */
+da_status da_safetensors_names(const char *path, const unsigned char *bytes, size_t size,
+                               da_status (*each)(const char *name, void *user), void *user);
+/* Of `count` tensors whose data follow one another, without gaps, behind the header. The names must differ. */
+da_status da_safetensors_header(const char *path, const char *const *names, const da_file_layout *layouts, size_t count,
+                                da_file_header *out);
 
 #endif

@@ -333,20 +333,50 @@ da_status da_safetensors_read(const char *path, const char *name, const unsigned
     return status;
 }
 
-/* {"name": {"dtype": ..., "shape": [...], "data_offsets": [0, bytes]}}, or NULL if memory is short. */
-static char *dump_header(const char *name, const da_file_layout *layout) {
+da_status da_safetensors_names(const char *path, const unsigned char *bytes, size_t size,
+                               da_status (*each)(const char *name, void *user), void *user) {
+    json_t *header;
+    uint64_t data_start;
+    da_status status = parse_header(path, bytes, size, &data_start, &header);
+    if (status != DA_OK) {
+        return status;
+    }
+    size_t count = json_object_size(header);
+    entry *tensors = da_allocate(NULL, count > 0 ? count : 1, sizeof *tensors);
+    status = tensors != NULL ? read_entries(path, header, size - data_start, tensors, &count) : DA_ERROR_OUT_OF_MEMORY;
+    for (size_t i = 0; status == DA_OK && i < count; ++i) {
+        status = each(tensors[i].name, user);
+    }
+    da_release(NULL, tensors);
+    json_decref(header);
+    return status;
+}
+
+/* Adds "name": {"dtype": ..., "shape": [...], "data_offsets": [begin, begin + bytes]}; false if memory is short. */
+static bool add_entry(json_t *header, const char *name, const da_file_layout *layout, uint64_t begin) {
     json_t *shape = json_array();
     for (int axis = 0; axis < layout->rank; ++axis) {
         json_array_append_new(shape, json_integer(layout->shape[axis]));
     }
-    json_t *header = json_pack("{s:{s:s, s:o, s:[i, I]}}", name, "dtype", type_names[layout->type], "shape", shape,
-                               "data_offsets", 0, (json_int_t)layout->bytes);
-    char *text = header != NULL ? json_dumps(header, JSON_COMPACT) : NULL;
+    json_t *value = json_pack("{s:s, s:o, s:[I, I]}", "dtype", type_names[layout->type], "shape", shape, "data_offsets",
+                              (json_int_t)begin, (json_int_t)(begin + layout->bytes));
+    return json_object_set_new(header, name, value) == 0; /* refuses what json_pack could not make */
+}
+
+static char *dump_header(const char *const *names, const da_file_layout *layouts, size_t count) {
+    json_t *header = json_object();
+    uint64_t begin = 0;
+    bool added = header != NULL;
+    for (size_t i = 0; added && i < count; ++i) {
+        added = add_entry(header, names[i], &layouts[i], begin);
+        begin += layouts[i].bytes;
+    }
+    char *text = added ? json_dumps(header, JSON_COMPACT) : NULL;
     json_decref(header);
     return text;
 }
 
-da_status da_safetensors_header(const char *path, const char *name, const da_file_layout *layout, da_file_header *out) {
+static da_status check_name(const char *path, const char *name) {
     json_t *valid = json_string(name);
     json_decref(valid);
     if (valid == NULL || name[0] == '\0' || strcmp(name, "__metadata__") == 0) {
@@ -355,7 +385,18 @@ da_status da_safetensors_header(const char *path, const char *name, const da_fil
                          "%s: tensor name \"%s\"; allowed: UTF-8, not empty, not __metadata__", path,
                          NAME(quoted, name));
     }
-    char *text = dump_header(name, layout);
+    return DA_OK;
+}
+
+da_status da_safetensors_header(const char *path, const char *const *names, const da_file_layout *layouts, size_t count,
+                                da_file_header *out) {
+    for (size_t i = 0; i < count; ++i) {
+        da_status status = check_name(path, names[i]);
+        if (status != DA_OK) {
+            return status;
+        }
+    }
+    char *text = dump_header(names, layouts, count);
     size_t length = text != NULL ? strlen(text) : 0;
     size_t total = (LENGTH_BYTES + length + DA_FILE_ALIGNMENT - 1) / DA_FILE_ALIGNMENT * DA_FILE_ALIGNMENT;
     char *bytes = text != NULL ? da_allocate(NULL, total, 1) : NULL;

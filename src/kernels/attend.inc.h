@@ -124,19 +124,18 @@ static void store_row(const void *accumulator, double factor, da_dtype dtype, in
 }
 
 extern const da_kernels DA_KERNELS_NAME;
-const da_kernels DA_KERNELS_NAME = {
-    .isa = DA_KERNELS_ISA,
-    .tile_rows = TILE_ROWS,
-    .panel_keys = PANEL_KEYS,
-    .vector_lanes = VEC_LANES,
-    .real_size = sizeof(real),
-    .pack_query = pack_query,
-    .append_key = append_key,
-    .close_block = close_block,
-    .set_bias = set_bias,
-    .attend = attend,
-    .store_row = store_row,
+const da_kernels DA_KERNELS_NAME = {.isa = DA_KERNELS_ISA,
+                                    .tile_rows = TILE_ROWS,
+                                    .panel_keys = PANEL_KEYS,
+                                    .vector_lanes = VEC_LANES,
+                                    .real_size = sizeof(real),
+                                    .pack_query = pack_query,
+                                    .append_key = append_key,
+                                    .close_block = close_block,
+                                    .set_bias = set_bias,
+                                    .attend = attend,
+                                    .store_row = store_row,
 #ifdef DA_KERNELS_HOOKS
-    DA_KERNELS_HOOKS
+                                    DA_KERNELS_HOOKS
 #endif
 };

@@ -23,8 +23,8 @@ static vec kept_by_dropout(const da_key_block *block, const da_query_tile *tile,
     real kept[VEC_LANES];
     for (int lane = 0; lane < VEC_LANES; lane++) {
         uint32_t row = tile->tokens[r], column = block->tokens[key + lane];
-        uint32_t number = tile->rows_are_keys ? da_philox_2x32(dropout->key, column, row)
-                                              : da_philox_2x32(dropout->key, row, column);
+        uint32_t number =
+            tile->rows_are_keys ? da_philox_2x32(dropout->key, column, row) : da_philox_2x32(dropout->key, row, column);
         kept[lane] = number >= dropout->threshold ? 1 : 0;
     }
     return vec_load(kept);

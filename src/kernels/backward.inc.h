@@ -4,7 +4,7 @@
  *   gradient of the first rows += ds * first columns, of values += p m * grad_out.
  * Included by products_real.inc.h: the products are those of the forward pass. */
 
-#define DA_KERNELS_HOOKS                                                                                                \
+#define DA_KERNELS_HOOKS                                                                                               \
     .attend_backward = attend_backward, .spread_columns = spread_columns, .load_row = load_finite_row, .dot = dot_rows,
 
 static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim) {

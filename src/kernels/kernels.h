@@ -76,21 +76,22 @@ typedef struct da_gradient_block {
 /* Where rows are keys and columns queries, the columns' gradient is the sum over rows of ds times the row's key. The ds of
  * several tiles are kept, so that this product, too, has rows enough to be done in registers. */
 typedef struct da_column_gradient {
-    void *differences;          /* real[panels][DA_SPREAD_ROWS][panel_keys] */
-    int rows;                   /* kept so far */
-    bool seen[DA_MAX_PANELS];   /* some row kept sees the panel */
-    const void *keys;           /* real[rows][padded_dim]: of the rows kept */
-    bool keys_finite;           /* no infinity and no NaN among them */
-    void *sums;                 /* real[DA_BLOCK_KEYS][padded_dim] */
+    void *differences;        /* real[panels][DA_SPREAD_ROWS][panel_keys] */
+    int rows;                 /* kept so far */
+    bool seen[DA_MAX_PANELS]; /* some row kept sees the panel */
+    const void *keys;         /* real[rows][padded_dim]: of the rows kept */
+    bool keys_finite;         /* no infinity and no NaN among them */
+    void *sums;               /* real[DA_BLOCK_KEYS][padded_dim] */
 } da_column_gradient;
 
 typedef struct da_gradient_tile {
-    da_query_tile first;  /* queries, or keys; the accumulator: their gradient. No maximum, no sum */
-    da_query_tile second; /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the
+    da_query_tile first; /* queries, or keys; the accumulator: their gradient. No maximum, no sum */
+    da_query_tile
+        second; /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the
                              gradient of values */
-    const void *lse, *delta;          /* where rows are queries, real[tile_rows] each */
-    bool wants_first, wants_second;   /* the gradients */
-    da_column_gradient *columns;      /* NULL: not wanted; otherwise with room for the tile */
+    const void *lse, *delta;        /* where rows are queries, real[tile_rows] each */
+    bool wants_first, wants_second; /* the gradients */
+    da_column_gradient *columns;    /* NULL: not wanted; otherwise with room for the tile */
 } da_gradient_tile;
 
 typedef struct da_kernels {

@@ -170,7 +170,7 @@ FORCE_INLINE void accumulate_rows(const int rows, const real *weights, const int
     for (int column = 0; column < padded_dim; column += OUTPUT_VECS * VEC_LANES) {
         int vecs = (padded_dim - column) / VEC_LANES;
 #define COLUMNS(count)                                                                                                 \
-    accumulate_columns(rows, count, weights, row_step, key_step, first_key, end_key, values + column, padded_dim,          \
+    accumulate_columns(rows, count, weights, row_step, key_step, first_key, end_key, values + column, padded_dim,      \
                        accumulator + column)
         switch (vecs < OUTPUT_VECS ? vecs : OUTPUT_VECS) {
         case 1: COLUMNS(1); break;

@@ -281,6 +281,10 @@ static const char *long_name(void) {
     ROW(kv_heads_negative, (f->multihead.kv_heads = -1, multihead(f)), REFUSED, "kv_heads is -1") \
     ROW(kv_heads_not_a_divisor, (f->multihead.kv_heads = 3, multihead(f)), REFUSED, "kv_heads is 3") \
     ROW(kv_heads_above_heads, (f->multihead.kv_heads = 8, multihead(f)), REFUSED, "kv_heads is 8") \
+    ROW(position_unknown, (f->multihead.position = (da_position)3, multihead(f)), REFUSED, "position is 3") \
+    ROW(position_odd_head_dim, (f->multihead.position = DA_POSITION_ROPE, f->multihead.embed_dim = 60, multihead(f)), \
+        REFUSED, "embed_dim / num_heads is 15") \
+    ROW(rope_base_nan, (f->multihead.rope_base = (double)NAN, multihead(f)), REFUSED, "rope_base is ") \
     ROW(eps_zero, (f->multihead.layer_norm_eps = 0, multihead(f)), REFUSED, "layer_norm_eps is 0") \
     ROW(eps_negative, (f->multihead.layer_norm_eps = -1e-5, multihead(f)), REFUSED, "layer_norm_eps is -1e-05") \
     ROW(eps_nan, (f->multihead.layer_norm_eps = (double)NAN, multihead(f)), REFUSED, "layer_norm_eps is ") \
@@ -401,6 +405,8 @@ static const char *long_name(void) {
     ROW(preset_name_unknown, da_preset_from_name("long", &(da_preset){0}), REFUSED, "torchscale") \
     ROW(dtype_name_unknown, name_of_dtype("float32"), REFUSED, "bf16") \
     ROW(device_name_unknown, da_device_from_name("gpu", &(da_device){0}), REFUSED, "cuda") \
+    ROW(position_name_unknown, da_position_from_name("rotary", &(da_position){0}), REFUSED, "none, rope, xpos") \
+    ROW(rotary_layout_name_unknown, da_rotary_layout_from_name("pairs", &(da_rotary_layout){0}), REFUSED, "halves") \
     ROW(isa_name_unknown, da_isa_from_name("sse", &(da_isa){0}), REFUSED, "avx512")
 /* clang-format on */
 

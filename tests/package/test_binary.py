@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("DA_BUILD_DIR", ROOT / "build"))
 SHARED = BUILD / "lib" / "libdilated_attention.so"
+MODULES = BUILD / "lib" / "libdilated_attention_nn.so"
 
 # The C library, its mathematics and threads, and OpenMP's run-time library. No CUDA, no JSON, no drawing.
 ALLOWED_NEEDS = re.compile(r"(lib(c|m|dl|pthread|gomp|omp|gcc_s)|ld-linux[-\w]*)\.so(\.\d+)*")
@@ -23,18 +24,20 @@ def output(*command):
     return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def declared_functions():
-    """Functions that the public header declares DA_API."""
-    text = (ROOT / "include" / "dilated_attention.h").read_text(encoding="utf-8")
+def declared_functions(header):
+    """Functions that a public header declares DA_API."""
+    text = (ROOT / "include" / header).read_text(encoding="utf-8")
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     text = re.sub(r"^#(.*\\\n)*.*$", "", text, flags=re.MULTILINE)
     return re.findall(r"\bDA_API\b[^;(]*?\b(\w+)\s*\(", text)
 
 
-def test_exports_are_the_header_functions():
-    symbols = [line.split()[-1] for line in output("nm", "-D", "--defined-only", SHARED).splitlines()]
-    declared = declared_functions()
-    assert len(declared) > 50  # the header was understood
+@pytest.mark.parametrize("library, header, least", [(SHARED, "dilated_attention.h", 50),
+                                                    (MODULES, "dilated_attention_nn.h", 15)])
+def test_exports_are_the_header_functions(library, header, least):
+    symbols = [line.split()[-1] for line in output("nm", "-D", "--defined-only", library).splitlines()]
+    declared = declared_functions(header)
+    assert len(declared) > least  # the header was understood
     assert sorted(symbols) == sorted(declared)
 
 
@@ -44,14 +47,22 @@ def test_needs_only_the_system():
     assert [name for name in needs if not ALLOWED_NEEDS.fullmatch(name)] == []
 
 
+def test_modules_need_the_core_a_blas_and_json():
+    needs = re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "--dynamic", "--wide", MODULES))
+    others = [name for name in needs if not ALLOWED_NEEDS.fullmatch(name)]
+    assert [name for name in others if not re.match(r"lib(dilated_attention|jansson|dnnl|openblas|blis|cblas|blas|mkl_\w+)\.so",
+                                                    name)] == []
+    assert any(name.startswith("libdilated_attention.so") for name in others)
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets are compiled apart on x86-64 only")
 def test_vector_extensions_stay_in_their_folders():
-    """One binary runs on any x86-64: only kernels/avx2 and kernels/avx512, chosen at run time, hold later code."""
+    """One binary runs on any x86-64: only the folders of kernels, chosen at run time, hold later code."""
     objects = sorted((BUILD / "src").rglob("*.o"))
     offending, kernels = [], []
     for path in objects:
         found = VECTOR_EXTENSION.search(output("objdump", "--disassemble", "--no-show-raw-insn", path))
-        if re.search(r"/kernels/avx\w+/", str(path)):
+        if re.search(r"/kernels/(avx\w+|amx)/", str(path)):
             kernels.append(bool(found))
         elif found:
             offending.append(f"{path.name}: {found.group().strip()}")

@@ -48,8 +48,8 @@ def fixture_libdir(prefix):
     return library.parent
 
 
-def pkg_config(libdir, *arguments):
-    return run("pkg-config", *arguments, "dilated_attention", PKG_CONFIG_PATH=str(libdir / "pkgconfig")).split()
+def pkg_config(libdir, *arguments, package="dilated_attention"):
+    return run("pkg-config", *arguments, package, PKG_CONFIG_PATH=str(libdir / "pkgconfig")).split()
 
 
 def needed(program):
@@ -83,9 +83,37 @@ def test_find_package(prefix, libdir, tmp_path, language):
         check_consumer(tmp_path / f"consumer-{kind}", libdir, kind)
 
 
+@pytest.mark.parametrize("kind", ["shared", "static"])
+@pytest.mark.parametrize("language", ["c", "cpp"])
+def test_modules_by_pkg_config(libdir, tmp_path, language, kind):
+    flags = pkg_config(libdir, "--cflags", "--libs", *(["--static"] if kind == "static" else []),
+                       package="dilated_attention_nn")
+    if kind == "static":
+        flags = [f"-l:lib{flag[2:]}.a" if flag.startswith("-ldilated") else flag for flag in flags]
+    program = tmp_path / "consumer"
+    # The same source serves both languages.
+    run(*COMPILERS[language], "-x", "c" if language == "c" else "c++", HERE / "consumer_nn.c", "-x", "none", "-o", program,
+        *flags)
+    check_modules_consumer(program, libdir, kind)
+
+
+def test_modules_by_find_package(prefix, libdir, tmp_path):
+    run("cmake", "-S", HERE / "find_package_nn", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", tmp_path)
+    for kind in ("shared", "static"):
+        check_modules_consumer(tmp_path / f"consumer-{kind}", libdir, kind)
+
+
+def check_modules_consumer(program, libdir, kind):
+    uses_shared = any(name.startswith("libdilated_attention_nn.so") for name in needed(program))
+    assert uses_shared == (kind == "shared")
+    assert run(program, LD_LIBRARY_PATH=str(libdir)).split() == [header_version(), "4.0000", "10.0000"]
+
+
 def test_one_version_everywhere(libdir):
     version = header_version()
     assert pkg_config(libdir, "--modversion") == [version]
+    assert pkg_config(libdir, "--modversion", package="dilated_attention_nn") == [version]
     assert (libdir / f"libdilated_attention.so.{version}").is_file()
     major = version.split(".", maxsplit=1)[0]
     assert f"[libdilated_attention.so.{major}]" in run("readelf", "--dynamic", "--wide",
@@ -94,6 +122,7 @@ def test_one_version_everywhere(libdir):
 
 def test_what_is_installed(prefix):
     assert "usage" in run(prefix / "bin" / "dilated-attention", "--help").lower()
-    assert [path.name for path in (prefix / "include").iterdir()] == ["dilated_attention.h"]
+    headers = {path.name for path in (prefix / "include").iterdir()}
+    assert headers == {"dilated_attention.h", "dilated_attention_nn.h"}
     documents = {path.name for path in (prefix / "share" / "doc" / "dilated_attention").iterdir()}
     assert {"LICENSE", "README.md", "CHANGELOG.md"} <= documents

@@ -7,7 +7,8 @@
  * - In two directions, of any units, which share nothing but the inputs: for grad_query, rows are queries and columns keys;
  *   for grad_key and grad_value, rows are keys and columns queries. Scores are computed in both: seven products.
  *
- * Which way is taken depends on the problem and the tuning alone. */
+ * Which way is taken depends on the problem and the tuning alone: by stretches, where they fit into the workspace and there
+ * are enough of them, or where the tuning's unit is as long. */
 #include <math.h>
 #include <string.h>
 
@@ -50,13 +51,13 @@ typedef struct worker {
     int64_t first; /* position of the first row of grad_key and grad_value */
     int64_t head, kv_head;
     da_head_patterns patterns;
-    char *lse, *delta;                           /* real[rows]: terms of rows that are queries */
-    char *first_packed, *second_packed;          /* real[tiles][padded_dim][tile_rows] */
+    char *lse, *delta;                            /* real[rows]: terms of rows that are queries */
+    char *first_packed, *second_packed;           /* real[tiles][padded_dim][tile_rows] */
     char *first_accumulator, *second_accumulator; /* real[rows][padded_dim] */
-    char *first_scores, *second_scores;          /* scratch of a tile */
-    char *no_bias;                               /* real[DA_BLOCK_KEYS], zero */
-    char *grad_key, *grad_value;                 /* real[grad_key_rows][padded_dim]: sums over the heads of a group */
-    char *column_lse, *column_delta;             /* real[DA_BLOCK_KEYS]: terms of columns that are queries */
+    char *first_scores, *second_scores;           /* scratch of a tile */
+    char *no_bias;                                /* real[DA_BLOCK_KEYS], zero */
+    char *grad_key, *grad_value;                  /* real[grad_key_rows][padded_dim]: sums over the heads of a group */
+    char *column_lse, *column_delta;              /* real[DA_BLOCK_KEYS]: terms of columns that are queries */
     da_gradient_block block;
     /* By stretches: */
     bool wants_columns;    /* the gradient of queries */
@@ -83,7 +84,7 @@ static size_t lay_out(worker *w, const backward_job *job, char *memory) {
     size_t real = cut->kernels->real_size, padded = (size_t)cut->padded_dim;
     size_t scores = (size_t)cut->kernels->tile_rows * DA_BLOCK_KEYS;
     size_t rows = cut->rows > job->key_cut.rows ? cut->rows : job->key_cut.rows;
-    da_unit_lay_out(&w->unit, &arena, cut->kernels, rows);
+    da_unit_lay_out(&w->unit, &arena, cut->rows > job->key_cut.rows ? cut : &job->key_cut);
     w->lse = da_arena_take(&arena, rows, real);
     w->delta = da_arena_take(&arena, rows, real);
     w->first_packed = da_arena_take(&arena, rows * padded, real);
@@ -486,11 +487,12 @@ static void plan_stretches(backward_job *job, const da_kernels *kernels, const d
     int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
     bool shares_keys = kv_heads < problem->heads;
     da_unit_cut cut;
-    da_unit_cut_init(&cut, kernels, &config->tuning, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
+    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
     int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
     int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
-    bool may = config->tuning.unit == 0 || config->tuning.unit >= stretch;
-    if (may && stretch <= STRETCH_BYTES / row_bytes && count >= STRETCHES_WANTED / problem->batch / kv_heads) {
+    bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
+                                          : count >= STRETCHES_WANTED / problem->batch / kv_heads;
+    if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
         job->query_cut = job->key_cut = cut;
         job->stretch = stretch;
         job->stretch_count = count;
@@ -507,8 +509,8 @@ static int plan(backward_job *job, bool wants_query, bool wants_keys, const da_c
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype);
     int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
     int64_t queries = problem->batch * problem->heads, keys = problem->batch * kv_heads;
-    da_unit_cut_init(&job->query_cut, kernels, &config->tuning, problem, queries, ROW_ARRAYS);
-    da_unit_cut_init(&job->key_cut, kernels, &config->tuning, problem, keys, ROW_ARRAYS);
+    da_unit_cut_init(&job->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
+    da_unit_cut_init(&job->key_cut, kernels, config, problem, keys, ROW_ARRAYS);
     job->grad_key_rows = (size_t)job->key_cut.unit;
     plan_stretches(job, kernels, config, problem);
     job->memory_per_thread = lay_out(&layout, job, NULL);
@@ -529,7 +531,8 @@ da_status da_improved_backward(void *state, const da_backward_call *call, void *
     da_problem problem;
     backward_job job = {.call = call};
     da_problem_of_tensors(t->query, t->key, &problem);
-    int threads = plan(&job, t->grad_query != NULL, t->grad_key || t->grad_value, call->context, call->config, &problem);
+    int threads =
+        plan(&job, t->grad_query != NULL, t->grad_key || t->grad_value, call->context, call->config, &problem);
     da_progress_begin(&job.progress, call->options, job.steps);
     if (job.work > 0) {
         job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);

@@ -40,7 +40,7 @@ typedef struct worker {
 static size_t lay_out(worker *w, const da_unit_cut *cut, char *memory) {
     da_arena arena = {memory, 0};
     size_t real = cut->kernels->real_size, tile = (size_t)cut->kernels->tile_rows, padded = (size_t)cut->padded_dim;
-    da_unit_lay_out(&w->unit, &arena, cut->kernels, cut->rows);
+    da_unit_lay_out(&w->unit, &arena, cut);
     w->maximum = da_arena_take(&arena, cut->rows, real);
     w->sum = da_arena_take(&arena, cut->rows, real);
     w->accumulator = da_arena_take(&arena, cut->rows * padded, real);
@@ -61,8 +61,8 @@ static void begin_class(void *user, const da_row_class *class) {
     size_t row_bytes = da_unit_row_bytes(&w->unit);
     memset(w->sum + first * kernels->real_size, 0, rows * kernels->real_size);
     memset(w->accumulator + first * row_bytes, 0, rows * row_bytes);
-    for (int row = 0; row < class->row_count; row++) {
-        da_set_real(kernels, w->maximum, class->first_row + row, -INFINITY);
+    for (size_t row = 0; row < rows; row++) {
+        da_set_real(kernels, w->maximum, (int64_t)(first + row), -INFINITY);
     }
     da_unit_pack(&w->unit, class, call->query, w->head, call->scale / ln_2, w->queries);
 }
@@ -171,7 +171,7 @@ static int plan(forward_job *job, const da_kernels *kernels, const da_context *c
                 const da_attention_config *config, const da_problem *problem) {
     worker layout;
     int64_t sequences = problem->batch * problem->heads;
-    da_unit_cut_init(&job->cut, kernels, &config->tuning, problem, sequences, ROW_ARRAYS);
+    da_unit_cut_init(&job->cut, kernels, config, problem, sequences, ROW_ARRAYS);
     job->memory_per_thread = lay_out(&layout, &job->cut, NULL);
     return da_threads_for(context, &config->tuning, sequences * job->cut.unit_count);
 }
@@ -206,8 +206,9 @@ da_status da_improved_forward(void *state, const da_forward_call *call, void *us
     if (!job.memory) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
-    /* Zero once: columns beyond head_dim stay zero, and rows that a tile does not use hold numbers. */
-    memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+    if (job.cut.clear_memory) {
+        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+    }
     int64_t units = problem.batch * problem.heads * job.cut.unit_count;
     da_progress_begin(&job.progress, call->options, units);
     da_parallel_for(threads, units, run_unit, &job);

@@ -10,7 +10,9 @@
 /* Rows of a unit: the more of them, the more often a packed column is used. What they are packed to, and their
  * accumulators, take UNIT_BYTES. */
 #define UNIT_BYTES (2 * 1024 * 1024)
-#define UNIT_MAX_ROWS 4096
+#define UNIT_MAX_ROWS 2048
+
+#define WIDEST_VECTOR 32 /* components to whose multiples kernels round head_dim up */
 
 #define CACHE_LINE 64
 #define PREFETCH_ROWS 16 /* how far ahead of their use rows of tensors are asked for */
@@ -27,8 +29,20 @@ static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences
     return unit < n ? unit : n;
 }
 
-void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_tuning *tuning, const da_problem *problem,
-                      int64_t sequences, int row_arrays) {
+/* Classes that the rows of a unit can fall into: each pattern of a rate above 1 keeps a row or not, in each of the
+ * segments that the unit meets. */
+static int64_t most_classes(const da_attention_config *config, int64_t unit) {
+    int64_t most = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES, pieces = 1, kept_or_not = 1;
+    for (size_t p = 0; p < config->segment_count && pieces * kept_or_not < most; p++) {
+        pieces += unit / config->segment_lengths[p] + 1; /* edges of segments within the unit */
+        kept_or_not *= config->dilation_rates[p] == 1 ? 1 : 2;
+    }
+    return pieces * kept_or_not < most ? pieces * kept_or_not : most;
+}
+
+void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
+                      const da_problem *problem, int64_t sequences, int row_arrays) {
+    const da_tuning *tuning = &config->tuning;
     int lanes = kernels->vector_lanes, block_keys = tuning->block_keys;
     int64_t n = da_problem_length(problem);
     cut->kernels = kernels;
@@ -38,15 +52,17 @@ void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_tuni
     cut->unit = choose_unit(tuning, n, sequences, largest < UNIT_MAX_ROWS ? largest : UNIT_MAX_ROWS);
     cut->unit_count = (n - 1) / cut->unit + 1;
     cut->block_keys = block_keys > 0 && block_keys < DA_BLOCK_KEYS ? block_keys : DA_BLOCK_KEYS;
-    /* Each class may leave its last tile part empty; a unit of few rows has few classes. */
-    size_t tile = (size_t)kernels->tile_rows, unit = (size_t)cut->unit;
-    size_t classes = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES;
-    cut->rows = (unit + classes * (tile - 1) + tile - 1) / tile * tile;
+    cut->most_classes = (int)most_classes(config, cut->unit);
+    /* Each class may leave its last tile part empty. */
+    size_t tile = (size_t)kernels->tile_rows;
+    cut->rows = ((size_t)cut->unit + (size_t)cut->most_classes * (tile - 1) + tile - 1) / tile * tile;
+    cut->clear_memory = cut->head_dim % WIDEST_VECTOR != 0;
 }
 
-void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_kernels *kernels, size_t rows) {
-    unit->row_positions = da_arena_take(arena, rows, sizeof *unit->row_positions);
-    unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, kernels->real_size);
+void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut) {
+    unit->class_of = da_arena_take(arena, (size_t)cut->unit, sizeof *unit->class_of);
+    unit->row_positions = da_arena_take(arena, cut->rows, sizeof *unit->row_positions);
+    unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, cut->kernels->real_size);
     unit->column_positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_positions);
     unit->held_in = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->held_in);
 }
@@ -74,7 +90,7 @@ static int find_class(da_unit *unit, da_segment_set kept_in) {
             return c;
         }
     }
-    if (unit->class_count == DA_MAX_CLASSES) {
+    if (unit->class_count == unit->cut->most_classes) {
         return -1;
     }
     unit->classes[unit->class_count] = (da_row_class){.kept_in = kept_in};
@@ -94,6 +110,7 @@ static void find_classes(da_unit *unit) {
             return;
         }
         unit->classes[c].row_count++;
+        unit->class_of[i - unit->span.first] = (uint8_t)c;
     }
 }
 
@@ -108,7 +125,7 @@ static void place_rows(da_unit *unit) {
     }
     for (int64_t i = unit->span.first; i < unit->span.end; i++) {
         if (!row_is_absent(unit, i)) {
-            da_row_class *class = &unit->classes[find_class(unit, da_span_kept_in(&unit->span, i))];
+            da_row_class *class = &unit->classes[unit->class_of[i - unit->span.first]];
             unit->row_positions[class->first_row + class->row_count++] = (int)(i - unit->span.first);
         }
     }

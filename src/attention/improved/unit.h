@@ -18,7 +18,9 @@ typedef struct da_unit_cut {
     int head_dim, padded_dim;
     int64_t unit, unit_count; /* rows of a unit, and units per sequence */
     int block_keys;           /* columns of a block, at most DA_BLOCK_KEYS */
+    int most_classes;         /* of a unit */
     size_t rows;              /* that a unit's classes need, whole tiles each */
+    bool clear_memory;        /* components between head_dim and the end of a vector are read, and are to be zero */
 } da_unit_cut;
 
 /* The rows of a span that the same segments keep: first_row, first_row + 1, ... */
@@ -30,9 +32,10 @@ typedef struct da_row_class {
 /* What a pass does with rows and columns; `worker` is the unit's. */
 typedef struct da_unit_pass {
     bool rows_are_keys;
-    bool (*row_is_absent)(const void *worker, int64_t position), (*column_is_absent)(const void *worker, int64_t position);
+    bool (*row_is_absent)(const void *worker, int64_t position),
+        (*column_is_absent)(const void *worker, int64_t position);
     void (*begin_class)(void *worker, const da_row_class *class); /* packs its rows */
-    void (*fill_block)(void *worker);                            /* gathers the columns visited, and closes the block */
+    void (*fill_block)(void *worker); /* gathers the columns visited, and closes the block */
     /* Takes the block against the tile of a class that begins at its row `row`. */
     void (*attend_tile)(void *worker, const da_row_class *class, int row);
     void (*leave_class)(void *worker); /* NULL, or to be called when all tiles of a class have met the block */
@@ -51,6 +54,7 @@ typedef struct da_unit {
     da_span span;
     int class_count;
     da_row_class classes[DA_MAX_CLASSES];
+    uint8_t *class_of;         /* [unit]: of each row of the span */
     int *row_positions;        /* [rows]: relative to the span's first */
     char *bias;                /* real[DA_BLOCK_KEYS], of the class at hand */
     int column_count;          /* columns visited and not yet attended to */
@@ -60,11 +64,11 @@ typedef struct da_unit {
 } da_unit;
 
 /* Cuts `sequences` sequences of a problem, for rows that have row_arrays arrays of padded_dim reals each. */
-void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_tuning *tuning, const da_problem *problem,
-                      int64_t sequences, int row_arrays);
+void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
+                      const da_problem *problem, int64_t sequences, int row_arrays);
 
-/* Lay out memory for units of at most `rows` rows, and for a block. */
-void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_kernels *kernels, size_t rows);
+/* Lay out memory for units that are cut so, and for a block. */
+void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut);
 void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut);
 
 /* Computes the rows first..end-1, span by span. */
@@ -92,7 +96,8 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
                   char *packed);
 
 /* Gathers the columns visited into a block: rows of `key` for its panels, and of `value`. */
-void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head, da_key_block *block);
+void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
+                    da_key_block *block);
 
 /* Fills in, for the tile that begins at row `row` of a class, the rows in use, what they see, what dropout needs, and the
  * bias. */

@@ -2,9 +2,9 @@
  * holds one key's scores for 16 queries, so that maxima and sums are taken lane by lane, without a reduction, and the
  * weights of two keys make the pairs that the second product wants.
  *   scores^T = keys queries^T       panels [key][key_length], queries [pairs of components][TILE_ROWS],
- *                                   scores [key][TILE_ROWS] in f32
- *   output^T += values^T weights^T  values [panel][padded_dim][PANEL_KEYS], weights [pairs of keys][TILE_ROWS], each pair
- *                                   of keys in the place of the first one's scores, accumulator [padded_dim][TILE_ROWS];
+ *                                   scores [key][VEC_LANES] in f32, of one half of the queries at a time
+ *   output^T += values^T weights^T  values [panel][padded_dim][PANEL_KEYS], weights [half][pair of keys][VEC_LANES], which
+ *                                   take the other half of the scores' memory, accumulator [padded_dim][TILE_ROWS];
  *                                   finish_tile turns it into rows
  * key_length is head_dim rounded up to 32, with zeros. Queries are packed as they are, since a factor would have to be
  * rounded; scores are multiplied by it in f32. Weights are rounded to bf16 for the product with the values, and summed
@@ -13,8 +13,9 @@
 
 #define DA_KERNELS_HOOKS .begin = begin_tiles, .end = end_tiles, .finish_tile = finish_tile,
 
-#define SCORE_ROW ((size_t)TILE_ROWS * sizeof(real)) /* bytes */
-#define HALVES (TILE_ROWS / VEC_LANES)               /* vectors in a row of scores */
+#define TILE_ROW 64                                  /* bytes of a row of a tile */
+#define QUERY_ROW ((size_t)TILE_ROWS * sizeof(real)) /* bytes of a row of queries or of the accumulator */
+#define HALVES (TILE_ROWS / VEC_LANES)
 
 /* Rounded up to the components of one step of the product. */
 static int key_length(int head_dim) {
@@ -97,7 +98,12 @@ static void clear_staged(da_key_block *block, int first_slot) {
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
 
 static real *score_row(const da_query_tile *tile, int key) {
-    return (real *)tile->scores + key * TILE_ROWS;
+    return (real *)tile->scores + key * VEC_LANES;
+}
+
+/* Weights of half of the queries for a pair of keys. */
+static uint32_t *weight_row(const da_query_tile *tile, int half, int pair) {
+    return (uint32_t *)tile->scores + (DA_BLOCK_KEYS + half * (DA_BLOCK_KEYS / 2) + pair) * VEC_LANES;
 }
 
 /* Products of a panel's keys with half of the queries, by tmm4-7. */
@@ -105,21 +111,21 @@ FORCE_INLINE void score_panel(const da_key_block *block, const da_query_tile *ti
     const int length = key_length(block->head_dim);
     const size_t key_bytes = (size_t)length * sizeof(uint16_t);
     const char *keys = (const char *)key_row(block, panel * PANEL_KEYS);
-    const char *queries = (const char *)tile->queries + half * 64;
-    char *scores = (char *)(score_row(tile, panel * PANEL_KEYS) + half * VEC_LANES);
+    const char *queries = (const char *)tile->queries + half * TILE_ROW;
+    char *scores = (char *)score_row(tile, panel * PANEL_KEYS);
     _tile_zero(4);
     _tile_zero(5);
     for (int c = 0; c < length; c += 32) {
-        _tile_loadd(7, queries, SCORE_ROW);
+        _tile_loadd(7, queries, QUERY_ROW);
         _tile_loadd(6, keys, key_bytes);
         _tile_dpbf16ps(4, 6, 7);
         _tile_loadd(6, keys + 16 * key_bytes, key_bytes);
         _tile_dpbf16ps(5, 6, 7);
         keys += 64;
-        queries += 16 * SCORE_ROW;
+        queries += 16 * QUERY_ROW;
     }
-    _tile_stored(4, scores, SCORE_ROW);
-    _tile_stored(5, scores + 16 * SCORE_ROW, SCORE_ROW);
+    _tile_stored(4, scores, TILE_ROW);
+    _tile_stored(5, scores + 16 * TILE_ROW, TILE_ROW);
     MEMORY_IS_CURRENT();
 }
 
@@ -129,24 +135,24 @@ typedef struct maxima {
 } maxima;
 
 /* Makes scores of products: times the factor, plus the bias, and -infinity where a pair does not see each other. */
-FORCE_INLINE void finish_scores(const da_key_block *block, const da_query_tile *tile, int half, int panel,
-                                const bool hides, maxima *largest) {
+static void finish_scores(const da_key_block *block, const da_query_tile *tile, int half, int panel, bool hides,
+                          maxima *largest) {
     const vec factor = vec_set1((real)tile->score_factor);
     const real *bias = (const real *)tile->bias + panel * PANEL_KEYS;
     const int32_t *positions = block->positions + panel * PANEL_KEYS;
     const __m512i first = _mm512_loadu_si512(tile->first_visible + half * VEC_LANES);
     const __m512i last = _mm512_loadu_si512(tile->last_visible + half * VEC_LANES);
-    real *scores = score_row(tile, panel * PANEL_KEYS) + half * VEC_LANES;
+    real *scores = score_row(tile, panel * PANEL_KEYS);
     maxima reached = *largest;
     for (int key = 0; key < PANEL_KEYS; key += 4) {
         for (int i = 0; i < 4; i++) {
-            vec score = vec_fma(vec_load(scores + (key + i) * TILE_ROWS), factor, vec_set1(bias[key + i]));
+            vec score = vec_fma(vec_load(scores + (key + i) * VEC_LANES), factor, vec_set1(bias[key + i]));
             if (hides) {
                 __m512i position = _mm512_set1_epi32(positions[key + i]);
                 __mmask16 seen = _mm512_cmple_epi32_mask(first, position) & _mm512_cmple_epi32_mask(position, last);
                 score = _mm512_mask_blend_ps(seen, vec_set1((real)-INFINITY), score);
             }
-            vec_store(scores + (key + i) * TILE_ROWS, score);
+            vec_store(scores + (key + i) * VEC_LANES, score);
             reached.part[i] = vec_max(reached.part[i], score);
         }
     }
@@ -163,17 +169,26 @@ static inline __m512i weight_pairs(vec even, vec odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, high);
 }
 
+/* 2^x, as vec_exp2, with no test of its own for results below the normal range, which flush_subnormals makes 0. */
+static inline vec weight_of(vec x) {
+    vec fraction;
+    vec whole = vec_split(x, &fraction);
+    return _mm512_scalef_ps(vec_exp2_polynomial(fraction), whole);
+}
+
 /* Turns a panel's scores into weights 2^(score - reference), in pairs, and adds them up. */
 FORCE_INLINE void weigh_panel(const da_query_tile *tile, int half, int panel, vec reference, vec total[2]) {
-    real *scores = score_row(tile, panel * PANEL_KEYS) + half * VEC_LANES;
+    const real *scores = score_row(tile, panel * PANEL_KEYS);
+    uint32_t *weights = weight_row(tile, half, panel * PANEL_KEYS / 2);
     vec total_even = total[0], total_odd = total[1];
     for (int key = 0; key < PANEL_KEYS; key += 2) {
-        vec even = vec_exp2(vec_sub(vec_load(scores), reference));
-        vec odd = vec_exp2(vec_sub(vec_load(scores + TILE_ROWS), reference));
-        _mm512_storeu_si512(scores, weight_pairs(even, odd));
+        vec even = weight_of(vec_sub(vec_load(scores), reference));
+        vec odd = weight_of(vec_sub(vec_load(scores + VEC_LANES), reference));
+        _mm512_storeu_si512(weights, weight_pairs(even, odd));
         total_even = vec_add(total_even, even);
         total_odd = vec_add(total_odd, odd);
-        scores += 2 * TILE_ROWS;
+        scores += 2 * VEC_LANES;
+        weights += VEC_LANES;
     }
     total[0] = total_even;
     total[1] = total_odd;
@@ -210,41 +225,42 @@ static vec raise_maximum(const da_query_tile *tile, int half, int padded_dim, co
 FORCE_INLINE void load_accumulator(const da_query_tile *tile, int half, int column, int tiles) {
     const char *at = (const char *)((const real *)tile->accumulator + column * TILE_ROWS + half * VEC_LANES);
     MEMORY_IS_CURRENT();
-    _tile_loadd(0, at, SCORE_ROW);
+    _tile_loadd(0, at, QUERY_ROW);
     if (tiles > 1) {
-        _tile_loadd(1, at + 16 * SCORE_ROW, SCORE_ROW);
+        _tile_loadd(1, at + 16 * QUERY_ROW, QUERY_ROW);
     }
     if (tiles > 2) {
-        _tile_loadd(2, at + 32 * SCORE_ROW, SCORE_ROW);
+        _tile_loadd(2, at + 32 * QUERY_ROW, QUERY_ROW);
     }
     if (tiles > 3) {
-        _tile_loadd(3, at + 48 * SCORE_ROW, SCORE_ROW);
+        _tile_loadd(3, at + 48 * QUERY_ROW, QUERY_ROW);
     }
 }
 
 FORCE_INLINE void store_accumulator(const da_query_tile *tile, int half, int column, int tiles) {
     char *at = (char *)((real *)tile->accumulator + column * TILE_ROWS + half * VEC_LANES);
-    _tile_stored(0, at, SCORE_ROW);
+    _tile_stored(0, at, QUERY_ROW);
     if (tiles > 1) {
-        _tile_stored(1, at + 16 * SCORE_ROW, SCORE_ROW);
+        _tile_stored(1, at + 16 * QUERY_ROW, QUERY_ROW);
     }
     if (tiles > 2) {
-        _tile_stored(2, at + 32 * SCORE_ROW, SCORE_ROW);
+        _tile_stored(2, at + 32 * QUERY_ROW, QUERY_ROW);
     }
     if (tiles > 3) {
-        _tile_stored(3, at + 48 * SCORE_ROW, SCORE_ROW);
+        _tile_stored(3, at + 48 * QUERY_ROW, QUERY_ROW);
     }
     MEMORY_IS_CURRENT();
 }
 
 /* Adds a panel's values times half of the queries' weights to tmm0-3, by tmm6-7. */
-FORCE_INLINE void accumulate_panel(const da_key_block *block, const da_query_tile *tile, int half, int panel, int column,
-                                   int tiles) {
+FORCE_INLINE void accumulate_panel(const da_key_block *block, const da_query_tile *tile, int half, int panel,
+                                   int column, int tiles) {
     const size_t row = PANEL_KEYS * sizeof(uint16_t);
-    const char *weights = (const char *)(score_row(tile, panel * PANEL_KEYS) + half * VEC_LANES);
-    const char *values = (const char *)block->values + ((size_t)panel * (size_t)block->padded_dim + (size_t)column) * row;
+    const char *weights = (const char *)weight_row(tile, half, panel * PANEL_KEYS / 2);
+    const char *values =
+        (const char *)block->values + ((size_t)panel * (size_t)block->padded_dim + (size_t)column) * row;
     MEMORY_IS_CURRENT();
-    _tile_loadd(7, weights, 2 * SCORE_ROW);
+    _tile_loadd(7, weights, TILE_ROW);
     _tile_loadd(6, values, row);
     _tile_dpbf16ps(0, 6, 7);
     if (tiles > 1) {
@@ -271,7 +287,7 @@ static int tiles_from(int column, int padded_dim) {
 static void accumulate_seen_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
     for (int r = 0; r < tile->rows; r++) {
         for (int j = panel * PANEL_KEYS; j < (panel + 1) * PANEL_KEYS && j < block->count; j++) {
-            uint32_t pair = da_bits_from_float(score_row(tile, j & ~1)[r]);
+            uint32_t pair = weight_row(tile, r / VEC_LANES, j / 2)[r % VEC_LANES];
             real weight = da_float_from_bf16((uint16_t)(j % 2 == 0 ? pair : pair >> 16));
             const uint16_t *value = (const uint16_t *)block->values +
                                     (int64_t)(j / PANEL_KEYS) * block->padded_dim * PANEL_KEYS + j % PANEL_KEYS;
@@ -307,7 +323,8 @@ static seen_panels find_panels(const da_key_block *block, const da_query_tile *t
 }
 
 /* Scores of half of the queries (`scores`), and weights and output of the half before it (`outputs`): matrix products of
- * the one go on while vectors of the other are computed. */
+ * the one go on while vectors of the other are computed. Scores take the place of those that became weights, so that less
+ * of the first-level cache is gone through; they are finished one panel late, so that no product is waited for. */
 FORCE_INLINE void run_stage(const da_key_block *block, const da_query_tile *tile, const seen_panels *seen,
                             const bool scores, const bool outputs, int half, maxima *largest) {
     const int before = half - 1, padded_dim = block->padded_dim;
@@ -324,20 +341,21 @@ FORCE_INLINE void run_stage(const da_key_block *block, const da_query_tile *tile
         largest->part[i] = vec_set1((real)-INFINITY);
     }
     for (int k = 0; k < seen->count; k++) {
+        if (outputs) {
+            weigh_panel(tile, before, seen->panel[k], reference, total);
+        }
         if (scores) {
             score_panel(block, tile, half, seen->panel[k]);
         }
         if (by_tiles && k > 0) {
             accumulate_panel(block, tile, before, seen->panel[k - 1], 0, tiles);
         }
-        if (outputs) {
-            weigh_panel(tile, before, seen->panel[k], reference, total);
+        if (scores && k > 0) {
+            finish_scores(block, tile, half, seen->panel[k - 1], seen->hides[k - 1], largest);
         }
-        if (scores && seen->hides[k]) {
-            finish_scores(block, tile, half, seen->panel[k], true, largest);
-        } else if (scores) {
-            finish_scores(block, tile, half, seen->panel[k], false, largest);
-        }
+    }
+    if (scores) {
+        finish_scores(block, tile, half, seen->panel[seen->count - 1], seen->hides[seen->count - 1], largest);
     }
     if (by_tiles) {
         accumulate_panel(block, tile, before, seen->panel[seen->count - 1], 0, tiles);
@@ -361,6 +379,15 @@ static void accumulate_rest(const da_key_block *block, const da_query_tile *tile
     }
 }
 
+/* Vector instructions make subnormal results 0, as the tiles' do: they would take a hundred times as long. Returns the
+ * state to go back to. */
+static unsigned flush_subnormals(void) {
+    const unsigned flush_results = 0x8000, no_trap = 0x800;
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | flush_results | no_trap);
+    return before;
+}
+
 static void attend(const da_key_block *block, const da_query_tile *tile) {
     seen_panels seen = find_panels(block, tile);
     bool both = tile->rows > VEC_LANES;
@@ -368,11 +395,13 @@ static void attend(const da_key_block *block, const da_query_tile *tile) {
     if (seen.count == 0) {
         return;
     }
+    unsigned state = flush_subnormals();
     run_stage(block, tile, &seen, true, false, 0, &largest);
     if (both) {
         run_stage(block, tile, &seen, true, true, 1, &largest);
     }
     run_stage(block, tile, &seen, false, true, both ? 2 : 1, &largest);
+    _mm_setcsr(state);
     if (seen.hides_any && !block->values_finite) {
         for (int k = 0; k < seen.count; k++) {
             accumulate_seen_panel(block, tile, seen.panel[k]);

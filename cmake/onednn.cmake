@@ -1,0 +1,13 @@
+# oneDNN for products in f32 and bf16: used on x86-64 where it is found, in version 2 (its interface changed in version 3).
+option(DA_USE_ONEDNN "Use oneDNN, version 2, for products in f32 and bf16 if it is found" ON)
+set(DA_HAVE_ONEDNN OFF)
+if(DA_USE_ONEDNN AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  find_path(DA_ONEDNN_INCLUDE dnnl_version.h)
+  find_library(DA_ONEDNN_LIBRARY dnnl)
+  if(DA_ONEDNN_INCLUDE AND DA_ONEDNN_LIBRARY)
+    file(STRINGS ${DA_ONEDNN_INCLUDE}/oneapi/dnnl/dnnl_version.h version REGEX "define DNNL_VERSION_MAJOR 2")
+    if(version)
+      set(DA_HAVE_ONEDNN ON)
+    endif()
+  endif()
+endif()

@@ -1,0 +1,57 @@
+/* What a backward pass works with, and the checks of its arguments. */
+#ifndef DA_MULTIHEAD_BACKWARD_H
+#define DA_MULTIHEAD_BACKWARD_H
+
+#include "multihead/module.h"
+#include "multihead/rows.h"
+
+/* Rows whose weights' gradients are added at once: a multiple of DA_ROW_BLOCK. And output features that are one job. */
+#define DA_CHUNK_ROWS 2048
+#define DA_FEATURE_BLOCK 128
+
+static inline int64_t da_feature_blocks(int64_t features) {
+    return (features + DA_FEATURE_BLOCK - 1) / DA_FEATURE_BLOCK;
+}
+
+/* Rows that are in work; the arrays are in the real type. */
+typedef struct da_backward_chunk {
+    int64_t first, count;
+    void *grad_joint;                    /* (count, E + 2 E'): gradients of the projections' results */
+    void *grad_out, *normed, *inputs[3]; /* (count, E): copies, where callers' memory cannot be used */
+    bool copied[3], grad_out_direct, normed_direct;
+    da_matrix grad_out_rows, normed_rows, input_rows[3];
+} da_backward_chunk;
+
+typedef struct da_backward_work {
+    const da_multihead *multihead;
+    const da_multihead_saved *saved;
+    da_module_inputs inputs;
+    const da_tensor *grad_out;
+    const da_tensor *grad_inputs[3];   /* or NULL */
+    int slot_of[3];                    /* the first part whose gradient goes to the same tensor */
+    da_multihead_gradients *gradients; /* or NULL */
+    da_call_options options;           /* key_mask_stride filled in */
+    da_real_parameters parameters;
+    da_rotary rotary;
+    da_dtype real;
+    int64_t rows; /* batch n */
+    int threads;
+    /* Memory. */
+    void *grad_attended; /* like saved->attended */
+    void
+        *grad_heads[3]; /* of q, k and v, each for itself: da_attention_backward wants outputs that do not interleave */
+    da_backward_chunk chunk;
+    void *norm_sums; /* (2 E): gradients of the norm's weight and bias */
+    void *partials;  /* of the norms' gradients, one for each block of a chunk */
+    int64_t partial_width;
+    void *scratch;
+    size_t thread_rows, bytes;
+    int64_t first_block;
+} da_backward_work;
+
+/* Checks everything; fills all up to `threads`, parameters and rotary apart. */
+da_status da_backward_prepare(const da_multihead *multihead, const da_multihead_saved *saved,
+                              const da_multihead_backward_tensors *tensors, const da_call_options *options,
+                              da_backward_work *out);
+
+#endif

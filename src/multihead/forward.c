@@ -1,0 +1,319 @@
+/* The forward pass: rows are projected in blocks, attention runs over whole sequences, rows are projected again. */
+#include <string.h>
+
+#include "attention/workspace.h"
+#include "core/parallel.h"
+#include "core/tensor.h"
+#include "multihead/convert.h"
+#include "multihead/module.h"
+#include "multihead/product_onednn.h"
+#include "multihead/rows.h"
+
+typedef struct forward_work {
+    const da_multihead *multihead;
+    da_module_inputs inputs;
+    const da_tensor *out;
+    da_multihead_saved *saved;
+    da_real_parameters parameters;
+    da_rotary rotary;
+    da_dtype real;
+    bool in_bf16;         /* products of what is stored in bf16 take it as it is */
+    int64_t rows;         /* batch n */
+    char *scratch;        /* of all threads */
+    size_t scratch_bytes; /* of one */
+} forward_work;
+
+/* A thread's memory, in the real type. */
+typedef struct forward_scratch {
+    void *input;  /* (DA_ROW_BLOCK, E): rows converted, or normalised */
+    void *output; /* (DA_ROW_BLOCK, E + 2 E') */
+} forward_scratch;
+
+static size_t lay_out(const forward_work *work, char *base, forward_scratch *out) {
+    da_arena arena = {base, 0};
+    size_t size = da_dtype_size(work->real);
+    int64_t block = work->rows < DA_ROW_BLOCK ? work->rows : DA_ROW_BLOCK;
+    out->input = da_arena_take(&arena, (size_t)(block * work->multihead->config.embed_dim), size);
+    out->output = da_arena_take(&arena, (size_t)(block * work->multihead->joint_width), size);
+    return arena.used;
+}
+
+static forward_scratch scratch_of(const forward_work *work, int thread) {
+    forward_scratch scratch;
+    lay_out(work, work->scratch + (size_t)thread * work->scratch_bytes, &scratch);
+    return scratch;
+}
+
+static int64_t block_rows(const forward_work *work, int64_t first) {
+    return work->rows - first < DA_ROW_BLOCK ? work->rows - first : DA_ROW_BLOCK;
+}
+
+static void *offset(void *data, int64_t elements, da_dtype dtype) {
+    return (char *)data + (size_t)elements * da_dtype_size(dtype);
+}
+
+static void add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld) {
+    const double *bias64 = bias;
+    const float *bias32 = bias;
+    double *rows64 = rows;
+    float *rows32 = rows;
+    for (int64_t r = 0; bias && r < count; r++) {
+        for (int64_t c = 0; real == DA_F64 && c < width; c++) {
+            rows64[r * ld + c] += bias64[c];
+        }
+        for (int64_t c = 0; real != DA_F64 && c < width; c++) {
+            rows32[r * ld + c] += bias32[c];
+        }
+    }
+}
+
+/* ---- q, k, v ----------------------------------------------------------------------------------------------------- */
+
+/* Rows of a tensor by weights, `features` of them from those of a parameter on. */
+typedef struct block_product {
+    const da_tensor *input;
+    int64_t first, count;
+    da_parameter_id weight;
+    int64_t features;
+} block_product;
+
+static void multiply_block(const forward_work *work, const block_product *p, void *scratch, void *out, int64_t ld) {
+    const da_multihead *multihead = work->multihead;
+    da_dtype stored = multihead->config.dtype;
+    int64_t width = multihead->config.embed_dim;
+    if (work->in_bf16) {
+        da_matrix x = da_rows_load(p->input, p->first, p->count, stored, scratch);
+        const void *weights = da_parameter_address(&multihead->table, multihead->parameters, stored, p->weight);
+        if (da_onednn_bf16(p->count, p->features, width, x, (da_matrix){weights, width}, out, ld)) {
+            return;
+        }
+    }
+    da_matrix x = da_rows_load(p->input, p->first, p->count, work->real, scratch);
+    da_product(work->real, DA_PRODUCT_B_TRANSPOSED, p->count, p->features, width, x,
+               (da_matrix){work->parameters.at[p->weight], width}, false, out, ld);
+}
+
+/* The products of a block of rows, neighbours that have one input in one. */
+static void multiply(const forward_work *work, int64_t first, int64_t count, void *input_scratch, void *q) {
+    const da_multihead *multihead = work->multihead;
+    int64_t width = multihead->config.embed_dim,
+            ends[3] = {width, width + multihead->key_width, multihead->joint_width};
+    for (int part = 0, begin_part = 0; part < 3; part++) {
+        const da_tensor *input = work->inputs.tensors[part];
+        if (part < 2 && da_rows_same(input, work->inputs.tensors[part + 1])) {
+            continue;
+        }
+        int64_t begin = begin_part > 0 ? ends[begin_part - 1] : 0;
+        const block_product product = {input, first, count, (da_parameter_id)(DA_Q_WEIGHT + begin_part),
+                                       ends[part] - begin};
+        multiply_block(work, &product, input_scratch, offset(q, begin, work->real), multihead->joint_width);
+        begin_part = part + 1;
+    }
+}
+
+/* Norms of q and k; the rows as they were are kept for the backward pass. */
+static void norm_query_and_key(const forward_work *work, int64_t first, int64_t count, void *q) {
+    const da_multihead *multihead = work->multihead;
+    int64_t width = multihead->config.embed_dim, both = width + multihead->key_width, ld = multihead->joint_width;
+    da_layer_norm of_query = da_real_norm(multihead, &work->parameters, DA_Q_LN_WEIGHT);
+    da_layer_norm of_key = da_real_norm(multihead, &work->parameters, DA_K_LN_WEIGHT);
+    void *k = offset(q, width, work->real);
+    for (int64_t r = 0; work->saved->unnormed && r < count; r++) {
+        memcpy(offset(work->saved->unnormed, (first + r) * both, work->real), offset(q, r * ld, work->real),
+               (size_t)both * da_dtype_size(work->real));
+    }
+    da_layer_norm_forward(work->real, &of_query, count, (da_matrix){q, ld}, q, ld);
+    da_layer_norm_forward(work->real, &of_key, count, (da_matrix){k, ld}, k, ld);
+}
+
+static void project_block(int64_t block, int thread, void *user) {
+    const forward_work *work = user;
+    const da_multihead *multihead = work->multihead;
+    const da_multihead_config *config = &multihead->config;
+    int64_t first = block * DA_ROW_BLOCK, count = block_rows(work, first), ld = multihead->joint_width;
+    forward_scratch scratch = scratch_of(work, thread);
+    bool direct = config->dtype == work->real;
+    void *target = offset(work->saved->projected, first * ld, config->dtype);
+    void *q = direct ? target : scratch.output;
+    multiply(work, first, count, scratch.input, q);
+    add_bias(work->real, work->parameters.at[DA_Q_BIAS], ld, count, q, ld);
+    if (config->qk_layer_norm) {
+        norm_query_and_key(work, first, count, q);
+    }
+    if (work->rotary.applies) {
+        const da_rotary_rows rows = {q, offset(q, config->embed_dim, work->real), ld, config->num_heads,
+                                     config->kv_heads};
+        da_rotary_apply(work->real, &work->rotary, false, first, count, &rows);
+    }
+    if (!direct) {
+        da_convert(work->real, q, 1, config->dtype, target, 1, count * ld);
+    }
+}
+
+/* ---- attention and output ---------------------------------------------------------------------------------------- */
+
+static da_status attend(const forward_work *work, const da_call_options *options) {
+    const da_multihead *multihead = work->multihead;
+    da_multihead_saved *saved = work->saved;
+    da_tensor heads[3], attended = da_module_attended(multihead, saved->batch, saved->n, saved->attended), lse;
+    da_module_heads(multihead, saved->batch, saved->n, saved->projected, heads);
+    lse = da_tensor_make(saved->lse, DA_F64, saved->batch, saved->n, multihead->config.num_heads, 1);
+    return da_attention_forward(multihead->attention, &heads[0], &heads[1], &heads[2], &attended,
+                                saved->lse ? &lse : NULL, options);
+}
+
+static void output_block(int64_t block, int thread, void *user) {
+    const forward_work *work = user;
+    const da_multihead *multihead = work->multihead;
+    int64_t first = block * DA_ROW_BLOCK, count = block_rows(work, first), width = multihead->config.embed_dim, ld;
+    forward_scratch scratch = scratch_of(work, thread);
+    da_tensor attended =
+        da_sequence_make(work->saved->attended, multihead->config.dtype, work->saved->batch, work->saved->n, width);
+    void *target;
+    bool direct = da_rows_direct(work->out, first, count, work->real, &target, &ld);
+    if (!direct) {
+        target = scratch.output;
+        ld = width;
+    }
+    if (multihead->config.layer_norm) {
+        da_layer_norm norm = da_real_norm(multihead, &work->parameters, DA_NORM_WEIGHT);
+        da_matrix x = da_rows_load(&attended, first, count, work->real, scratch.input);
+        da_layer_norm_forward(work->real, &norm, count, x, scratch.input, width);
+        da_product(work->real, DA_PRODUCT_B_TRANSPOSED, count, width, width, (da_matrix){scratch.input, width},
+                   (da_matrix){work->parameters.at[DA_OUT_WEIGHT], width}, false, target, ld);
+    } else {
+        const block_product product = {&attended, first, count, DA_OUT_WEIGHT, width};
+        multiply_block(work, &product, scratch.input, target, ld);
+    }
+    add_bias(work->real, work->parameters.at[DA_OUT_BIAS], width, count, target, ld);
+    if (!direct) {
+        da_rows_store(work->out, first, count, work->real, (da_matrix){target, ld});
+    }
+}
+
+/* ---- calls ------------------------------------------------------------------------------------------------------- */
+
+static da_status make_saved(const da_multihead *multihead, const da_tensor *query, bool training,
+                            da_multihead_saved **out) {
+    const da_multihead_config *config = &multihead->config;
+    const da_allocator *allocator = multihead->allocator;
+    size_t rows = (size_t)(query->shape[0] * query->shape[1]), size = da_dtype_size(config->dtype);
+    da_multihead_saved *saved = da_allocate(allocator, 1, sizeof *saved);
+    if (!saved) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    *saved = (da_multihead_saved){.multihead = multihead, .batch = query->shape[0], .n = query->shape[1]};
+    saved->projected = da_allocate(allocator, rows * (size_t)multihead->joint_width, size);
+    saved->attended = saved->projected ? da_allocate(allocator, rows * (size_t)config->embed_dim, size) : NULL;
+    bool complete = saved->attended != NULL;
+    if (complete && training) {
+        saved->lse = da_allocate(allocator, rows * (size_t)config->num_heads, sizeof(double));
+        complete = saved->lse != NULL;
+    }
+    if (complete && training && config->qk_layer_norm) {
+        saved->unnormed = da_allocate(allocator, rows * (size_t)(config->embed_dim + multihead->key_width),
+                                      da_dtype_size(da_real_of(config->dtype)));
+        complete = saved->unnormed != NULL;
+    }
+    if (!complete) {
+        da_multihead_saved_free(saved);
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    *out = saved;
+    return DA_OK;
+}
+
+void da_multihead_saved_free(da_multihead_saved *saved) {
+    if (saved) {
+        const da_allocator *allocator = saved->multihead->allocator;
+        da_release(allocator, saved->projected);
+        da_release(allocator, saved->attended);
+        da_release(allocator, saved->unnormed);
+        da_release(allocator, saved->lse);
+        da_release(allocator, saved);
+    }
+}
+
+/* All is checked, and work->saved made. */
+static da_status compute(forward_work *work, const da_call_options *options) {
+    const da_multihead *multihead = work->multihead;
+    forward_scratch unused;
+    int64_t blocks = da_row_blocks(work->rows);
+    int threads = (int)(multihead->threads < blocks ? multihead->threads : blocks);
+    work->scratch_bytes = lay_out(work, NULL, &unused);
+    work->scratch = da_allocate(multihead->allocator, (size_t)threads, work->scratch_bytes);
+    if (!work->scratch) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    da_status status = da_real_parameters_make(multihead, &work->parameters);
+    if (status == DA_OK) {
+        int foreign = da_limit_foreign_threads(1);
+        da_rotary_begin(&work->rotary, &multihead->config, work->saved->n);
+        da_parallel_for(threads, blocks, project_block, work);
+        status = attend(work, options);
+        if (status == DA_OK) {
+            da_parallel_for(threads, blocks, output_block, work);
+        }
+        da_limit_foreign_threads(foreign);
+        da_release(multihead->allocator, work->parameters.memory);
+    }
+    da_release(multihead->allocator, work->scratch);
+    return status;
+}
+
+static da_status check_out(const da_module_inputs *inputs, const da_tensor *out) {
+    static const char *const names[] = {"query", "key", "value"};
+    da_status status = da_tensor_check_output(out, "out");
+    for (int k = 0; k < 3 && status == DA_OK; k++) {
+        if (da_tensors_meet(out, inputs->tensors[k])) {
+            status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                               "out.data is %p, which meets %s's memory; allowed: memory apart from the inputs",
+                               out->data, names[k]);
+        }
+    }
+    return status;
+}
+
+static da_status run(const da_multihead *multihead, const da_module_inputs *inputs, const da_tensor *out,
+                     const da_call_options *options, bool training, da_multihead_saved **saved) {
+    forward_work work = {
+        .multihead = multihead,
+        .inputs = *inputs,
+        .out = out,
+        .real = da_real_of(multihead->config.dtype),
+        .in_bf16 = multihead->config.dtype == DA_BF16 && da_onednn_takes_bf16(),
+        .rows = out->shape[0] * out->shape[1],
+    };
+    da_status status = check_out(inputs, out);
+    if (status == DA_OK) {
+        status = make_saved(multihead, inputs->tensors[0], training, &work.saved);
+    }
+    if (status == DA_OK) {
+        status = compute(&work, options);
+    }
+    if (status == DA_OK && training) {
+        *saved = work.saved;
+    } else {
+        da_multihead_saved_free(work.saved);
+    }
+    return status;
+}
+
+da_status da_multihead_forward(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
+                               const da_tensor *value, const da_tensor *out, const da_call_options *options) {
+    da_module_inputs inputs;
+    da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
+    return status == DA_OK ? run(multihead, &inputs, out, options, false, NULL) : status;
+}
+
+da_status da_multihead_forward_training(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
+                                        const da_tensor *value, const da_tensor *out, const da_call_options *options,
+                                        da_multihead_saved **saved) {
+    da_module_inputs inputs;
+    if (!saved) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "saved is NULL; allowed: a place for the activations");
+    }
+    *saved = NULL;
+    da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
+    return status == DA_OK ? run(multihead, &inputs, out, options, true, saved) : status;
+}

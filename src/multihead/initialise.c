@@ -1,0 +1,41 @@
+/* Xavier normal numbers from a counter: element e of a parameter is the same whatever else is drawn. */
+#include <math.h>
+
+#include "attention/dropout.h"
+#include "multihead/convert.h"
+#include "multihead/parameters.h"
+
+#define TWO_PI 6.28318530717958647692
+
+/* A number in (0, 1). */
+static double uniform(uint32_t key, uint64_t counter) {
+    return (da_philox_2x32(key, (uint32_t)counter, (uint32_t)(counter >> 32)) + 0.5) * 0x1p-32;
+}
+
+/* One of the two normal numbers of Box and Muller (1958). */
+static double normal(uint32_t key, int64_t element) {
+    double radius = sqrt(-2 * log(uniform(key, 2 * (uint64_t)element)));
+    return radius * cos(TWO_PI * uniform(key, 2 * (uint64_t)element + 1));
+}
+
+static void draw(const da_parameter_shape *entry, void *data, da_dtype dtype, double gain, uint64_t seed) {
+    uint32_t key = da_philox_2x32((uint32_t)seed, (uint32_t)(seed >> 32), (uint32_t)entry->id);
+    double deviation = gain * sqrt(2.0 / (double)(entry->shape[0] + entry->shape[1]));
+    for (int64_t e = 0; e < entry->count; e++) {
+        double value = deviation * normal(key, e);
+        da_convert(DA_F64, &value, 1, dtype, (char *)data + (size_t)e * da_dtype_size(dtype), 1, 1);
+    }
+}
+
+void da_parameters_initialise(const da_parameter_table *table, void *base, const da_multihead_config *config,
+                              uint64_t seed) {
+    da_parameters_reset(table, base, config->dtype);
+    for (size_t k = 0; k < table->count; k++) {
+        const da_parameter_shape *entry = &table->entries[k];
+        bool has_gain = entry->id == DA_V_WEIGHT || entry->id == DA_OUT_WEIGHT;
+        if (entry->rank == 2) {
+            draw(entry, da_parameter_address(table, base, config->dtype, entry->id), config->dtype,
+                 has_gain ? config->gamma_init : 1, seed);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+/* Creation, and access to parameters and gradients. */
+#include "multihead/module.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "config/validation.h"
+#include "core/parallel.h"
+#include "core/tensor.h"
+#include "multihead/convert.h"
+
+/* The BLAS counts in int. */
+#define MAX_EMBED_DIM (DA_PRODUCT_MAX_SIZE / 4)
+
+da_tensor da_sequence_make(void *data, da_dtype dtype, int64_t batch, int64_t n, int64_t embed_dim) {
+    return da_tensor_make(data, dtype, batch, n, 1, embed_dim);
+}
+
+static da_status report_null(const char *argument, const char *allowed) {
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is NULL; allowed: %s", argument, allowed);
+}
+
+/* ---- creation ---------------------------------------------------------------------------------------------------- */
+
+/* Copies of both configurations, checked; what the attention leaves open is the multihead's. */
+static da_status import_configs(const da_multihead_config *config, const da_attention_config *attention,
+                                da_multihead_config *ours, da_attention_config *inner) {
+    if (!attention) {
+        return report_null("attention", "an initialised configuration");
+    }
+    da_status status = da_multihead_config_validate(config, attention);
+    if (status == DA_OK) {
+        status = da_copy_sized(ours, sizeof *ours, config, "multihead_config");
+    }
+    if (status == DA_OK) {
+        status = da_copy_sized(inner, sizeof *inner, attention, "config");
+    }
+    if (status == DA_OK && ours->device == DA_DEVICE_CUDA) {
+        status = da_report(DA_ERROR_UNAVAILABLE, "device is cuda; this version holds no GPU kernels");
+    }
+    if (status == DA_OK && ours->embed_dim > MAX_EMBED_DIM) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "embed_dim is %" PRId64 "; allowed: 1 to %d", ours->embed_dim,
+                           MAX_EMBED_DIM);
+    }
+    if (status == DA_OK) {
+        ours->kv_heads = ours->kv_heads ? ours->kv_heads : ours->num_heads;
+        inner->dtype = ours->dtype;
+    }
+    return status;
+}
+
+static da_status fill(da_multihead *multihead, const char *name, const da_attention_config *inner) {
+    const da_multihead_config *config = &multihead->config;
+    int threads = da_context_threads(multihead->context);
+    multihead->threads = inner->tuning.threads > 0 && inner->tuning.threads < threads ? inner->tuning.threads : threads;
+    multihead->key_width = config->kv_heads * (config->embed_dim / config->num_heads);
+    multihead->joint_width = config->embed_dim + 2 * multihead->key_width;
+    da_parameter_table_make(&multihead->table, config);
+    multihead->parameters =
+        da_allocate(multihead->allocator, (size_t)multihead->table.elements, da_dtype_size(config->dtype));
+    if (!multihead->parameters) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    da_parameters_reset(&multihead->table, multihead->parameters, config->dtype);
+    return da_attention_create(multihead->context, name, inner, &multihead->attention);
+}
+
+da_status da_multihead_create(const da_context *context, const char *name, const da_multihead_config *config,
+                              const da_attention_config *attention, da_multihead **out) {
+    da_multihead_config ours;
+    da_attention_config inner;
+    if (!out) {
+        return report_null("out", "a place for the module");
+    }
+    *out = NULL;
+    if (!context || !name) {
+        return context ? report_null("name", "\"auto\" or a registered name") : report_null("context", "a context");
+    }
+    da_status status = import_configs(config, attention, &ours, &inner);
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_allocator *allocator = da_context_allocator(context);
+    da_multihead *multihead = da_allocate(allocator, 1, sizeof *multihead);
+    if (!multihead) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    *multihead = (da_multihead){.context = context, .allocator = allocator, .config = ours};
+    status = fill(multihead, name, &inner);
+    if (status != DA_OK) {
+        da_multihead_free(multihead);
+        return status;
+    }
+    *out = multihead;
+    return DA_OK;
+}
+
+void da_multihead_free(da_multihead *multihead) {
+    if (multihead) {
+        da_attention_free(multihead->attention);
+        da_release(multihead->allocator, multihead->parameters);
+        da_release(multihead->allocator, multihead);
+    }
+}
+
+const char *da_multihead_implementation(const da_multihead *multihead) {
+    return multihead ? da_attention_implementation(multihead->attention) : NULL;
+}
+
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
+
+size_t da_multihead_parameter_count(const da_multihead *multihead) {
+    return multihead ? multihead->table.count : 0;
+}
+
+da_status da_multihead_parameter_at(da_multihead *multihead, size_t index, da_parameter *out) {
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    return da_parameter_view(&multihead->table, multihead->parameters, multihead->config.dtype, index, out);
+}
+
+da_status da_multihead_parameter(da_multihead *multihead, const char *name, da_parameter *out) {
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    return da_parameter_find(&multihead->table, multihead->parameters, multihead->config.dtype, name, out);
+}
+
+da_status da_multihead_initialise(da_multihead *multihead, uint64_t seed) {
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    da_parameters_initialise(&multihead->table, multihead->parameters, &multihead->config, seed);
+    return DA_OK;
+}
+
+enum { PIECE = 1 << 16 };
+
+typedef struct copying {
+    const da_multihead *multihead;
+    float *target;
+} copying;
+
+static void copy_piece(int64_t piece, int thread, void *user) {
+    const copying *c = user;
+    int64_t first = piece * PIECE, rest = c->multihead->table.elements - first;
+    da_dtype dtype = c->multihead->config.dtype;
+    da_convert(dtype, (const char *)c->multihead->parameters + (size_t)first * da_dtype_size(dtype), 1, DA_F32,
+               c->target + first, 1, rest < PIECE ? rest : PIECE);
+}
+
+da_status da_real_parameters_make(const da_multihead *multihead, da_real_parameters *out) {
+    da_dtype dtype = multihead->config.dtype, real = da_real_of(dtype);
+    void *base = multihead->parameters;
+    *out = (da_real_parameters){.memory = NULL};
+    if (dtype != real) {
+        int64_t elements = multihead->table.elements;
+        copying c = {multihead, da_allocate(multihead->allocator, (size_t)elements, sizeof(float))};
+        if (!c.target) {
+            return DA_ERROR_OUT_OF_MEMORY;
+        }
+        da_parallel_for(multihead->threads, (elements + PIECE - 1) / PIECE, copy_piece, &c);
+        base = out->memory = c.target;
+    }
+    for (int id = 0; id < DA_PARAMETER_IDS; id++) {
+        out->at[id] = da_parameter_address(&multihead->table, base, real, (da_parameter_id)id);
+    }
+    return DA_OK;
+}
+
+/* A norm's bias follows its weight in the enumeration. */
+da_layer_norm da_real_norm(const da_multihead *multihead, const da_real_parameters *parameters,
+                           da_parameter_id weight) {
+    return (da_layer_norm){
+        .weight = parameters->at[weight],
+        .bias = parameters->at[weight + 1],
+        .width = weight == DA_K_LN_WEIGHT ? multihead->key_width : multihead->config.embed_dim,
+        .eps = multihead->config.layer_norm_eps,
+    };
+}
+
+/* ---- gradients --------------------------------------------------------------------------------------------------- */
+
+da_status da_multihead_gradients_create(const da_multihead *multihead, da_multihead_gradients **out) {
+    if (!out) {
+        return report_null("out", "a place for the gradients");
+    }
+    *out = NULL;
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    da_multihead_gradients *gradients = da_allocate(multihead->allocator, 1, sizeof *gradients);
+    if (!gradients) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    size_t size = da_dtype_size(da_real_of(multihead->config.dtype));
+    *gradients =
+        (da_multihead_gradients){multihead, da_allocate(multihead->allocator, (size_t)multihead->table.elements, size)};
+    if (!gradients->values) {
+        da_release(multihead->allocator, gradients);
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    da_multihead_gradients_zero(gradients);
+    *out = gradients;
+    return DA_OK;
+}
+
+void da_multihead_gradients_free(da_multihead_gradients *gradients) {
+    if (gradients) {
+        const da_allocator *allocator = gradients->multihead->allocator;
+        da_release(allocator, gradients->values);
+        da_release(allocator, gradients);
+    }
+}
+
+void da_multihead_gradients_zero(da_multihead_gradients *gradients) {
+    if (gradients) {
+        const da_multihead *multihead = gradients->multihead;
+        size_t size = da_dtype_size(da_real_of(multihead->config.dtype));
+        memset(gradients->values, 0, (size_t)multihead->table.elements * size);
+    }
+}
+
+da_status da_multihead_gradient_at(da_multihead_gradients *gradients, size_t index, da_parameter *out) {
+    if (!gradients) {
+        return report_null("gradients", "what da_multihead_gradients_create made");
+    }
+    const da_multihead *multihead = gradients->multihead;
+    return da_parameter_view(&multihead->table, gradients->values, da_real_of(multihead->config.dtype), index, out);
+}
+
+da_status da_multihead_gradient(da_multihead_gradients *gradients, const char *name, da_parameter *out) {
+    if (!gradients) {
+        return report_null("gradients", "what da_multihead_gradients_create made");
+    }
+    const da_multihead *multihead = gradients->multihead;
+    return da_parameter_find(&multihead->table, gradients->values, da_real_of(multihead->config.dtype), name, out);
+}
+
+/* ---- what calls share -------------------------------------------------------------------------------------------- */
+
+da_status da_module_check_sequence(const da_multihead *multihead, const da_tensor *tensor, const char *name,
+                                   const da_tensor *query) {
+    da_status status = da_tensor_check(tensor, name);
+    if (status != DA_OK) {
+        return status;
+    }
+    if (tensor->dtype != multihead->config.dtype) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s.dtype is %s; allowed: %s, the module's", name,
+                         da_dtype_name(tensor->dtype), da_dtype_name(multihead->config.dtype));
+    }
+    const int64_t expected[4] = {query->shape[0], query->shape[1], 1, multihead->config.embed_dim};
+    if (memcmp(tensor->shape, expected, sizeof expected) != 0) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "%s.shape is (%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "); allowed: (%" PRId64
+                         ", %" PRId64 ", 1, %" PRId64 "), query's batch and n, and embed_dim",
+                         name, tensor->shape[0], tensor->shape[1], tensor->shape[2], tensor->shape[3], expected[0],
+                         expected[1], expected[3]);
+    }
+    return DA_OK;
+}
+
+da_status da_module_check(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
+                          const da_tensor *value, const da_tensor *other, const char *other_name,
+                          da_module_inputs *inputs) {
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    key = key ? key : query;
+    value = value ? value : key;
+    *inputs = (da_module_inputs){{query, key, value}};
+    const struct {
+        const da_tensor *tensor;
+        const char *name;
+    } tensors[] = {{query, "query"}, {key, "key"}, {value, "value"}, {other, other_name}};
+    for (int k = 0; k < 4; k++) {
+        da_status status = k == 0 ? da_tensor_check(query, "query") : DA_OK;
+        if (status == DA_OK) {
+            status = da_module_check_sequence(multihead, tensors[k].tensor, tensors[k].name, query);
+        }
+        if (status != DA_OK) {
+            return status;
+        }
+    }
+    int64_t longest = da_rotary_longest(&multihead->config);
+    if (query->shape[1] > longest) {
+        return da_report(
+            DA_ERROR_INVALID_ARGUMENT,
+            "query.shape[1] (n) is %" PRId64 "; allowed with position xpos, %s and xpos_scale_base %g: up to "
+            "%" PRId64,
+            query->shape[1], da_dtype_name(multihead->config.dtype), multihead->config.xpos_scale_base, longest);
+    }
+    return DA_OK;
+}
+
+void da_module_heads(const da_multihead *multihead, int64_t batch, int64_t n, void *projected, da_tensor heads[3]) {
+    const da_multihead_config *config = &multihead->config;
+    int64_t head_dim = config->embed_dim / config->num_heads, first[3] = {0};
+    first[1] = config->embed_dim;
+    first[2] = config->embed_dim + multihead->key_width;
+    for (int part = 0; part < 3; part++) {
+        void *data = (char *)projected + (size_t)first[part] * da_dtype_size(config->dtype);
+        int64_t count = part == 0 ? config->num_heads : config->kv_heads;
+        heads[part] = da_tensor_make(data, config->dtype, batch, n, count, head_dim);
+        heads[part].stride[0] = n * multihead->joint_width;
+        heads[part].stride[1] = multihead->joint_width;
+    }
+}
+
+da_tensor da_module_attended(const da_multihead *multihead, int64_t batch, int64_t n, void *attended) {
+    const da_multihead_config *config = &multihead->config;
+    return da_tensor_make(attended, config->dtype, batch, n, config->num_heads, config->embed_dim / config->num_heads);
+}

@@ -1,0 +1,63 @@
+/* The module behind a handle, and what its calls share. */
+#ifndef DA_MULTIHEAD_MODULE_H
+#define DA_MULTIHEAD_MODULE_H
+
+#include "multihead/layer_norm.h"
+#include "multihead/parameters.h"
+#include "multihead/rotary.h"
+
+struct da_multihead {
+    const da_context *context;
+    const da_allocator *allocator;
+    da_multihead_config config; /* kv_heads filled in */
+    da_attention *attention;
+    int threads;
+    int64_t key_width;   /* E' */
+    int64_t joint_width; /* E + 2 E': q, k and v beside one another */
+    da_parameter_table table;
+    void *parameters;
+};
+
+struct da_multihead_gradients {
+    const da_multihead *multihead;
+    void *values; /* in the real type */
+};
+
+struct da_multihead_saved {
+    const da_multihead *multihead;
+    int64_t batch, n;
+    void *projected; /* (batch n, E + 2 E'): q, k, v as the attention takes them */
+    void *attended;  /* (batch n, E) */
+    void *unnormed;  /* (batch n, E + E') in the real type: q and k before their norms; or NULL */
+    double *lse;     /* (batch n, heads); or NULL */
+};
+
+/* Inputs of a call, NULLs filled in. */
+typedef struct da_module_inputs {
+    const da_tensor *tensors[3]; /* query, key, value */
+} da_module_inputs;
+
+/* Checks inputs and, by the same rules, one more tensor of their shape (out or grad_out). */
+da_status da_module_check(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
+                          const da_tensor *value, const da_tensor *other, const char *other_name,
+                          da_module_inputs *inputs);
+
+/* Checks data type and shape of a tensor of a call, whose query is checked. */
+da_status da_module_check_sequence(const da_multihead *multihead, const da_tensor *tensor, const char *name,
+                                   const da_tensor *query);
+
+/* Parameters in the real type: the module's own, or copies. */
+typedef struct da_real_parameters {
+    const void *at[DA_PARAMETER_IDS]; /* NULL: does not exist */
+    void *memory;                     /* to be released; or NULL */
+} da_real_parameters;
+
+da_status da_real_parameters_make(const da_multihead *multihead, da_real_parameters *out);
+da_layer_norm da_real_norm(const da_multihead *multihead, const da_real_parameters *parameters, da_parameter_id weight);
+
+/* q, k, v as the attention sees them in an array like `projected`, and (batch, n, heads, head_dim) of one like
+ * `attended`. */
+void da_module_heads(const da_multihead *multihead, int64_t batch, int64_t n, void *projected, da_tensor heads[3]);
+da_tensor da_module_attended(const da_multihead *multihead, int64_t batch, int64_t n, void *attended);
+
+#endif
