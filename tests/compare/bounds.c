@@ -34,6 +34,28 @@ row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bo
     return (row_bound){.out = tested.out + reference.out + weights, .lse = tested.lse + reference.lse};
 }
 
+/* `stored` and `lse`: roundoff of the output and of the logsumexp as they were stored; `weights`: of the coefficients as
+ * they enter products. */
+static double gradient_in_precision(const gradient_row *row, int64_t head_dim, da_dtype sums, double stored, double lse,
+                                    double weights) {
+    double u = value_roundoff(sums);
+    double product = ((double)head_dim + SCORE_ROUNDINGS) * u;
+    double sum = (SUM_ROUNDINGS * sqrt((double)row->terms) + WEIGHT_ROUNDINGS) * u;
+    double softmax = (SUM_ROUNDINGS * sqrt((double)row->softmax_terms) + WEIGHT_ROUNDINGS) * u;
+    double higher_orders = exp((2 * product + 8 * u + lse) * row->largest);
+    return higher_orders * ((sum + softmax + weights) * row->magnitude + product * row->products +
+                            (softmax + weights) * row->softmax + stored * row->stored + (4 * u + lse) * row->lse) +
+           value_tiny(sums) * row->unit;
+}
+
+double bound_of_gradient(const gradient_row *row, int64_t head_dim, da_dtype dtype, da_dtype lse_dtype,
+                         bool bf16_weights) {
+    double exact = value_roundoff(DA_F64);
+    return gradient_in_precision(row, head_dim, dtype == DA_F64 ? DA_F64 : DA_F32, value_roundoff(dtype),
+                                 value_roundoff(lse_dtype), bf16_weights ? value_roundoff(DA_BF16) : 0) +
+           gradient_in_precision(row, head_dim, DA_F64, exact, exact, 0) + value_tiny(dtype) * row->grad_out;
+}
+
 double bound_when_stored(double bound, double exact, da_dtype dtype) {
     double u = value_roundoff(dtype);
     return bound * (1 + u) + u * fabs(exact) + value_tiny(dtype);
