@@ -85,10 +85,10 @@ typedef struct da_column_gradient {
 } da_column_gradient;
 
 typedef struct da_gradient_tile {
-    da_query_tile first; /* queries, or keys; the accumulator: their gradient. No maximum, no sum */
-    da_query_tile
-        second; /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the
-                             gradient of values */
+    /* Queries, or keys; the accumulator: their gradient. No maximum, no sum. */
+    da_query_tile first;
+    /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the gradient of values. */
+    da_query_tile second;
     const void *lse, *delta;        /* where rows are queries, real[tile_rows] each */
     bool wants_first, wants_second; /* the gradients */
     da_column_gradient *columns;    /* NULL: not wanted; otherwise with room for the tile */

@@ -7,7 +7,8 @@
  * - In two directions, of any units, which share nothing but the inputs: for grad_query, rows are queries and columns keys;
  *   for grad_key and grad_value, rows are keys and columns queries. Scores are computed in both: seven products.
  *
- * Which way is taken depends on the problem and the tuning alone. */
+ * Which way is taken depends on the problem and the tuning alone: by stretches, where they fit into the workspace and there
+ * are enough of them, or where the tuning's unit is as long. */
 #include <math.h>
 #include <string.h>
 
@@ -489,8 +490,9 @@ static void plan_stretches(backward_job *job, const da_kernels *kernels, const d
     da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
     int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
     int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
-    bool may = config->tuning.unit == 0 || config->tuning.unit >= stretch;
-    if (may && stretch <= STRETCH_BYTES / row_bytes && count >= STRETCHES_WANTED / problem->batch / kv_heads) {
+    bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
+                                          : count >= STRETCHES_WANTED / problem->batch / kv_heads;
+    if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
         job->query_cut = job->key_cut = cut;
         job->stretch = stretch;
         job->stretch_count = count;
