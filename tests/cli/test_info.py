@@ -38,9 +38,11 @@ def test_json_describes_the_implementations():
         assert entry["dtypes"] == ["f32", "f64", "bf16", "f16"]
         assert entry["options"] == ["causal", "window", "key_padding", "grouped_queries", "logsumexp", "head_groups",
                                     "block_offsets", "zero_pad", "overlap_once", "dropout"]
+        assert entry["backward"] is True
     assert "auto" not in implementations
     for entry in implementations.values():
         assert entry["available"] != bool(entry["reason"])
+        assert entry["available"] or not entry["backward"]
 
 
 def test_one_implementation():
