@@ -92,6 +92,6 @@ def measure(bench: Bench, group: str) -> None:
         if comparison.group != group:
             continue
         if group == "bf16" and not bench.peaks.has_bf16():
-            bench.say(f"{comparison.work}: left out, this CPU has no bf16 dot products")
+            bench.say(f"{comparison.work}: left out, this CPU has no bf16 products")
         else:
             _compare(bench, comparison)

@@ -28,6 +28,11 @@ class Config(Structure):
                 ("sequence_length", c_int64), ("tuning", Tuning)]
 
 
+class BackwardTensors(Structure):
+    _fields_ = [("size", c_size_t)] + [(name, c_void_p) for name in (
+        "query", "key", "value", "out", "lse", "grad_out", "grad_lse", "grad_query", "grad_key", "grad_value")]
+
+
 class Allocator(Structure):
     _fields_ = [("allocate", c_void_p), ("release", c_void_p), ("user", c_void_p)]
 
@@ -58,6 +63,8 @@ SIGNATURES = {
     "da_attention_create": (c_int, [c_void_p, c_char_p, POINTER(Config), POINTER(c_void_p)]),
     "da_attention_free": (None, [c_void_p]),
     "da_attention_forward": (c_int, [c_void_p] + [POINTER(Tensor)] * 5 + [c_void_p]),
+    "da_backward_tensors_init": (None, [POINTER(BackwardTensors)]),
+    "da_attention_backward": (c_int, [c_void_p, POINTER(BackwardTensors), c_void_p]),
     "da_problem_init": (None, [POINTER(ProblemSize)]),
     "da_attention_workspace": (c_int, [c_void_p, POINTER(ProblemSize), POINTER(c_size_t)]),
     "da_implementation_count": (c_size_t, []),
@@ -149,13 +156,27 @@ class Attention:
         self.library.check(self.library.c.da_attention_workspace(self.handle, byref(size), byref(found)))
         return found.value
 
-    def forward(self, query, key, value, out):
-        """A function without arguments that computes `out` and returns it; views are made here, once."""
+    def forward(self, query, key, value, out, lse=None):
+        """A function without arguments that computes `out` (and `lse`) and returns it; views are made here, once."""
         function, check = self.library.c.da_attention_forward, self.library.check
         views = [tensor_view(x) for x in (query, key, value, out)]
-        arguments = (self.handle, *map(byref, views), None, None)
+        arguments = (self.handle, *map(byref, views), None if lse is None else byref(tensor_view(lse)), None)
 
-        def run(_keep=(self, query, key, value)):
+        def run(_keep=(self, query, key, value, lse)):
             check(function(*arguments))
             return out
+        return run
+
+    def backward(self, query, key, value, out, lse, grad_out, gradients):
+        """The same for the gradients of query, key and value, which are given as a list."""
+        function, check = self.library.c.da_attention_backward, self.library.check
+        views = [tensor_view(x) for x in (query, key, value, out, lse, grad_out, *gradients)]
+        tensors = self.library.initialised(BackwardTensors, self.library.c.da_backward_tensors_init)
+        names = ("query", "key", "value", "out", "lse", "grad_out", "grad_query", "grad_key", "grad_value")
+        for name, view in zip(names, views):
+            setattr(tensors, name, ctypes.addressof(view))
+
+        def run(_keep=(self, views, query, key, value, out, lse, grad_out)):
+            check(function(self.handle, byref(tensors), None))
+            return gradients
         return run

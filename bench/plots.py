@@ -106,7 +106,7 @@ def draw_throughput(results: dict, folder: Path) -> None:
 
     figure, ax = plt.subplots(figsize=(10, 6.5))
     names = bars(ax, results, value, lambda row, entry: f"{value(entry)[0]:.0f}")
-    for name, title, style in (("f32", "f32 peak", "-"), ("bf16", "bf16 dot-product peak", "--")):
+    for name, title, style in (("f32", "f32 peak", "-"), ("bf16", "bf16 peak", "--")):
         if name in results["peaks"]:
             peak = results["peaks"][name]["median"] / 1e9
             ax.axvline(peak, color="#222222", ls=style, lw=1.2, zorder=3)

@@ -34,7 +34,7 @@ def markdown(heading: list[str], rows: list[list[str]]) -> str:
 
 def machine(results: dict) -> str:
     about, peaks = results["machine"], results["peaks"]
-    bf16 = f", {peaks['bf16']['median'] / 1e9:.0f} GF/s in bf16 dot products" if "bf16" in peaks else ""
+    bf16 = f", {peaks['bf16']['median'] / 1e9:.0f} GF/s in bf16 products" if "bf16" in peaks else ""
     return (f"{about['cpu']} ({about['architecture']}), {about['threads']} threads, kernels for "
             f"{about['instruction_set']}; PyTorch {about['torch']}, {about['system']}, {about['date']}"
             f"{', commit ' + about['commit'] if about['commit'] else ''}. Measured beside it: "
@@ -63,7 +63,7 @@ def times(results: dict) -> str:
             rows.append([row["work"], entry["title"], seconds(entry["seconds"]["median"]),
                          f"{seconds(entry['seconds']['low'])} to {seconds(entry['seconds']['high'])}",
                          f"{entry['flops_per_second'] / 1e9:.0f}", f"{100 * entry['flops_per_second'] / peak:.0f} %",
-                         f"{entry['check']['worst']:.2f}"])
+                         f"{entry['check']['worst']:.2f}" if "check" in entry else "-"])
     return markdown(["work", "who", "median", "spread", "counted GF/s", "of the f32 peak", "error / allowed"], rows)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import comparisons
+import gradients
 import implementations
 import machine
 import memory
@@ -25,6 +26,7 @@ from bench import Bench
 PARTS = {
     "memory": memory.measure,
     **{group: partial(comparisons.measure, group=group) for group in comparisons.GROUPS},
+    "backward": gradients.measure,
     "threads": threads.measure,
     "small": small.measure,
     "implementations": implementations.measure,

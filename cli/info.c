@@ -89,11 +89,11 @@ static json_t *json_hardware(const da_context *context) {
 }
 
 static json_t *json_implementation(const da_implementation_info *info) {
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:b, s:b, s:s}", "name", info->name, "description",
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:b, s:b, s:b, s:s}", "name", info->name, "description",
                      info->description, "best_for", info->best_for, "memory", info->memory, "options",
                      json_bits(info->features, options_taken, CLI_COUNT(options_taken)), "dtypes",
-                     json_bits(info->dtypes, data_types, CLI_COUNT(data_types)), "built_in", info->built_in,
-                     "available", info->available, "reason", info->reason);
+                     json_bits(info->dtypes, data_types, CLI_COUNT(data_types)), "backward", info->backward, "built_in",
+                     info->built_in, "available", info->available, "reason", info->reason);
 }
 
 static void print_cache(const char *name, uint64_t bytes) {
@@ -136,6 +136,7 @@ static void print_implementation(const da_implementation_info *info) {
     print_bits(info->features, options_taken, CLI_COUNT(options_taken));
     printf("    data types     ");
     print_bits(info->dtypes, data_types, CLI_COUNT(data_types));
+    printf("    gradients      %s\n", info->backward ? "yes" : "no");
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ */

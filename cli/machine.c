@@ -10,7 +10,8 @@ static bool read_isa(const cli_option *option, const char *text, char *allowed, 
 void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]) {
     const cli_option options[MACHINE_OPTION_COUNT] = {
         {"threads", "T", "threads (default: one per core)", cli_read_integer, &chosen->threads, 1, 1024},
-        {"isa", "I", "instruction set: auto (default), portable, avx2, avx512", read_isa, &chosen->isa, 0, 0},
+        {"isa", "I", "instruction set: auto (default), portable, avx2, avx512, avx512_bf16, amx_bf16, neon", read_isa,
+         &chosen->isa, 0, 0},
     };
     memcpy(table, options, sizeof(options));
 }

@@ -105,7 +105,7 @@ enum {
     DA_CPU_AVX512 = 1 << 3,      /* AVX-512 F, BW, DQ and VL, with the operating system saving the registers */
     DA_CPU_AVX512_BF16 = 1 << 4, /* bf16 dot products on 512-bit registers */
     DA_CPU_AVX512_FP16 = 1 << 5,
-    DA_CPU_AMX_BF16 = 1 << 6,
+    DA_CPU_AMX_BF16 = 1 << 6, /* products of bf16 tiles, with the operating system saving the registers */
     DA_CPU_NEON = 1 << 7,
     DA_CPU_SVE = 1 << 8
 };
@@ -149,14 +149,15 @@ DA_API da_status da_hardware_detect(da_hardware *hardware);
 
 typedef struct da_context da_context;
 
-/* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here. */
+/* Instruction set of the fast kernels. DA_ISA_AUTO takes the best that runs here (docs/kernels.md). */
 typedef enum da_isa {
     DA_ISA_AUTO = 0,
     DA_ISA_PORTABLE = 1,
     DA_ISA_AVX2 = 2,        /* AVX2, FMA, F16C */
     DA_ISA_AVX512 = 3,      /* AVX-512 F, BW, DQ, VL */
     DA_ISA_AVX512_BF16 = 4, /* the same, and bf16 tensors by bf16 dot products: weights are rounded to bf16 */
-    DA_ISA_NEON = 5         /* Advanced SIMD of 64-bit Arm */
+    DA_ISA_AMX_BF16 = 5,    /* AVX-512, and bf16 tensors by matrix products on AMX tiles: weights are rounded to bf16 */
+    DA_ISA_NEON = 6         /* Advanced SIMD of 64-bit Arm */
 } da_isa;
 
 /* A caller's allocator. `allocate` returns memory aligned to 64 bytes, or NULL; `release` gets what allocate returned.
@@ -206,8 +207,8 @@ DA_API bool da_isa_available(da_isa isa);
  * Tensors
  */
 
-/* Element type. Sums are kept in f32, and in f64 for DA_F64. With DA_ISA_AVX512_BF16 the attention weights of bf16 tensors
- * are rounded to bf16 before they meet the values; the logsumexp does not see that rounding. */
+/* Element type. Sums are kept in f32, and in f64 for DA_F64. With DA_ISA_AVX512_BF16 and DA_ISA_AMX_BF16 the attention
+ * weights of bf16 tensors are rounded to bf16 before they meet the values; the logsumexp does not see that rounding. */
 typedef enum da_dtype { DA_DTYPE_ANY = 0, DA_F32 = 1, DA_F64 = 2, DA_BF16 = 3, DA_F16 = 4 } da_dtype;
 
 /* Bytes of one element; 0 for DA_DTYPE_ANY or a value that is not a data type. */

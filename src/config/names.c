@@ -62,6 +62,7 @@ DEFINE_NAMES(da_dtype, dtype, {DA_F32, "f32"}, {DA_F64, "f64"}, {DA_BF16, "bf16"
              {DA_DTYPE_ANY, "any"})
 DEFINE_NAMES(da_device, device, {DA_DEVICE_AUTO, "auto"}, {DA_DEVICE_CPU, "cpu"}, {DA_DEVICE_CUDA, "cuda"})
 DEFINE_NAMES(da_isa, isa, {DA_ISA_AUTO, "auto"}, {DA_ISA_PORTABLE, "portable"}, {DA_ISA_AVX2, "avx2"},
-             {DA_ISA_AVX512, "avx512"}, {DA_ISA_AVX512_BF16, "avx512_bf16"}, {DA_ISA_NEON, "neon"})
+             {DA_ISA_AVX512, "avx512"}, {DA_ISA_AVX512_BF16, "avx512_bf16"}, {DA_ISA_AMX_BF16, "amx_bf16"},
+             {DA_ISA_NEON, "neon"})
 DEFINE_NAMES(da_position, position, {DA_POSITION_NONE, "none"}, {DA_POSITION_ROPE, "rope"}, {DA_POSITION_XPOS, "xpos"})
 DEFINE_NAMES(da_rotary_layout, rotary_layout, {DA_ROTARY_ADJACENT, "adjacent"}, {DA_ROTARY_HALVES, "halves"})

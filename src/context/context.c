@@ -43,6 +43,7 @@ static uint32_t features_of(da_isa isa) {
     case DA_ISA_AVX2: return DA_CPU_AVX2 | DA_CPU_FMA | DA_CPU_F16C;
     case DA_ISA_AVX512: return DA_CPU_AVX512 | DA_CPU_FMA | DA_CPU_F16C;
     case DA_ISA_AVX512_BF16: return DA_CPU_AVX512 | DA_CPU_AVX512_BF16 | DA_CPU_FMA | DA_CPU_F16C;
+    case DA_ISA_AMX_BF16: return DA_CPU_AVX512 | DA_CPU_AMX_BF16 | DA_CPU_FMA | DA_CPU_F16C;
     case DA_ISA_NEON: return DA_CPU_NEON;
     case DA_ISA_AUTO:
     case DA_ISA_PORTABLE: break;
@@ -50,8 +51,19 @@ static uint32_t features_of(da_isa isa) {
     return 0;
 }
 
+/* NULL if the kernels of an instruction set run with these features, else why not. */
+static const char *why_not(da_isa isa, uint32_t cpu_features) {
+    if (!da_kernels_built(isa) || (cpu_features & features_of(isa)) != features_of(isa)) {
+        return "which this CPU or build lacks";
+    }
+    if (isa == DA_ISA_AMX_BF16 && !da_permit_tiles()) {
+        return "whose registers the operating system does not let this process use";
+    }
+    return NULL;
+}
+
 static bool runs_on(da_isa isa, uint32_t cpu_features) {
-    return da_kernels_built(isa) && (cpu_features & features_of(isa)) == features_of(isa);
+    return why_not(isa, cpu_features) == NULL;
 }
 
 bool da_isa_available(da_isa isa) {
@@ -62,12 +74,16 @@ bool da_isa_available(da_isa isa) {
 }
 
 static da_status choose_isa(da_context *context, da_isa wish) {
-    static const da_isa best_first[] = {DA_ISA_AVX512_BF16, DA_ISA_AVX512, DA_ISA_AVX2, DA_ISA_NEON, DA_ISA_PORTABLE};
+    static const da_isa best_first[] = {DA_ISA_AMX_BF16, DA_ISA_AVX512_BF16, DA_ISA_AVX512,
+                                        DA_ISA_AVX2,     DA_ISA_NEON,        DA_ISA_PORTABLE};
     da_hardware real;
     da_hardware_init(&real);
     da_detect_cpu("", &real);
     for (size_t k = 0; k < sizeof best_first / sizeof *best_first; k++) {
         da_isa isa = best_first[k];
+        if (wish == DA_ISA_AUTO && isa == DA_ISA_AVX512_BF16 && da_bf16_dot_products_are_slow()) {
+            continue;
+        }
         /* A made-up description can take instructions away, never add them. */
         if ((wish == DA_ISA_AUTO || wish == isa) && runs_on(isa, real.cpu_features & context->hardware.cpu_features)) {
             context->isa = isa;
@@ -81,8 +97,9 @@ static da_status choose_isa(da_context *context, da_isa wish) {
             snprintf(allowed + length, sizeof allowed - length, ", %s", da_isa_name(best_first[k]));
         }
     }
-    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, which this CPU (%s) or build lacks; allowed: %s",
-                     da_isa_name(wish), real.cpu_name, allowed);
+    const char *reason = why_not(wish, real.cpu_features & context->hardware.cpu_features);
+    return da_report(DA_ERROR_UNAVAILABLE, "isa is %s, %s (%s); allowed: %s", da_isa_name(wish), reason, real.cpu_name,
+                     allowed);
 }
 
 /* Names from a caller may lack their ending zero. */

@@ -24,11 +24,9 @@ static inline float da_float_from_bf16(uint16_t half) {
 
 /* Round to nearest, ties to even; NaN stays NaN. */
 static inline uint16_t da_bf16_from_float(float value) {
-    uint32_t bits = da_bits_from_float(value);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return (uint16_t)(bits >> 16 | 0x40u);
-    }
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+    uint32_t bits = da_bits_from_float(value); /* no branch, so that loops over it become vectors */
+    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, quiet_nan = bits >> 16 | 0x40u;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
 static inline float da_float_from_f16(uint16_t half) {

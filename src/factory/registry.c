@@ -64,7 +64,7 @@ static void list_features(uint32_t features, char *text, size_t size) {
         "offset_rule block",
         "tail_rule zero_pad",
         "overlap once",
-        "dropout (options.training)",
+        "dropout",
     };
     name_list list = {text, size, 0};
     text[0] = '\0';

@@ -1,5 +1,5 @@
 /* The processor: its name, the instructions that it and the operating system offer, its caches. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
 
 #include "hardware/hardware.h"
 
@@ -7,6 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#if defined(__x86_64__) && defined(__linux__)
+#define DA_X86_LINUX 1
+#include <sys/syscall.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #define DA_X86 1
@@ -103,6 +108,18 @@ static uint32_t detect_features(void) {
     return found;
 }
 
+bool da_bf16_dot_products_are_slow(void) {
+    uint32_t registers[4];
+    char vendor[12];
+    if (!query_cpuid(0, 0, registers)) {
+        return false;
+    }
+    memcpy(vendor, &registers[EBX], 4);
+    memcpy(vendor + 4, &registers[EDX], 4);
+    memcpy(vendor + 8, &registers[ECX], 4);
+    return memcmp(vendor, "GenuineIntel", sizeof vendor) == 0;
+}
+
 static void detect_name(const char *root, char *name, size_t size) {
     char brand[3 * 16 + 1] = "";
     for (unsigned part = 0; part < 3; part++) {
@@ -129,6 +146,10 @@ static uint32_t detect_features(void) {
     return found;
 }
 
+bool da_bf16_dot_products_are_slow(void) {
+    return false;
+}
+
 static void detect_name(const char *root, char *name, size_t size) {
     name_from_cpuinfo(root, name, size);
 }
@@ -138,6 +159,16 @@ static void detect_name(const char *root, char *name, size_t size) {
 void da_detect_cpu(const char *root, da_hardware *hardware) {
     hardware->cpu_features = detect_features();
     detect_name(root, hardware->cpu_name, sizeof hardware->cpu_name);
+}
+
+bool da_permit_tiles(void) {
+#if defined(DA_X86_LINUX)
+    /* From asm/prctl.h of Linux 5.16, which older systems' headers lack. */
+    const long arch_req_xcomp_perm = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, arch_req_xcomp_perm, tile_data) == 0;
+#else
+    return false;
+#endif
 }
 
 /* "48K", "2M", "1024": bytes; 0 for anything else. */

@@ -8,6 +8,13 @@
 /* cpu_name and cpu_features. */
 void da_detect_cpu(const char *root, da_hardware *hardware);
 
+/* Asks the operating system to let this process, all its threads, use AMX tiles; true if it does. Cheap to repeat. */
+bool da_permit_tiles(void);
+
+/* Whether a dot product of bf16 pairs takes twice the time of a multiply-add in f32, as on Intel's processors, so that
+ * kernels in f32 do as much without rounding weights. */
+bool da_bf16_dot_products_are_slow(void);
+
 /* architecture and cores, and what da_detect_cpu finds: all that plans depend on. */
 void da_detect_machine(da_hardware *hardware);
 

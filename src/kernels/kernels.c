@@ -10,6 +10,9 @@ extern const da_kernels da_kernels_avx512_f32, da_kernels_avx512_f64;
 #if defined(DA_HAVE_AVX512BF16_KERNELS)
 extern const da_kernels da_kernels_avx512bf16_bf16;
 #endif
+#if defined(DA_HAVE_AMX_KERNELS)
+extern const da_kernels da_kernels_amx_bf16;
+#endif
 
 #if defined(DA_HAVE_NEON_KERNELS)
 extern const da_kernels da_kernels_neon_f32, da_kernels_neon_f64;
@@ -32,6 +35,9 @@ static const isa_kernels tables[] = {
 #if defined(DA_HAVE_AVX512BF16_KERNELS)
     {DA_ISA_AVX512_BF16, &da_kernels_avx512_f32, &da_kernels_avx512_f64, &da_kernels_avx512bf16_bf16},
 #endif
+#if defined(DA_HAVE_AMX_KERNELS)
+    {DA_ISA_AMX_BF16, &da_kernels_avx512_f32, &da_kernels_avx512_f64, &da_kernels_amx_bf16},
+#endif
 #if defined(DA_HAVE_NEON_KERNELS)
     {DA_ISA_NEON, &da_kernels_neon_f32, &da_kernels_neon_f64, &da_kernels_neon_f32},
 #endif
@@ -44,6 +50,10 @@ const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype) {
         }
     }
     return NULL;
+}
+
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype) {
+    return da_kernels_for(isa, dtype == DA_F64 ? DA_F64 : DA_F32);
 }
 
 bool da_kernels_built(da_isa isa) {

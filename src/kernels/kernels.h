@@ -12,11 +12,13 @@
 #ifndef DA_KERNELS_KERNELS_H
 #define DA_KERNELS_KERNELS_H
 
-#include "dilated_attention.h"
+#include "attention/dropout.h"
 
 #define DA_BLOCK_KEYS 256
-#define DA_MAX_TILE_ROWS 8
+#define DA_MAX_TILE_ROWS 32
 #define DA_MIN_PANEL_KEYS 8
+#define DA_MAX_PANELS (DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS)
+#define DA_SPREAD_ROWS 96 /* rows whose differences are kept: whole tiles */
 
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
@@ -24,9 +26,10 @@ typedef struct da_key_block {
     int head_dim;       /* as in the tensors */
     int padded_dim;     /* rounded up to whole vectors: the length of a row of values */
     void *staged;       /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
-    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys] */
+    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys], in memory for padded_dim */
     void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
     int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */
+    uint32_t *tokens;   /* [DA_BLOCK_KEYS]: the low bits of the position itself, for dropout */
     int32_t panel_first[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS]; /* smallest and largest position in each panel */
     int32_t panel_last[DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS];
     bool values_finite; /* no infinity and no NaN among the values */
@@ -38,12 +41,13 @@ typedef struct da_key_source {
     int64_t key_stride, value_stride; /* between components, in elements */
     da_dtype dtype;
     int32_t position;
+    uint32_t token;
 } da_key_source;
 
 /* Some query rows and their running state over all patterns: the softmax's maximum and sum, and the output before
  * division. */
 typedef struct da_query_tile {
-    const void *queries; /* real[head_dim][tile_rows] */
+    const void *queries; /* real[head_dim][tile_rows], in memory for real[padded_dim][tile_rows] */
     void *maximum;       /* real[tile_rows] */
     void *sum;           /* real[tile_rows] */
     void *accumulator;   /* real[tile_rows][padded_dim] */
@@ -53,7 +57,42 @@ typedef struct da_query_tile {
     int rows;            /* rows in use, 1..tile_rows */
     /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
     int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
+    const da_dropout *dropout;         /* NULL: none */
+    bool rows_are_keys;                /* and the block's keys queries: as in the backward pass */
+    uint32_t tokens[DA_MAX_TILE_ROWS]; /* with dropout: the low bits of each row's position */
 } da_query_tile;
+
+/* The backward pass has two directions, of the same arithmetic. In one, the rows of a tile are queries with their
+ * grad_out, and the columns of a block keys with their values; in the other, rows are keys with their values, and columns
+ * queries with their grad_out. */
+typedef struct da_gradient_block {
+    da_key_block first;  /* keys, or queries: each as key and as value, so in panels and in rows */
+    da_key_block second; /* values, or grad_out, likewise */
+    /* Where columns are queries, real[DA_BLOCK_KEYS] each, else NULL: log2 of the softmax's denominator, and
+     * <grad_out, out> - grad_lse. Numbers in whole panels. */
+    void *lse, *delta;
+} da_gradient_block;
+
+/* Where rows are keys and columns queries, the columns' gradient is the sum over rows of ds times the row's key. The ds of
+ * several tiles are kept, so that this product, too, has rows enough to be done in registers. */
+typedef struct da_column_gradient {
+    void *differences;        /* real[panels][DA_SPREAD_ROWS][panel_keys] */
+    int rows;                 /* kept so far */
+    bool seen[DA_MAX_PANELS]; /* some row kept sees the panel */
+    const void *keys;         /* real[rows][padded_dim]: of the rows kept */
+    bool keys_finite;         /* no infinity and no NaN among them */
+    void *sums;               /* real[DA_BLOCK_KEYS][padded_dim] */
+} da_column_gradient;
+
+typedef struct da_gradient_tile {
+    /* Queries, or keys; the accumulator: their gradient. No maximum, no sum. */
+    da_query_tile first;
+    /* grad_out, or values, times the factor of weights that are kept; its bias 0; the accumulator: the gradient of values. */
+    da_query_tile second;
+    const void *lse, *delta;        /* where rows are queries, real[tile_rows] each */
+    bool wants_first, wants_second; /* the gradients */
+    da_column_gradient *columns;    /* NULL: not wanted; otherwise with room for the tile */
+} da_gradient_tile;
 
 typedef struct da_kernels {
     da_isa isa;
@@ -71,12 +110,30 @@ typedef struct da_kernels {
     void (*set_bias)(const uint8_t *multiplicities, int count, void *bias);
     /* scores, softmax and output of one tile against one closed block. */
     void (*attend)(const da_key_block *block, const da_query_tile *tile);
+    /* NULL, or what a thread calls before and after any number of calls of attend: they set registers up. */
+    void (*begin)(void);
+    void (*end)(void);
+    /* NULL, or to be called once on each tile's accumulator when all blocks are done: makes it real[tile_rows][padded_dim],
+     * where these kernels keep it in another order until then. */
+    void (*finish_tile)(void *accumulator, int padded_dim);
     /* Writes one finished row: accumulator * factor, in the tensor's data type. */
     void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
+    /* Of the tables that da_kernels_for_backward gives; NULL in those of bf16 products. Gradients of one tile's rows from
+     * one closed block, added to its accumulators. */
+    void (*attend_backward)(const da_gradient_block *block, const da_gradient_tile *tile);
+    /* Adds what is kept of `columns` to its sums, and keeps nothing from then on. */
+    void (*spread_columns)(const da_gradient_block *block, da_column_gradient *columns);
+    /* Loads a tensor's row as padded_dim reals; returns whether it is finite. */
+    bool (*load_row)(const void *row, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, void *out);
+    /* Sum of a[c] * b[c] over two rows of tensors. */
+    double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
 } da_kernels;
 
 /* Table for tensors of a data type, of an instruction set that da_kernels_built() and the CPU have. */
 const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype);
+
+/* The same with sums, weights and products in real alone, for the backward pass and for dropout. */
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype);
 
 /* True if this build holds kernels for the instruction set. */
 bool da_kernels_built(da_isa isa);

@@ -51,9 +51,16 @@ static void pack_query(const void *query, int64_t stride, da_dtype dtype, int he
 static void transpose_panel(da_key_block *block, int index) {
     const real *staged = block->staged;
     real *panel = (real *)block->panels + (int64_t)index * block->head_dim * PANEL_KEYS;
-    for (int c = 0; c < block->head_dim; c++) {
-        for (int j = 0; j < PANEL_KEYS; j++) {
-            panel[c * PANEL_KEYS + j] = staged[j * block->padded_dim + c];
+    for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
+        for (int c = 0; c < block->head_dim; c += VEC_LANES) {
+            vec square[VEC_LANES];
+            for (int j = 0; j < VEC_LANES; j++) {
+                square[j] = vec_load(staged + (key + j) * block->padded_dim + c);
+            }
+            vec_transpose(square);
+            for (int k = 0; k < VEC_LANES && c + k < block->head_dim; k++) {
+                vec_store(panel + (c + k) * PANEL_KEYS + key, square[k]);
+            }
         }
     }
 }
@@ -127,11 +134,13 @@ static inline void store_weights(real *row, int key, vec weights) {
 
 /* ---- output ----------------------------------------------------------------------------------------------------- */
 
-/* accumulator[:, columns] += weights[:, keys] * values[keys, columns] for `vecs` vectors of columns. */
-FORCE_INLINE void accumulate_columns(const int vecs, const real *weights, int first_key, int end_key,
-                                     const real *values, int padded_dim, real *accumulator) {
+/* accumulator[rows, columns] += weights[rows, keys] * values[keys, columns] for `vecs` vectors of columns. The weight of row
+ * r and key j is weights[r * row_step + j * key_step]. */
+FORCE_INLINE void accumulate_columns(const int rows, const int vecs, const real *weights, const int row_step,
+                                     const int key_step, int first_key, int end_key, const real *values, int padded_dim,
+                                     real *accumulator) {
     vec sum[TILE_ROWS][OUTPUT_VECS];
-    for (int r = 0; r < TILE_ROWS; r++) {
+    for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vecs; v++) {
             sum[r][v] = vec_load(accumulator + r * padded_dim + v * VEC_LANES);
         }
@@ -141,28 +150,28 @@ FORCE_INLINE void accumulate_columns(const int vecs, const real *weights, int fi
         for (int v = 0; v < vecs; v++) {
             value[v] = vec_load(values + (int64_t)j * padded_dim + v * VEC_LANES);
         }
-        for (int r = 0; r < TILE_ROWS; r++) {
-            vec weight = vec_set1(weights[r * DA_BLOCK_KEYS + j]);
+        for (int r = 0; r < rows; r++) {
+            vec weight = vec_set1(weights[r * row_step + j * key_step]);
             for (int v = 0; v < vecs; v++) {
                 sum[r][v] = vec_fma(weight, value[v], sum[r][v]);
             }
         }
     }
-    for (int r = 0; r < TILE_ROWS; r++) {
+    for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vecs; v++) {
             vec_store(accumulator + r * padded_dim + v * VEC_LANES, sum[r][v]);
         }
     }
 }
 
-static void accumulate(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
-    const real *weights = tile->scores, *values = block->values;
-    real *accumulator = tile->accumulator;
-    int padded_dim = block->padded_dim;
+/* The same for all columns. */
+FORCE_INLINE void accumulate_rows(const int rows, const real *weights, const int row_step, const int key_step,
+                                  int first_key, int end_key, const real *values, int padded_dim, real *accumulator) {
     for (int column = 0; column < padded_dim; column += OUTPUT_VECS * VEC_LANES) {
         int vecs = (padded_dim - column) / VEC_LANES;
 #define COLUMNS(count)                                                                                                 \
-    accumulate_columns(count, weights, first_key, end_key, values + column, padded_dim, accumulator + column)
+    accumulate_columns(rows, count, weights, row_step, key_step, first_key, end_key, values + column, padded_dim,      \
+                       accumulator + column)
         switch (vecs < OUTPUT_VECS ? vecs : OUTPUT_VECS) {
         case 1: COLUMNS(1); break;
         case 2: COLUMNS(2); break;
@@ -182,6 +191,11 @@ static void accumulate(const da_key_block *block, const da_query_tile *tile, int
     }
 }
 
+static void accumulate(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
+    accumulate_rows(TILE_ROWS, tile->scores, DA_BLOCK_KEYS, 1, first_key, end_key, block->values, block->padded_dim,
+                    tile->accumulator);
+}
+
 /* The same where a value is not finite and some weights are 0 because the pair does not see each other: 0 * NaN must not
  * reach a query that does not see the NaN. */
 static void accumulate_seen(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
@@ -197,3 +211,7 @@ static void accumulate_seen(const da_key_block *block, const da_query_tile *tile
         }
     }
 }
+
+#include "kernels/attend_rows.inc.h"
+#include "kernels/backward.inc.h"
+#include "kernels/spread.inc.h"

@@ -5,6 +5,7 @@
  *   TILE_ROWS, PANEL_VECS          register tile: rows of queries x vectors of keys
  *   OUTPUT_VECS                    vectors of the output that are accumulated in registers at once
  *   vec_load, vec_store, vec_set1, vec_add, vec_sub, vec_mul, vec_max, vec_fma(a, b, c) = a * b + c
+ *   vec_mul_or_zero(a, b)          a * b; 0 where a is 0, whatever b is
  *   vec_max(a, b)                  is b where either is NaN, so that vec_max(constant, x) keeps a NaN in x
  *   vec_reduce_max, vec_reduce_add
  *   VEC_SPLITS_AT_FLOOR            whether vec_split leaves a fraction in [0, 1), or in [-1/2, 1/2]
@@ -13,6 +14,8 @@
  *   vec_scale_or_zero(p, whole, x) p * 2^whole; 0 if x is below the normal range; NaN if x is NaN
  *   vec_exp2(x)                    made of these: 2^x for x <= 0. The polynomial's relative error is 7.5e-8 for f32
  *                                  (degree 5) and 3.1e-18 for f64 (degree 11)
+ *   vec_zip_low(a, b)              a[0], b[0], a[1], b[1], ... of the lower halves; vec_zip_high: of the upper ones
+ *   vec_transpose(rows)            made of these: rows[i][j] and rows[j][i] change places
  *   vec_select_range(s, p, a, b)   s where a <= p[lane] <= b, else -infinity
  *   vec_load_f16, vec_load_bf16, vec_store_f16   VEC_LANES halves (f32 only) */
 #ifndef DA_KERNELS_SIMD_H
@@ -70,6 +73,21 @@ static inline vec vec_exp2_polynomial(vec f) {
         p = vec_fma(p, f, vec_set1(exp2_coefficients[k]));
     }
     return p;
+}
+
+/* A perfect shuffle of all numbers, row by row, moves each bit of (row, lane) one place on; after as many as a lane has
+ * bits, row and lane have changed places. */
+static inline void vec_transpose(vec rows[VEC_LANES]) {
+    for (int reached = 1; reached < VEC_LANES; reached *= 2) {
+        vec shuffled[VEC_LANES];
+        for (int k = 0; k < VEC_LANES / 2; k++) {
+            shuffled[2 * k] = vec_zip_low(rows[k], rows[k + VEC_LANES / 2]);
+            shuffled[2 * k + 1] = vec_zip_high(rows[k], rows[k + VEC_LANES / 2]);
+        }
+        for (int k = 0; k < VEC_LANES; k++) {
+            rows[k] = shuffled[k];
+        }
+    }
 }
 
 static inline vec vec_exp2(vec x) {

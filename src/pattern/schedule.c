@@ -56,6 +56,8 @@ void da_span_begin(da_span *span, const da_head_patterns *patterns, int64_t firs
     span->first = first;
     span->end = span_end(patterns, first, limit);
     span->segment_count = 0;
+    span->sees_before = patterns->window;
+    span->sees_after = patterns->causal ? 0 : INT64_MAX;
     for (int p = 0; p < patterns->count; p++) {
         const da_head_pattern *pattern = &patterns->pattern[p];
         span->first_bit[p] = span->segment_count;
@@ -67,6 +69,12 @@ void da_span_begin(da_span *span, const da_head_patterns *patterns, int64_t firs
             span->segments[k].pattern = p;
         }
     }
+}
+
+void da_span_reverse(da_span *span) {
+    int64_t before = span->sees_before;
+    span->sees_before = span->sees_after;
+    span->sees_after = before;
 }
 
 da_segment_set da_span_kept_in(const da_span *span, int64_t i) {
@@ -205,8 +213,8 @@ void da_span_keys(const da_span *span, const da_segment_set *classes, int class_
     key_walk walk = {classes, class_count, visit, user};
     int64_t cuts[2 * DA_MAX_SPAN_SEGMENTS];
     int cut_count = segment_cuts(span, cuts);
-    int64_t visible_first = patterns->window < span->first ? span->first - patterns->window : 0;
-    int64_t visible_end = patterns->causal ? span->end : patterns->n;
+    int64_t visible_first = span->sees_before < span->first ? span->first - span->sees_before : 0;
+    int64_t visible_end = span->sees_after < patterns->n - span->end ? span->end + span->sees_after : patterns->n;
     for (int k = 0; k + 1 < cut_count; k++) {
         progression progressions[DA_MAX_PATTERNS]; /* no two segments of a pattern hold the same part */
         int64_t part_first = larger(cuts[k], visible_first), part_end = smaller(cuts[k + 1], visible_end);

@@ -34,6 +34,8 @@ typedef struct da_span {
     } segments[DA_MAX_SPAN_SEGMENTS];
     int first_bit[DA_MAX_PATTERNS];         /* of each pattern's segments, which are numbered in order */
     int64_t first_segment[DA_MAX_PATTERNS]; /* index in the sequence of the pattern's first segment */
+    /* Token i sees tokens from i - sees_before to i + sees_after, as far as segments let it; INT64_MAX: all. */
+    int64_t sees_before, sees_after;
 } da_span;
 
 /* Positions in a unit, at most max_unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem
@@ -42,6 +44,10 @@ int64_t da_schedule_unit(int64_t n, int64_t sequences, int64_t max_unit);
 
 /* Begins a span at `first` that goes as far as its segments have room, at most to `limit`. */
 void da_span_begin(da_span *span, const da_head_patterns *patterns, int64_t first, int64_t limit);
+
+/* Keys change places with queries: the span holds keys, and da_span_keys visits the queries that see them. Segments keep
+ * the same positions of both, so that only causality and the window turn round. */
+void da_span_reverse(da_span *span);
 
 /* The segments in which the head keeps query i of the span. */
 da_segment_set da_span_kept_in(const da_span *span, int64_t i);

@@ -16,7 +16,7 @@ def test_json_describes_this_machine():
     assert isinstance(hardware["gpus"], list) and hardware["gpu_note"]
     assert not hardware["flash_attention_3"] and not hardware["flash_attention_2"] and not hardware["xformers"]
     assert report["threads"] == hardware["cores"]
-    assert report["instruction_set"] in ("portable", "avx2", "avx512", "avx512_bf16", "neon")
+    assert report["instruction_set"] in ("portable", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon")
 
 
 def test_cpu_features_are_those_of_the_system():
@@ -25,7 +25,7 @@ def test_cpu_features_are_those_of_the_system():
     if flags is None:
         pytest.skip("the system does not list x86 features")
     found = succeed_json("info")["hardware"]["cpu_features"]
-    names = {"avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512_bf16": "avx512_bf16"}
+    names = {"avx2": "avx2", "fma": "fma", "f16c": "f16c", "avx512_bf16": "avx512_bf16", "amx_bf16": "amx_bf16"}
     assert {name for name in names if name in found} == {name for name, flag in names.items() if flag in flags}
 
 
@@ -37,10 +37,12 @@ def test_json_describes_the_implementations():
         assert entry["description"] and entry["best_for"] and entry["memory"]
         assert entry["dtypes"] == ["f32", "f64", "bf16", "f16"]
         assert entry["options"] == ["causal", "window", "key_padding", "grouped_queries", "logsumexp", "head_groups",
-                                    "block_offsets", "zero_pad", "overlap_once"]
+                                    "block_offsets", "zero_pad", "overlap_once", "dropout"]
+        assert entry["backward"] is True
     assert "auto" not in implementations
     for entry in implementations.values():
         assert entry["available"] != bool(entry["reason"])
+        assert entry["available"] or not entry["backward"]
 
 
 def test_one_implementation():

@@ -29,7 +29,7 @@ def test_golden_case(name, implementation, tmp_path):
     check(name, out, lse)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512_bf16", "amx_bf16"])
 @pytest.mark.parametrize("name", CASES)
 def test_golden_case_with_instruction_set(name, isa, tmp_path):
     if isa != "portable" and isa not in succeed_json("info")["hardware"]["cpu_features"]:

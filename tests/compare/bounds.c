@@ -23,11 +23,37 @@ static row_bound bound_in_precision(const case_row *row, int64_t head_dim, doubl
     };
 }
 
+bool rounds_weights(da_isa isa, da_dtype dtype) {
+    return dtype == DA_BF16 && (isa == DA_ISA_AVX512_BF16 || isa == DA_ISA_AMX_BF16);
+}
+
 row_bound bound_of_row(const case_row *row, int64_t head_dim, da_dtype dtype, bool bf16_weights) {
     row_bound tested = bound_in_precision(row, head_dim, value_roundoff(dtype == DA_F64 ? DA_F64 : DA_F32));
     row_bound reference = bound_in_precision(row, head_dim, value_roundoff(DA_F64));
     double weights = bf16_weights ? value_roundoff(DA_BF16) * row->mean_value : 0;
     return (row_bound){.out = tested.out + reference.out + weights, .lse = tested.lse + reference.lse};
+}
+
+/* `stored` and `lse`: roundoff of the output and of the logsumexp as they were stored; `weights`: of the coefficients as
+ * they enter products. */
+static double gradient_in_precision(const gradient_row *row, int64_t head_dim, da_dtype sums, double stored, double lse,
+                                    double weights) {
+    double u = value_roundoff(sums);
+    double product = ((double)head_dim + SCORE_ROUNDINGS) * u;
+    double sum = (SUM_ROUNDINGS * sqrt((double)row->terms) + WEIGHT_ROUNDINGS) * u;
+    double softmax = (SUM_ROUNDINGS * sqrt((double)row->softmax_terms) + WEIGHT_ROUNDINGS) * u;
+    double higher_orders = exp((2 * product + 8 * u + lse) * row->largest);
+    return higher_orders * ((sum + softmax + weights) * row->magnitude + product * row->products +
+                            (softmax + weights) * row->softmax + stored * row->stored + (4 * u + lse) * row->lse) +
+           value_tiny(sums) * row->unit;
+}
+
+double bound_of_gradient(const gradient_row *row, int64_t head_dim, da_dtype dtype, da_dtype lse_dtype,
+                         bool bf16_weights) {
+    double exact = value_roundoff(DA_F64);
+    return gradient_in_precision(row, head_dim, dtype == DA_F64 ? DA_F64 : DA_F32, value_roundoff(dtype),
+                                 value_roundoff(lse_dtype), bf16_weights ? value_roundoff(DA_BF16) : 0) +
+           gradient_in_precision(row, head_dim, DA_F64, exact, exact, 0) + value_tiny(dtype) * row->grad_out;
 }
 
 double bound_when_stored(double bound, double exact, da_dtype dtype) {

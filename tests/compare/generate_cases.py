@@ -559,20 +559,20 @@ REQUIRED = [f"type {t}" for t in VALUE_TYPES] + [f"head_dim {d}" for d in HEAD_D
     "more groups than heads", "large values", "sharable"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def write(todo, make_one, required, about):
+    """Makes all cases and writes the file that the command line names, if enough cases cover each of `required`."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    todo = jobs()
     temporary = arguments.output.with_suffix(".part")
     coverage = Counter()
     with multiprocessing.Pool(arguments.processes) as pool, temporary.open("wb") as file:
         file.write(MAGIC + struct.pack("<q", len(todo)))
-        for record, names in pool.imap(make, todo, chunksize=8):
+        for record, names in pool.imap(make_one, todo, chunksize=8):
             file.write(record)
             coverage.update(names)
-    missing = [name for name in REQUIRED if coverage[name] < LEAST_COVERAGE]
+    missing = [name for name in required if coverage[name] < LEAST_COVERAGE]
     if missing:
         raise SystemExit(f"fewer than {LEAST_COVERAGE} cases cover each of: {', '.join(missing)}")
     os.replace(temporary, arguments.output)
@@ -580,4 +580,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write(jobs(), make, REQUIRED, __doc__)

@@ -89,11 +89,27 @@ static da_status count_forward(void *state, const da_forward_call *call, void *u
     return counts->forward_status == DA_OK ? DA_OK : da_report(counts->forward_status, "forward was told to fail");
 }
 
+static da_status count_backward(void *state, const da_backward_call *call, void *user) {
+    call_counts *counts = user;
+    counts->backward++;
+    counts->state = state;
+    counts->backward_call = *call;
+    counts->tensors = *call->tensors;
+    counts->options = *call->options;
+    counts->config = *call->config;
+    return counts->forward_status == DA_OK ? DA_OK : da_report(counts->forward_status, "backward was told to fail");
+}
+
 static size_t count_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                               void *user) {
     call_counts *counts = user;
     counts->workspace++;
     return (size_t)(1000 * problem->heads + problem->n);
+}
+
+static size_t count_backward_workspace(const da_context *context, const da_attention_config *config,
+                                       const da_problem *problem, void *user) {
+    return 1 + 2 * count_workspace(context, config, problem, user);
 }
 
 da_implementation counting_implementation(const char *name, call_counts *counts) {
@@ -111,6 +127,8 @@ da_implementation counting_implementation(const char *name, call_counts *counts)
         .destroy = count_destroy,
         .forward = count_forward,
         .workspace = count_workspace,
+        .backward = count_backward,
+        .backward_workspace = count_backward_workspace,
     };
 }
 

@@ -21,10 +21,12 @@ da_attention_config make_config(int64_t n);
 
 /* `user` of the counting implementation, and what its functions saw last. */
 typedef struct call_counts {
-    int available, create, destroy, forward, workspace;
+    int available, create, destroy, forward, backward, workspace;
     const char *unavailable_because; /* NULL: it is available */
     da_status create_status, forward_status;
     da_forward_call call;
+    da_backward_call backward_call;
+    da_backward_tensors tensors;
     da_call_options options;
     da_attention_config config;
     void *state;

@@ -145,6 +145,7 @@ static void test_bare_implementation(void **state) {
     table.create = NULL;
     table.destroy = NULL;
     table.workspace = NULL;
+    table.backward_workspace = NULL;
     assert_int_equal(da_register_implementation(&table), DA_OK);
     da_attention *attention = create("bare", &config);
     counts.state = &counts;
@@ -155,9 +156,153 @@ static void test_bare_implementation(void **state) {
     da_problem_init(&problem);
     assert_int_equal(da_attention_workspace(attention, &problem, &bytes), DA_OK);
     assert_int_equal(bytes, 0);
+    bytes = 1;
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, &bytes), DA_OK);
+    assert_int_equal(bytes, 0);
     da_attention_free(attention);
     assert_int_equal(counts.create + counts.destroy + counts.workspace, 0);
 }
+
+/* ---- the backward pass ------------------------------------------------------------------------------------------- */
+
+static da_tensor gradients[4]; /* grad_out, grad_query, grad_key, grad_value */
+
+static da_backward_tensors backward_tensors(void) {
+    static double gradient_memory[4][ELEMENTS];
+    const da_tensor *like[4] = {&out, &query, &key, &value};
+    da_backward_tensors t;
+    da_backward_tensors_init(&t);
+    for (int k = 0; k < 4; k++) {
+        gradients[k] = *like[k];
+        gradients[k].data = gradient_memory[k];
+    }
+    t.query = &query;
+    t.key = &key;
+    t.value = &value;
+    t.out = &out;
+    t.lse = &lse;
+    t.grad_out = &gradients[0];
+    t.grad_query = &gradients[1];
+    t.grad_key = &gradients[2];
+    t.grad_value = &gradients[3];
+    return t;
+}
+
+static void test_backward_reaches_the_implementation(void **state) {
+    (void)state;
+    const int64_t lengths[BATCH] = {N, 0};
+    const uint8_t mask[BATCH * N] = {0};
+    da_attention_config config = make_config(77);
+    config.dropout = 0.25;
+    da_attention *attention = create(register_new(DA_FEATURE_ALL, DA_DTYPE_BITS_ALL), &config);
+    da_call_options options;
+    da_call_options_init(&options);
+    options.key_lengths = lengths;
+    options.key_mask = mask;
+    options.dropout_seed = 99;
+    make_tensors(DA_BF16, 2);
+    da_backward_tensors t = backward_tensors();
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_OK);
+    assert_int_equal(counts.backward, 1);
+    assert_int_equal(counts.forward, 0);
+    assert_ptr_equal(counts.state, &counts.create);
+    assert_ptr_equal(counts.backward_call.context, context);
+    assert_int_equal(counts.config.sequence_length, 77);
+    assert_memory_equal(&counts.tensors, &t, sizeof t);
+    assert_ptr_equal(counts.options.key_lengths, lengths);
+    assert_int_equal(counts.options.key_mask_stride[0], N);
+    assert_int_equal(counts.options.dropout_seed, 99);
+    assert_true(fabs(counts.backward_call.scale - 1 / sqrt(HEAD_DIM)) < 1e-15);
+    assert_true(counts.backward_call.dropout == 0); /* it is not training */
+    options.training = true;
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_OK);
+    assert_true(counts.backward_call.dropout == 0.25);
+    assert_int_equal(da_attention_forward(attention, &query, &key, &value, &out, NULL, &options), DA_OK);
+    assert_true(counts.call.dropout == 0.25);
+    options.training = false;
+    assert_int_equal(da_attention_forward(attention, &query, &key, &value, &out, NULL, &options), DA_OK);
+    assert_true(counts.call.dropout == 0);
+    counts.forward_status = DA_ERROR_CANCELLED;
+    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_ERROR_CANCELLED);
+    assert_message_contains("backward was told to fail");
+    da_attention_free(attention);
+}
+
+/* What tensors and options of a backward call ask for is refused as in a forward call; lse is no option here. */
+static void test_options_of_backward(void **state) {
+    (void)state;
+    const int64_t lengths[BATCH] = {1, 2};
+    da_attention_config config = make_config(0);
+    config.dropout = 0.5;
+    da_attention *attention = create(register_new(0, DA_DTYPE_BIT(DA_F32)), &config);
+    da_call_options options;
+    da_call_options_init(&options);
+    da_backward_tensors t = backward_tensors();
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_OK);
+    options.training = true;
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("does not take dropout");
+    assert_int_equal(da_attention_forward(attention, &query, &key, &value, &out, NULL, &options), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("does not take dropout");
+    options.training = false;
+    options.key_lengths = lengths;
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("does not take key padding");
+    make_tensors(DA_F32, 2);
+    t = backward_tensors();
+    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("does not take grouped queries");
+    make_tensors(DA_F64, HEADS);
+    t = backward_tensors();
+    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("does not take data type f64; allowed: f32");
+    assert_int_equal(counts.backward, 1);
+    da_attention_free(attention);
+}
+
+static void test_implementation_without_backward(void **state) {
+    (void)state;
+    const da_attention_config config = make_config(0);
+    da_implementation table = counting_implementation("one-way", &counts);
+    da_problem problem;
+    size_t bytes = 17;
+    table.backward = NULL;
+    assert_int_equal(da_register_implementation(&table), DA_OK);
+    da_attention *attention = create("one-way", &config);
+    da_backward_tensors t = backward_tensors();
+    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("implementation \"one-way\" has no backward pass");
+    da_problem_init(&problem);
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, &bytes), DA_ERROR_UNSUPPORTED);
+    assert_message_contains("implementation \"one-way\" has no backward pass");
+    assert_int_equal(bytes, 17);
+    da_attention_free(attention);
+}
+
+static void test_backward_workspace(void **state) {
+    (void)state;
+    const da_attention_config config = make_config(7);
+    da_problem problem;
+    size_t bytes;
+    da_problem_init(&problem);
+    problem.heads = 3;
+    da_attention *attention = create(register_new(0, DA_DTYPE_BITS_ALL), &config);
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, &bytes), DA_OK);
+    assert_int_equal(bytes, 6015);
+    problem.heads = 0;
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, &bytes), DA_ERROR_INVALID_ARGUMENT);
+    assert_message_contains("problem.heads is 0");
+    assert_int_equal(da_attention_backward_workspace(attention, NULL, &bytes), DA_ERROR_INVALID_ARGUMENT);
+    assert_message_contains("problem is NULL");
+    problem.heads = 3;
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, NULL), DA_ERROR_INVALID_ARGUMENT);
+    assert_message_contains("bytes is NULL");
+    assert_int_equal(da_attention_backward_workspace(NULL, &problem, &bytes), DA_ERROR_INVALID_ARGUMENT);
+    assert_message_contains("attention is NULL");
+    da_attention_free(attention);
+}
+
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 typedef struct option_case {
     const char *option;
@@ -435,6 +580,10 @@ int main(void) {
         HANDLE_TEST(test_status_of_the_implementation),
         HANDLE_TEST(test_failing_creation),
         HANDLE_TEST(test_bare_implementation),
+        HANDLE_TEST(test_backward_reaches_the_implementation),
+        HANDLE_TEST(test_options_of_backward),
+        HANDLE_TEST(test_implementation_without_backward),
+        HANDLE_TEST(test_backward_workspace),
         HANDLE_TEST(test_options_of_creation),
         HANDLE_TEST(test_several_options_refused),
         HANDLE_TEST(test_data_type_of_creation),

@@ -98,6 +98,8 @@ static void test_info_of_built_ins(void **state) {
         assert_int_equal(info.available, present);
         assert_int_equal(info.features, present ? DA_FEATURE_ALL : 0);
         assert_int_equal(info.dtypes, present ? DA_DTYPE_BITS_ALL : 0);
+        assert_true(info.backward || k != 0);   /* `standard` has a backward pass, */
+        assert_true(present || !info.backward); /* and what is not there has none */
         assert_string_equal(info.reason, present ? "" : "not part of this version (0.1.0)");
     }
     da_context_free(context);
@@ -126,6 +128,7 @@ static void test_info_of_a_users(void **state) {
     assert_string_equal(info.memory, "");
     assert_int_equal(info.features, DA_FEATURE_CAUSAL | DA_FEATURE_WINDOW);
     assert_int_equal(info.dtypes, DA_DTYPE_BIT(DA_F32));
+    assert_true(info.backward);
     assert_false(info.built_in);
     assert_false(info.available);
     assert_string_equal(info.reason, "the moon is full");
@@ -212,7 +215,7 @@ static void test_registration_refusals(void **state) {
     table = good;
     table.features = DA_FEATURE_ALL + 1;
     assert_int_equal(da_register_implementation(&table), DA_ERROR_INVALID_ARGUMENT);
-    assert_message_contains("implementation.features is 0x200");
+    assert_message_contains("implementation.features is 0x400");
     table = good;
     table.dtypes = 1u << 9;
     assert_int_equal(da_register_implementation(&table), DA_ERROR_INVALID_ARGUMENT);

@@ -218,7 +218,7 @@ static void test_fitting(void **state) {
     assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_ALL}, reason));
     assert_string_equal(reason, "does not take window, key padding (key_lengths, key_mask), grouped queries (fewer key "
                                 "heads than query heads), lse, mixing head_groups, offset_rule block, tail_rule "
-                                "zero_pad, overlap once");
+                                "zero_pad, overlap once, dropout");
     assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F64, 0}, reason));
     assert_string_equal(reason, "does not take data type f64; allowed: f32");
     counts.unavailable_because = "nothing to run on";

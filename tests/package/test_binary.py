@@ -57,12 +57,12 @@ def test_modules_need_the_core_a_blas_and_json():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets are compiled apart on x86-64 only")
 def test_vector_extensions_stay_in_their_folders():
-    """One binary runs on any x86-64: only kernels/avx2 and kernels/avx512, chosen at run time, hold later code."""
+    """One binary runs on any x86-64: only the folders of kernels, chosen at run time, hold later code."""
     objects = sorted((BUILD / "src").rglob("*.o"))
     offending, kernels = [], []
     for path in objects:
         found = VECTOR_EXTENSION.search(output("objdump", "--disassemble", "--no-show-raw-insn", path))
-        if re.search(r"/kernels/avx\w+/", str(path)):
+        if re.search(r"/kernels/(avx\w+|amx)/", str(path)):
             kernels.append(bool(found))
         elif found:
             offending.append(f"{path.name}: {found.group().strip()}")

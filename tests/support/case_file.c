@@ -25,8 +25,7 @@ static unsigned char *read_whole(const char *path, size_t *bytes) {
     return memory;
 }
 
-/* What is left of a record, from the front. */
-static const void *take(const unsigned char **at, int64_t bytes) {
+const void *case_file_take(const unsigned char **at, int64_t bytes) {
     const void *part = *at;
     *at += (bytes + 7) / 8 * 8;
     return part;
@@ -34,7 +33,7 @@ static const void *take(const unsigned char **at, int64_t bytes) {
 
 static int64_t take_integer(const unsigned char **at) {
     int64_t value;
-    memcpy(&value, take(at, 8), 8);
+    memcpy(&value, case_file_take(at, 8), 8);
     return value;
 }
 
@@ -53,8 +52,8 @@ static void read_options(const unsigned char **at, test_case *out, int64_t *patt
     *mask = take_integer(at) != 0;
     out->shared_kv = take_integer(at) != 0;
     out->row_count = take_integer(at);
-    memcpy(&config->scale, take(at, 8), 8);
-    out->name = take(at, 40);
+    memcpy(&config->scale, case_file_take(at, 8), 8);
+    out->name = case_file_take(at, 40);
 }
 
 static void read_case(const unsigned char *at, test_case *out) {
@@ -67,25 +66,25 @@ static void read_case(const unsigned char *at, test_case *out) {
     out->kv_heads = take_integer(&at);
     out->head_dim = take_integer(&at);
     read_options(&at, out, &patterns, &has_lengths, &has_mask);
-    const int64_t *segments = take(&at, 8 * patterns);
-    const int64_t *rates = take(&at, 8 * patterns);
+    const int64_t *segments = case_file_take(&at, 8 * patterns);
+    const int64_t *rates = case_file_take(&at, 8 * patterns);
     if (da_attention_config_set_patterns(&out->config, segments, (size_t)patterns, rates, (size_t)patterns) != DA_OK) {
         give_up(out->name, da_last_error_message());
     }
-    out->key_lengths = has_lengths ? take(&at, 8 * out->batch) : NULL;
-    out->key_mask = has_mask ? take(&at, out->batch * out->n) : NULL;
+    out->key_lengths = has_lengths ? case_file_take(&at, 8 * out->batch) : NULL;
+    out->key_mask = has_mask ? case_file_take(&at, out->batch * out->n) : NULL;
     int64_t element = (int64_t)da_dtype_size(out->dtype);
     int64_t row = out->batch * out->n * out->head_dim * element;
-    out->query = take(&at, row * out->heads);
-    out->key = take(&at, row * out->kv_heads);
-    out->value = take(&at, row * out->kv_heads);
+    out->query = case_file_take(&at, row * out->heads);
+    out->key = case_file_take(&at, row * out->kv_heads);
+    out->value = case_file_take(&at, row * out->kv_heads);
     out->rows = at;
 }
 
-case_file case_file_open(void) {
-    const char *path = getenv("DA_CASES_FILE");
+case_file case_file_open_as(const char *variable, const char *otherwise) {
+    const char *path = getenv(variable);
     if (!path || !*path) {
-        path = DA_DEFAULT_CASES_FILE;
+        path = otherwise;
     }
     case_file file = {0};
     size_t bytes;
@@ -113,6 +112,10 @@ case_file case_file_open(void) {
 void case_file_close(case_file *file) {
     free(file->cases);
     free(file->memory);
+}
+
+case_file case_file_open(void) {
+    return case_file_open_as("DA_CASES_FILE", DA_DEFAULT_CASES_FILE);
 }
 
 const case_row *case_file_row(const test_case *one, int64_t index) {

@@ -56,12 +56,18 @@ typedef struct case_file {
     test_case *cases;
 } case_file;
 
-/* Reads the file of the environment variable DA_CASES_FILE, or else the one that the build made. Ends the program with
- * a message if it cannot: without cases nothing is tested. */
+/* Reads the file that the environment variable names, or else the one given. Ends the program with a message if it
+ * cannot: without cases nothing is tested. */
+case_file case_file_open_as(const char *variable, const char *otherwise);
+
+/* The cases of forward passes: DA_CASES_FILE, or the file that the build made. */
 case_file case_file_open(void);
 void case_file_close(case_file *file);
 
 const case_row *case_file_row(const test_case *one, int64_t index);
+
+/* The next part of a record, which *at is moved beyond; parts are filled to 8 bytes. */
+const void *case_file_take(const unsigned char **at, int64_t bytes);
 
 /* The positive integer in an environment variable, `otherwise` if there is none. */
 int64_t environment_integer(const char *name, int64_t otherwise);

@@ -8,46 +8,11 @@
 
 #include <math.h>
 
+#include "attention/standard/backward.h"
+#include "attention/standard/sequence.h"
 #include "attention/workspace.h"
-#include "core/dtype.h"
 #include "core/parallel.h"
 #include "core/progress.h"
-#include "core/tensor.h"
-#include "pattern/pattern.h"
-
-#define TILE_ROWS DA_STANDARD_TILE_ROWS
-#define TILE_KEYS DA_STANDARD_TILE_KEYS
-
-/* One head of one batch row. */
-typedef struct sequence {
-    const da_forward_call *call;
-    da_head_patterns patterns;
-    int64_t batch, head, kv_head;
-    int head_dim;
-} sequence;
-
-static double load(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t component) {
-    const char *row = da_tensor_row(tensor, batch, i, head);
-    return da_dtype_load(tensor->dtype, row + component * tensor->stride[3] * (int64_t)da_dtype_size(tensor->dtype));
-}
-
-static void store(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t component, double value) {
-    char *row = da_tensor_row(tensor, batch, i, head);
-    da_dtype_store(tensor->dtype, row + component * tensor->stride[3] * (int64_t)da_dtype_size(tensor->dtype), value);
-}
-
-/* Does query i see key j by pattern p, given that p joins them? */
-static bool sees(const da_head_patterns *patterns, int p, int64_t i, int64_t j) {
-    if ((patterns->causal && j > i) || i - j > patterns->window) {
-        return false;
-    }
-    for (int earlier = 0; patterns->once && earlier < p; earlier++) {
-        if (da_pattern_joins(&patterns->pattern[earlier], i, j)) {
-            return false; /* counted already */
-        }
-    }
-    return true;
-}
 
 #define REAL float
 #define EXP expf
@@ -75,7 +40,7 @@ typedef struct forward_job {
 static void run_tile(int64_t index, int thread, void *user) {
     forward_job *job = user;
     const da_forward_call *call = job->call;
-    int64_t n = call->query->shape[1], heads = call->query->shape[2], head = index / job->tiles % heads;
+    int64_t n = call->query->shape[1], heads = call->query->shape[2];
     int64_t first = index % job->tiles * TILE_ROWS;
     int rows = n - first < TILE_ROWS ? (int)(n - first) : TILE_ROWS;
     void *memory = job->memory + (size_t)thread * job->memory_per_thread;
@@ -83,13 +48,15 @@ static void run_tile(int64_t index, int thread, void *user) {
         return;
     }
     sequence s = {
-        .call = call,
-        .batch = index / job->tiles / heads,
-        .head = head,
-        .kv_head = head / (heads / call->key->shape[2]),
-        .head_dim = (int)call->query->shape[3],
+        .query = call->query,
+        .key = call->key,
+        .value = call->value,
+        .out = call->out,
+        .lse = call->lse,
+        .options = call->options,
+        .scale = call->scale,
     };
-    da_head_patterns_init(&s.patterns, call->config, n, heads, head);
+    sequence_begin(&s, call->config, call->dropout, index / job->tiles / heads, index / job->tiles % heads);
     if (call->query->dtype == DA_F64) {
         forward_tile_f64(memory, &s, first, rows);
     } else {
@@ -137,9 +104,11 @@ const da_implementation da_standard_implementation = {
     .name = "standard",
     .description = "Plain portable C, tiled, one pass over all patterns: the version to read",
     .best_for = "a baseline, and debugging",
-    .memory = "one tile a thread: 200 KiB, 400 KiB for f64",
+    .memory = "one tile a thread: 200 KiB, 400 KiB for f64; for gradients 400 KiB, 800 KiB",
     .features = DA_FEATURE_ALL,
     .dtypes = DA_DTYPE_BITS_ALL,
     .forward = forward,
     .workspace = workspace,
+    .backward = da_standard_backward,
+    .backward_workspace = da_standard_backward_workspace,
 };

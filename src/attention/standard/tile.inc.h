@@ -1,4 +1,4 @@
-/* The computation of `standard` for one type of sums. Included twice by standard.c, with REAL, EXP, LOG and NAME(x). */
+/* The forward computation of `standard` for one type of sums. Included twice by standard.c, with REAL, EXP, LOG and NAME(x). */
 
 /* Everything that a tile of consecutive queries needs. Keys are stored component by component, so that the loop over
  * keys, which a compiler can vectorise, is the inner one. */
@@ -6,7 +6,7 @@ typedef struct NAME(tile) {
     REAL query[TILE_ROWS][DA_MAX_HEAD_DIM];       /* times the scale */
     REAL maximum[TILE_ROWS];                      /* largest score so far, over all patterns */
     REAL sum[TILE_ROWS];                          /* of c * exp(score - maximum) */
-    REAL accumulator[TILE_ROWS][DA_MAX_HEAD_DIM]; /* of c * exp(score - maximum) * value */
+    REAL accumulator[TILE_ROWS][DA_MAX_HEAD_DIM]; /* of c * exp(score - maximum) * value, without what is dropped */
     int64_t zero_keys[TILE_ROWS];
     int64_t position[TILE_KEYS];
     REAL key[DA_MAX_HEAD_DIM][TILE_KEYS];
@@ -19,25 +19,20 @@ static void NAME(begin)(NAME(tile) * tile, const sequence *s, int64_t first, int
         tile->sum[r] = 0;
         tile->zero_keys[r] = 0;
         for (int c = 0; c < s->head_dim; c++) {
-            tile->query[r][c] = (REAL)(load(s->call->query, s->batch, first + r, s->head, c) * s->call->scale);
+            tile->query[r][c] = (REAL)(load(s->query, s->batch, first + r, s->head, c) * s->scale);
             tile->accumulator[r][c] = 0;
         }
     }
 }
 
-/* Loads up to TILE_KEYS keys of the progression from *j on that are not padded; returns how many. */
-static int NAME(load_keys)(NAME(tile) * tile, const sequence *s, int64_t *j, int64_t end, int64_t rate) {
-    int count = 0;
-    for (; *j < end && count < TILE_KEYS; *j += rate) {
-        if (da_key_is_padded(s->call->options, s->batch, *j)) {
-            continue;
-        }
-        tile->position[count] = *j;
+/* Takes up to TILE_KEYS keys that are not padded from the front of the progression; returns how many. */
+static int NAME(load_keys)(NAME(tile) * tile, const sequence *s, progression *from) {
+    int count = take_keys(s, from, tile->position);
+    for (int t = 0; t < count; t++) {
         for (int c = 0; c < s->head_dim; c++) {
-            tile->key[c][count] = (REAL)load(s->call->key, s->batch, *j, s->kv_head, c);
-            tile->value[count][c] = (REAL)load(s->call->value, s->batch, *j, s->kv_head, c);
+            tile->key[c][t] = (REAL)load(s->key, s->batch, tile->position[t], s->kv_head, c);
+            tile->value[t][c] = (REAL)load(s->value, s->batch, tile->position[t], s->kv_head, c);
         }
-        count++;
     }
     return count;
 }
@@ -73,6 +68,9 @@ static void NAME(attend_row)(NAME(tile) * tile, const sequence *s, int p, int64_
         }
         REAL weight = EXP(score[t] - largest);
         tile->sum[r] += weight;
+        if (drops(s, i, tile->position[t])) {
+            continue;
+        }
         for (int c = 0; c < s->head_dim; c++) {
             tile->accumulator[r][c] += weight * tile->value[t][c];
         }
@@ -82,30 +80,24 @@ static void NAME(attend_row)(NAME(tile) * tile, const sequence *s, int p, int64_
 /* The queries first..end-1, all of one segment of pattern p, against the keys of that segment. */
 static void NAME(attend_segment)(NAME(tile) * tile, const sequence *s, int p, int64_t first, int64_t end,
                                  int64_t base) {
-    const da_head_pattern *pattern = &s->patterns.pattern[p];
-    int64_t segment_first = da_segment_first(pattern, first);
-    int64_t segment_end = da_segment_end(pattern, s->patterns.n, first);
-    int64_t kept = segment_first + pattern->offset; /* the first token that this head keeps; then every rate-th */
-    int64_t first_query = da_first_congruent(first, kept, pattern->rate);
-    if (first_query >= end) {
+    progression queries = kept_tokens(&s->patterns, p, first, end);
+    if (queries.first >= end) {
         return;
     }
-    for (int64_t i = first_query; i < end; i += pattern->rate) {
-        tile->zero_keys[i - base] += da_pattern_zero_keys(&s->patterns, pattern, i);
+    for (int64_t i = queries.first; i < end; i += queries.rate) {
+        tile->zero_keys[i - base] += da_pattern_zero_keys(&s->patterns, &s->patterns.pattern[p], i);
     }
-    int64_t j = kept, keys_end = s->patterns.causal && end < segment_end ? end : segment_end;
-    if (first_query - s->patterns.window > j) { /* keys before this one are out of every query's window */
-        j = da_first_congruent(first_query - s->patterns.window, kept, pattern->rate);
-    }
-    while (j < keys_end) {
-        int keys = NAME(load_keys)(tile, s, &j, keys_end, pattern->rate);
-        for (int64_t i = first_query; i < end; i += pattern->rate) {
+    progression seen = keys_for(&s->patterns, p, queries);
+    while (seen.first < seen.end) {
+        int keys = NAME(load_keys)(tile, s, &seen);
+        for (int64_t i = queries.first; i < end; i += queries.rate) {
             NAME(attend_row)(tile, s, p, i, (int)(i - base), keys);
         }
     }
 }
 
-/* Divides by the softmax's sum, to which z zero keys add z * exp(0 - maximum), and writes output and logsumexp. */
+/* Divides by the softmax's sum, to which z zero keys add z * exp(0 - maximum), and writes output and logsumexp. Weights that
+ * dropout kept get their factor here. */
 static void NAME(finish)(NAME(tile) * tile, const sequence *s, int64_t first, int rows) {
     for (int r = 0; r < rows; r++) {
         REAL sum = tile->sum[r], maximum = tile->maximum[r], shrink = 1;
@@ -116,12 +108,12 @@ static void NAME(finish)(NAME(tile) * tile, const sequence *s, int64_t first, in
             maximum = largest;
         }
         bool has_keys = sum != 0;
-        REAL factor = has_keys ? shrink / (sum * (REAL)s->patterns.divisor) : 0;
+        REAL factor = has_keys ? shrink * (REAL)s->dropout.factor / (sum * (REAL)s->patterns.divisor) : 0;
         for (int c = 0; c < s->head_dim; c++) {
-            store(s->call->out, s->batch, first + r, s->head, c, (double)(tile->accumulator[r][c] * factor));
+            store(s->out, s->batch, first + r, s->head, c, (double)(tile->accumulator[r][c] * factor));
         }
-        if (s->call->lse) {
-            store(s->call->lse, s->batch, first + r, s->head, 0, has_keys ? (double)(maximum + LOG(sum)) : -INFINITY);
+        if (s->lse) {
+            store(s->lse, s->batch, first + r, s->head, 0, has_keys ? (double)(maximum + LOG(sum)) : -INFINITY);
         }
     }
 }

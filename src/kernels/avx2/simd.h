@@ -27,6 +27,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return _mm256_mul_pd(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm256_and_pd(_mm256_mul_pd(a, b), _mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_NEQ_UQ));
+}
 static inline vec vec_max(vec a, vec b) {
     return _mm256_max_pd(a, b);
 }
@@ -56,6 +59,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     vec is_nan = _mm256_cmp_pd(x, x, _CMP_UNORD_Q);
     return _mm256_blendv_pd(_mm256_and_pd(result, keep), x, is_nan);
 }
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x20);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x31);
+}
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m128i position = _mm_loadu_si128((const __m128i *)(const void *)p);
     __m128i outside =
@@ -82,6 +91,9 @@ static inline vec vec_sub(vec a, vec b) {
 }
 static inline vec vec_mul(vec a, vec b) {
     return _mm256_mul_ps(a, b);
+}
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ));
 }
 static inline vec vec_max(vec a, vec b) {
     return _mm256_max_ps(a, b);
@@ -111,6 +123,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     vec keep = _mm256_cmp_ps(x, _mm256_set1_ps(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     vec is_nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
     return _mm256_blendv_ps(_mm256_and_ps(result, keep), x, is_nan);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m256i position = _mm256_loadu_si256((const __m256i *)(const void *)p);

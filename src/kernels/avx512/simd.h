@@ -1,9 +1,11 @@
 /* AVX-512 (F, BW, DQ, VL). Included by kernels/simd.h. */
 #include <immintrin.h>
 
+#ifndef TILE_ROWS /* products of their own may have their own tile */
 #define TILE_ROWS 6
 #define PANEL_VECS 4
 #define OUTPUT_VECS 4
+#endif
 #define VEC_SPLITS_AT_FLOOR 1
 
 #if DA_REAL_IS_DOUBLE
@@ -27,6 +29,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return _mm512_mul_pd(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm512_maskz_mul_pd(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NEQ_UQ), a, b);
+}
 static inline vec vec_max(vec a, vec b) {
     return _mm512_max_pd(a, b);
 }
@@ -46,6 +51,12 @@ static inline vec vec_split(vec x, vec *fraction) {
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask8 keep = _mm512_cmp_pd_mask(x, _mm512_set1_pd(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_pd(keep, power, whole);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m256i position = _mm256_loadu_si256((const __m256i *)(const void *)p);
@@ -74,6 +85,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return _mm512_mul_ps(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ), a, b);
+}
 static inline vec vec_max(vec a, vec b) {
     return _mm512_max_ps(a, b);
 }
@@ -93,6 +107,13 @@ static inline vec vec_split(vec x, vec *fraction) {
 static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     __mmask16 keep = _mm512_cmp_ps_mask(x, _mm512_set1_ps(REAL_MIN_EXPONENT), _CMP_NLT_UQ);
     return _mm512_maskz_scalef_ps(keep, power, whole);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                                  b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     __m512i position = _mm512_loadu_si512(p);

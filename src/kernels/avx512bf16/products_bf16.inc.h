@@ -191,3 +191,5 @@ static void accumulate_seen(const da_key_block *block, const da_query_tile *tile
         }
     }
 }
+
+#include "kernels/attend_rows.inc.h"

@@ -27,6 +27,10 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return vmulq_f64(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    uint64x2_t product = vreinterpretq_u64_f64(vmulq_f64(a, b));
+    return vreinterpretq_f64_u64(vbicq_u64(product, vceqq_f64(a, vdupq_n_f64(0))));
+}
 static inline vec vec_max(vec a, vec b) {
     return vmaxq_f64(a, b);
 }
@@ -51,6 +55,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     uint64x2_t is_below = vcltq_f64(x, vec_set1(REAL_MIN_EXPONENT)), is_number = vceqq_f64(x, x);
     scaled = vbslq_f64(is_below, vec_set1(0), scaled);
     return vbslq_f64(is_number, scaled, x);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return vzip1q_f64(a, b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return vzip2q_f64(a, b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     int64x2_t position = vmovl_s32(vld1_s32(p));
@@ -78,6 +88,10 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return vmulq_f32(a, b);
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    uint32x4_t product = vreinterpretq_u32_f32(vmulq_f32(a, b));
+    return vreinterpretq_f32_u32(vbicq_u32(product, vceqq_f32(a, vdupq_n_f32(0))));
+}
 static inline vec vec_max(vec a, vec b) {
     return vmaxq_f32(a, b);
 }
@@ -102,6 +116,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     uint32x4_t is_below = vcltq_f32(x, vec_set1(REAL_MIN_EXPONENT)), is_number = vceqq_f32(x, x);
     scaled = vbslq_f32(is_below, vec_set1(0), scaled);
     return vbslq_f32(is_number, scaled, x);
+}
+static inline vec vec_zip_low(vec a, vec b) {
+    return vzip1q_f32(a, b);
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return vzip2q_f32(a, b);
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     int32x4_t position = vld1q_s32(p);

@@ -26,6 +26,9 @@ static inline vec vec_sub(vec a, vec b) {
 static inline vec vec_mul(vec a, vec b) {
     return a * b;
 }
+static inline vec vec_mul_or_zero(vec a, vec b) {
+    return a == 0 ? 0 : a * b;
+}
 static inline vec vec_max(vec a, vec b) {
     return a > b ? a : b;
 }
@@ -67,6 +70,12 @@ static inline vec vec_scale_or_zero(vec power, vec whole, vec x) {
     memcpy(&power, &bits, sizeof power);
     power = x < (real)REAL_MIN_EXPONENT ? 0 : power;
     return x != x ? x : power;
+}
+static inline vec vec_zip_low(vec a, vec b) { /* of one lane: never called, since there is nothing to transpose */
+    return a;
+}
+static inline vec vec_zip_high(vec a, vec b) {
+    return b;
 }
 static inline vec vec_select_range(vec s, const int32_t *p, int32_t first, int32_t last) {
     return *p >= first && *p <= last ? s : (real)-INFINITY;

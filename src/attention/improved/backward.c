@@ -1,0 +1,555 @@
+/* The fast backward pass, the formulas being those of da_attention_backward. No two threads add to one gradient, and
+ * nothing is added in an order that threads could change. There are two ways:
+ *
+ * - By stretches. Where segments end together at short enough intervals, a thread takes such a stretch of a sequence, which
+ *   nothing outside sees. Rows are its keys, a unit at a time, and columns the queries that see them (unit.h); the gradient
+ *   of queries is added up beside, for all of the stretch. Scores are computed once: five products for a pair.
+ * - In two directions, of any units, which share nothing but the inputs: for grad_query, rows are queries and columns keys;
+ *   for grad_key and grad_value, rows are keys and columns queries. Scores are computed in both: seven products.
+ *
+ * Which way is taken depends on the problem and the tuning alone: by stretches, where they fit into the workspace and there
+ * are enough of them, or where the tuning's unit is as long. */
+#include <math.h>
+#include <string.h>
+
+#include "attention/improved/passes.h"
+#include "attention/improved/unit.h"
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "core/tensor.h"
+
+#define ROW_ARRAYS 4         /* two accumulators, and two packed rows */
+#define STRETCH_ROW_ARRAYS 5 /* and keys as rows */
+
+/* A stretch's sums may take STRETCH_BYTES, and there must be enough stretches to keep threads busy. */
+#define STRETCH_BYTES (8 * 1024 * 1024)
+#define STRETCHES_WANTED 8
+
+static const double ln_2 = 0.69314718055994530942;
+
+/* What a call's threads share. */
+typedef struct backward_job {
+    const da_backward_call *call;
+    da_unit_cut query_cut, key_cut;
+    int64_t query_units, key_units; /* 0: no such gradient is wanted, or it is computed by stretches */
+    int64_t stretch;                /* 0: in two directions */
+    int64_t stretch_count;          /* per sequence */
+    int64_t work;                   /* units or stretches */
+    int64_t steps;                  /* of progress */
+    size_t grad_key_rows;           /* for which a thread adds up the gradients of keys */
+    char *memory;
+    size_t memory_per_thread;
+    da_progress_state progress;
+} backward_job;
+
+/* One thread's memory, and the unit that it is at. */
+typedef struct worker {
+    const backward_job *job;
+    const da_backward_tensors *tensors;
+    da_unit unit;
+    int64_t first; /* position of the first row of grad_key and grad_value */
+    int64_t head, kv_head;
+    da_head_patterns patterns;
+    char *lse, *delta;                            /* real[rows]: terms of rows that are queries */
+    char *first_packed, *second_packed;           /* real[tiles][padded_dim][tile_rows] */
+    char *first_accumulator, *second_accumulator; /* real[rows][padded_dim] */
+    char *first_scores, *second_scores;           /* scratch of a tile */
+    char *no_bias;                                /* real[DA_BLOCK_KEYS], zero */
+    char *grad_key, *grad_value;                  /* real[grad_key_rows][padded_dim]: sums over the heads of a group */
+    char *column_lse, *column_delta;              /* real[DA_BLOCK_KEYS]: terms of columns that are queries */
+    da_gradient_block block;
+    /* By stretches: */
+    bool wants_columns;    /* the gradient of queries */
+    int64_t stretch_first; /* position of the first row of grad_query */
+    char *grad_query;      /* real[stretch][padded_dim] */
+    char *key_rows;        /* real[rows][padded_dim] */
+    bool keys_finite;
+    da_column_gradient columns;
+    int next_row; /* that may be kept beside those that are */
+} worker;
+
+static void lay_out_stretch(worker *w, const backward_job *job, da_arena *arena) {
+    size_t real = job->key_cut.kernels->real_size, padded = (size_t)job->key_cut.padded_dim;
+    w->grad_query = da_arena_take(arena, (size_t)job->stretch * padded, real);
+    w->key_rows = da_arena_take(arena, job->key_cut.rows * padded, real);
+    w->columns.differences = da_arena_take(arena, (size_t)DA_SPREAD_ROWS * DA_BLOCK_KEYS, real);
+    w->columns.sums = da_arena_take(arena, DA_BLOCK_KEYS * padded, real);
+}
+
+/* Lays a worker's memory out, for either direction; returns the bytes it takes. */
+static size_t lay_out(worker *w, const backward_job *job, char *memory) {
+    da_arena arena = {memory, 0};
+    const da_unit_cut *cut = &job->query_cut;
+    size_t real = cut->kernels->real_size, padded = (size_t)cut->padded_dim;
+    size_t scores = (size_t)cut->kernels->tile_rows * DA_BLOCK_KEYS;
+    size_t rows = cut->rows > job->key_cut.rows ? cut->rows : job->key_cut.rows;
+    da_unit_lay_out(&w->unit, &arena, cut->rows > job->key_cut.rows ? cut : &job->key_cut);
+    w->lse = da_arena_take(&arena, rows, real);
+    w->delta = da_arena_take(&arena, rows, real);
+    w->first_packed = da_arena_take(&arena, rows * padded, real);
+    w->second_packed = da_arena_take(&arena, rows * padded, real);
+    w->first_accumulator = da_arena_take(&arena, rows * padded, real);
+    w->second_accumulator = da_arena_take(&arena, rows * padded, real);
+    w->first_scores = da_arena_take(&arena, scores, real);
+    w->second_scores = da_arena_take(&arena, scores, real);
+    w->no_bias = da_arena_take(&arena, DA_BLOCK_KEYS, real);
+    w->grad_key = da_arena_take(&arena, job->grad_key_rows * padded, real);
+    w->grad_value = da_arena_take(&arena, job->grad_key_rows * padded, real);
+    w->column_lse = da_arena_take(&arena, DA_BLOCK_KEYS, real);
+    w->column_delta = da_arena_take(&arena, DA_BLOCK_KEYS, real);
+    da_block_lay_out(&w->block.first, &arena, cut);
+    da_block_lay_out(&w->block.second, &arena, cut);
+    if (job->stretch > 0) {
+        lay_out_stretch(w, job, &arena);
+    }
+    return arena.used;
+}
+
+/* ---- what both directions do ------------------------------------------------------------------------------------- */
+
+/* log2 of a query's softmax denominator, and <grad_out, out> - grad_lse. A query without keys gets weights of 0. */
+static void terms_of_query(const worker *w, int64_t i, double *lse, double *delta) {
+    const da_backward_tensors *t = w->tensors;
+    int64_t batch = w->unit.batch;
+    double natural = da_dtype_load(t->lse->dtype, da_tensor_row(t->lse, batch, i, w->head));
+    if (natural == -INFINITY) {
+        *lse = INFINITY;
+        *delta = 0;
+        return;
+    }
+    *lse = natural / ln_2;
+    *delta = w->unit.cut->kernels->dot(da_tensor_row(t->grad_out, batch, i, w->head), t->grad_out->stride[3],
+                                       da_tensor_row(t->out, batch, i, w->head), t->out->stride[3], t->out->dtype,
+                                       w->unit.cut->head_dim);
+    if (t->grad_lse) {
+        *delta -= da_dtype_load(t->grad_lse->dtype, da_tensor_row(t->grad_lse, batch, i, w->head));
+    }
+}
+
+/* Of weights that dropout keeps, and of the output under head_groups. */
+static double weight_factor(const worker *w) {
+    return w->unit.dropout.factor / w->patterns.divisor;
+}
+
+static void clear_accumulators(worker *w, const da_row_class *class) {
+    size_t row_bytes = da_unit_row_bytes(&w->unit), first = (size_t) class->first_row * row_bytes;
+    size_t bytes = (size_t)da_unit_padded_rows(&w->unit, class) * row_bytes;
+    memset(w->first_accumulator + first, 0, bytes);
+    memset(w->second_accumulator + first, 0, bytes);
+}
+
+static void attend_tile(worker *w, const da_row_class *class, int row_in_class, bool wants_first, bool wants_second) {
+    size_t row = (size_t)(class->first_row + row_in_class), real = w->unit.cut->kernels->real_size;
+    size_t at = row * da_unit_row_bytes(&w->unit);
+    da_gradient_tile tile = {
+        .first = {.queries = w->first_packed + at, .accumulator = w->first_accumulator + at, .scores = w->first_scores},
+        .lse = w->lse + row * real,
+        .delta = w->delta + row * real,
+        .wants_first = wants_first,
+        .wants_second = wants_second,
+        .columns = w->wants_columns ? &w->columns : NULL,
+    };
+    da_unit_describe_tile(&w->unit, class, row_in_class, &tile.first);
+    tile.second = (da_query_tile){
+        .queries = w->second_packed + at,
+        .accumulator = w->second_accumulator + at,
+        .scores = w->second_scores,
+        .bias = w->no_bias,
+        .rows = tile.first.rows,
+    };
+    w->unit.cut->kernels->attend_backward(&w->block, &tile);
+}
+
+static bool is_padded_key(const void *user, int64_t position) {
+    const worker *w = user;
+    return da_key_is_padded(w->job->call->options, w->unit.batch, position);
+}
+
+static void store_gradient(const worker *w, const da_tensor *gradient, int64_t position, int64_t head, double factor,
+                           const char *sums) {
+    w->unit.cut->kernels->store_row(sums, factor, gradient->dtype, w->unit.cut->head_dim,
+                                    da_tensor_row(gradient, w->unit.batch, position, head), gradient->stride[3]);
+}
+
+/* ---- the gradient of queries ------------------------------------------------------------------------------------- */
+
+static void begin_queries(void *user, const da_row_class *class) {
+    worker *w = user;
+    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+        double lse, delta;
+        terms_of_query(w, da_unit_row_position(&w->unit, row), &lse, &delta);
+        da_set_real(w->unit.cut->kernels, w->lse, row, lse);
+        da_set_real(w->unit.cut->kernels, w->delta, row, delta);
+    }
+    clear_accumulators(w, class);
+    da_unit_pack(&w->unit, class, w->tensors->query, w->head, w->job->call->scale / ln_2, w->first_packed);
+    da_unit_pack(&w->unit, class, w->tensors->grad_out, w->head, weight_factor(w), w->second_packed);
+}
+
+static void gather_keys(void *user) {
+    worker *w = user;
+    da_unit_gather(&w->unit, w->tensors->key, w->tensors->key, w->kv_head, &w->block.first);
+    da_unit_gather(&w->unit, w->tensors->value, w->tensors->value, w->kv_head, &w->block.second);
+    w->block.lse = NULL;
+    w->block.delta = NULL;
+}
+
+static void attend_queries(void *user, const da_row_class *class, int row) {
+    attend_tile(user, class, row, true, false);
+}
+
+static void finish_queries(void *user, const da_row_class *class) {
+    worker *w = user;
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+        store_gradient(w, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->job->call->scale,
+                       w->first_accumulator + (size_t)row * row_bytes);
+    }
+}
+
+static const da_unit_pass query_pass = {
+    .column_is_absent = is_padded_key,
+    .begin_class = begin_queries,
+    .fill_block = gather_keys,
+    .attend_tile = attend_queries,
+    .finish_class = finish_queries,
+};
+
+/* ---- the gradients of keys and values ---------------------------------------------------------------------------- */
+
+/* Keys as rows, for the gradient of columns. */
+static void load_key_rows(worker *w, const da_row_class *class) {
+    const da_tensor *key = w->tensors->key;
+    const da_unit_cut *cut = w->unit.cut;
+    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+        const char *from = da_tensor_row(key, w->unit.batch, da_unit_row_position(&w->unit, row), w->kv_head);
+        bool finite = cut->kernels->load_row(from, key->stride[3], key->dtype, cut->head_dim, cut->padded_dim,
+                                             w->key_rows + (size_t)row * da_unit_row_bytes(&w->unit));
+        w->keys_finite = w->keys_finite && finite;
+    }
+}
+
+static void begin_keys(void *user, const da_row_class *class) {
+    worker *w = user;
+    clear_accumulators(w, class);
+    if (w->wants_columns) {
+        load_key_rows(w, class);
+    }
+    da_unit_pack(&w->unit, class, w->tensors->key, w->kv_head, w->job->call->scale / ln_2, w->first_packed);
+    da_unit_pack(&w->unit, class, w->tensors->value, w->kv_head, weight_factor(w), w->second_packed);
+}
+
+static void gather_queries(void *user) {
+    worker *w = user;
+    const da_kernels *kernels = w->unit.cut->kernels;
+    da_unit_gather(&w->unit, w->tensors->query, w->tensors->query, w->head, &w->block.first);
+    da_unit_gather(&w->unit, w->tensors->grad_out, w->tensors->grad_out, w->head, &w->block.second);
+    for (int column = 0; column < w->unit.column_count; column++) {
+        double lse, delta;
+        terms_of_query(w, w->unit.column_positions[column], &lse, &delta);
+        da_set_real(kernels, w->column_lse, column, lse);
+        da_set_real(kernels, w->column_delta, column, delta);
+    }
+    w->block.lse = w->column_lse;
+    w->block.delta = w->column_delta;
+    if (w->wants_columns) {
+        memset(w->columns.sums, 0, DA_BLOCK_KEYS * da_unit_row_bytes(&w->unit));
+    }
+}
+
+/* Takes the product of the tiles that are kept. */
+static void spread_columns(void *user) {
+    worker *w = user;
+    if (w->columns.rows > 0) {
+        w->unit.cut->kernels->spread_columns(&w->block, &w->columns);
+    }
+}
+
+/* Makes room for keeping one more tile, which begins at `row`. */
+static void make_room(worker *w, int row) {
+    int tile_rows = w->unit.cut->kernels->tile_rows;
+    if (row != w->next_row || w->columns.rows + tile_rows > DA_SPREAD_ROWS) {
+        spread_columns(w);
+    }
+    if (w->columns.rows == 0) {
+        w->columns.keys = w->key_rows + (size_t)row * da_unit_row_bytes(&w->unit);
+        w->columns.keys_finite = w->keys_finite;
+    }
+    w->next_row = row + tile_rows;
+}
+
+static void attend_keys(void *user, const da_row_class *class, int row) {
+    worker *w = user;
+    if (w->wants_columns) {
+        make_room(w, class->first_row + row);
+    }
+    attend_tile(w, class, row, w->tensors->grad_key != NULL, w->tensors->grad_value != NULL);
+}
+
+static void add_row(const worker *w, const char *row, char *sums) {
+    int count = w->unit.cut->padded_dim;
+    if (w->unit.cut->kernels->real_size == sizeof(double)) {
+        for (int c = 0; c < count; c++) {
+            ((double *)(void *)sums)[c] += ((const double *)(const void *)row)[c];
+        }
+    } else {
+        for (int c = 0; c < count; c++) {
+            ((float *)(void *)sums)[c] += ((const float *)(const void *)row)[c];
+        }
+    }
+}
+
+/* Adds what the unit's keys give to the gradient of the block's queries. */
+static void leave_block(void *user) {
+    worker *w = user;
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    for (int column = 0; column < w->unit.column_count && w->wants_columns; column++) {
+        size_t to = (size_t)(w->unit.column_positions[column] - w->stretch_first) * row_bytes;
+        add_row(w, (const char *)w->columns.sums + (size_t)column * row_bytes, w->grad_query + to);
+    }
+}
+
+/* Adds what a head of the group gives; other heads of it have other classes. */
+static void finish_keys(void *user, const da_row_class *class) {
+    worker *w = user;
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+        size_t from = (size_t)row * row_bytes;
+        size_t to = (size_t)(da_unit_row_position(&w->unit, row) - w->first) * row_bytes;
+        add_row(w, w->first_accumulator + from, w->grad_key + to);
+        add_row(w, w->second_accumulator + from, w->grad_value + to);
+    }
+}
+
+static const da_unit_pass key_pass = {
+    .rows_are_keys = true,
+    .row_is_absent = is_padded_key,
+    .begin_class = begin_keys,
+    .fill_block = gather_queries,
+    .attend_tile = attend_keys,
+    .leave_class = spread_columns,
+    .leave_block = leave_block,
+    .finish_class = finish_keys,
+};
+
+/* ---- units ------------------------------------------------------------------------------------------------------- */
+
+/* The rows first..end-1 against all columns of a head. */
+static void run_head(worker *w, int64_t head, int64_t first, int64_t end) {
+    const da_backward_call *call = w->job->call;
+    int64_t n = w->tensors->query->shape[1], heads = w->tensors->query->shape[2];
+    w->head = head;
+    da_head_patterns_init(&w->patterns, call->config, n, heads, head);
+    da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch, head);
+    w->keys_finite = true;
+    da_unit_run(&w->unit, first, end);
+}
+
+/* Begins the sums for the keys first..end-1. */
+static void begin_key_sums(worker *w, int64_t first, int64_t end) {
+    size_t bytes = (size_t)(end - first) * da_unit_row_bytes(&w->unit);
+    w->first = first;
+    memset(w->grad_key, 0, bytes);
+    memset(w->grad_value, 0, bytes);
+}
+
+static void store_key_sums(const worker *w, int64_t end) {
+    const da_tensor *grad_key = w->tensors->grad_key, *grad_value = w->tensors->grad_value;
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    for (int64_t j = w->first; j < end; j++) {
+        size_t row = (size_t)(j - w->first) * row_bytes;
+        if (grad_key) {
+            store_gradient(w, grad_key, j, w->kv_head, w->job->call->scale, w->grad_key + row);
+        }
+        if (grad_value) {
+            store_gradient(w, grad_value, j, w->kv_head, weight_factor(w), w->grad_value + row);
+        }
+    }
+}
+
+/* The keys of a unit, over all the heads of their group. */
+static void run_keys(worker *w, int64_t group, int64_t first, int64_t end) {
+    begin_key_sums(w, first, end);
+    for (int64_t head = w->kv_head * group; head < (w->kv_head + 1) * group; head++) {
+        run_head(w, head, first, end);
+    }
+    store_key_sums(w, end);
+}
+
+static void run_unit(int64_t index, int thread, void *user) {
+    backward_job *job = user;
+    bool keys = index >= job->query_units;
+    const da_unit_cut *cut = keys ? &job->key_cut : &job->query_cut;
+    const da_backward_tensors *t = job->call->tensors;
+    int64_t n = t->query->shape[1], heads = t->query->shape[2], kv_heads = t->key->shape[2], group = heads / kv_heads;
+    int64_t in_pass = keys ? index - job->query_units : index, sequence = in_pass / cut->unit_count;
+    int64_t per_batch = keys ? kv_heads : heads;
+    int64_t first = in_pass % cut->unit_count * cut->unit, end = n - first < cut->unit ? n : first + cut->unit;
+    worker w = {.job = job, .tensors = t};
+    if (da_progress_cancelled(&job->progress)) {
+        return;
+    }
+    w.kv_head = keys ? sequence % per_batch : sequence % per_batch / group;
+    w.unit = (da_unit){.cut = cut, .pass = keys ? &key_pass : &query_pass, .batch = sequence / per_batch};
+    lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
+    w.unit.worker = &w;
+    w.unit.patterns = &w.patterns;
+    if (keys) {
+        run_keys(&w, group, first, end);
+    } else {
+        run_head(&w, sequence % per_batch, first, end);
+    }
+    da_progress_step(&job->progress, thread);
+}
+
+/* ---- stretches --------------------------------------------------------------------------------------------------- */
+
+static void store_query_sums(const worker *w, int64_t end) {
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    for (int64_t i = w->stretch_first; i < end && w->wants_columns; i++) {
+        store_gradient(w, w->tensors->grad_query, i, w->head, w->job->call->scale,
+                       w->grad_query + (size_t)(i - w->stretch_first) * row_bytes);
+    }
+}
+
+/* One head of a stretch, a unit of keys at a time. Where heads share keys, the sums of these are begun and stored by the
+ * caller; otherwise they are of a unit. */
+static void run_head_of_stretch(backward_job *job, worker *w, int64_t head, int64_t end, bool shares_keys, int thread) {
+    memset(w->grad_query, 0, (size_t)(end - w->stretch_first) * da_unit_row_bytes(&w->unit));
+    for (int64_t first = w->stretch_first; first < end; first += job->key_cut.unit) {
+        int64_t unit_end = end - first < job->key_cut.unit ? end : first + job->key_cut.unit;
+        if (da_progress_cancelled(&job->progress)) {
+            return;
+        }
+        if (!shares_keys) {
+            begin_key_sums(w, first, unit_end);
+        }
+        run_head(w, head, first, unit_end);
+        if (!shares_keys) {
+            store_key_sums(w, unit_end);
+        }
+        da_progress_step(&job->progress, thread);
+    }
+    store_query_sums(w, end);
+}
+
+static void run_stretch(int64_t index, int thread, void *user) {
+    backward_job *job = user;
+    const da_backward_tensors *t = job->call->tensors;
+    int64_t n = t->query->shape[1], kv_heads = t->key->shape[2], group = t->query->shape[2] / kv_heads;
+    int64_t sequence = index / job->stretch_count, first = index % job->stretch_count * job->stretch;
+    int64_t end = n - first < job->stretch ? n : first + job->stretch;
+    worker w = {.job = job, .tensors = t, .stretch_first = first, .wants_columns = t->grad_query != NULL};
+    w.kv_head = sequence % kv_heads;
+    w.unit = (da_unit){.cut = &job->key_cut, .pass = &key_pass, .batch = sequence / kv_heads};
+    lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
+    w.unit.worker = &w;
+    w.unit.patterns = &w.patterns;
+    if (group > 1) {
+        begin_key_sums(&w, first, end);
+    }
+    for (int64_t head = w.kv_head * group; head < (w.kv_head + 1) * group; head++) {
+        run_head_of_stretch(job, &w, head, end, group > 1, thread);
+    }
+    if (group > 1) {
+        store_key_sums(&w, end);
+    }
+}
+
+static int64_t greatest_common_divisor(int64_t a, int64_t b) {
+    return b == 0 ? a : greatest_common_divisor(b, a % b);
+}
+
+/* The shortest length at whose multiples segments of all patterns end; n if there is none shorter. */
+static int64_t closed_length(const da_attention_config *config, int64_t n) {
+    int64_t length = 1;
+    for (size_t p = 0; p < config->segment_count; p++) {
+        int64_t segment = config->segment_lengths[p], times = segment / greatest_common_divisor(segment, length);
+        if (times >= n / length + 1) {
+            return n;
+        }
+        length *= times;
+    }
+    return length;
+}
+
+/* Units of keys in the stretches of a sequence. */
+static int64_t units_of_stretches(const backward_job *job, int64_t n) {
+    int64_t unit = job->key_cut.unit, rest = n % job->stretch;
+    return n / job->stretch * ((job->stretch - 1) / unit + 1) + (rest + unit - 1) / unit;
+}
+
+/* Decides whether to go by stretches, and by which. */
+static void plan_stretches(backward_job *job, const da_kernels *kernels, const da_attention_config *config,
+                           const da_problem *problem) {
+    int64_t n = da_problem_length(problem), closed = closed_length(config, n);
+    int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
+    bool shares_keys = kv_heads < problem->heads;
+    da_unit_cut cut;
+    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
+    int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
+    int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
+    bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
+                                          : count >= STRETCHES_WANTED / problem->batch / kv_heads;
+    if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
+        job->query_cut = job->key_cut = cut;
+        job->stretch = stretch;
+        job->stretch_count = count;
+        job->grad_key_rows = (size_t)(shares_keys ? stretch : cut.unit);
+    }
+}
+
+/* ---- the call ---------------------------------------------------------------------------------------------------- */
+
+/* Fills in all but the memory; returns the number of threads that the call can use. */
+static int plan(backward_job *job, bool wants_query, bool wants_keys, const da_context *context,
+                const da_attention_config *config, const da_problem *problem) {
+    worker layout;
+    const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype);
+    int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
+    int64_t queries = problem->batch * problem->heads, keys = problem->batch * kv_heads;
+    da_unit_cut_init(&job->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
+    da_unit_cut_init(&job->key_cut, kernels, config, problem, keys, ROW_ARRAYS);
+    job->grad_key_rows = (size_t)job->key_cut.unit;
+    plan_stretches(job, kernels, config, problem);
+    job->memory_per_thread = lay_out(&layout, job, NULL);
+    if (job->stretch > 0) {
+        job->work = wants_query || wants_keys ? keys * job->stretch_count : 0;
+        job->steps = wants_query || wants_keys ? queries * units_of_stretches(job, da_problem_length(problem)) : 0;
+    } else {
+        job->query_units = wants_query ? queries * job->query_cut.unit_count : 0;
+        job->key_units = wants_keys ? keys * job->key_cut.unit_count : 0;
+        job->work = job->steps = job->query_units + job->key_units;
+    }
+    return da_threads_for(context, &config->tuning, job->work);
+}
+
+da_status da_improved_backward(void *state, const da_backward_call *call, void *user) {
+    const da_allocator *allocator = da_context_allocator(call->context);
+    const da_backward_tensors *t = call->tensors;
+    da_problem problem;
+    backward_job job = {.call = call};
+    da_problem_of_tensors(t->query, t->key, &problem);
+    int threads =
+        plan(&job, t->grad_query != NULL, t->grad_key || t->grad_value, call->context, call->config, &problem);
+    da_progress_begin(&job.progress, call->options, job.steps);
+    if (job.work > 0) {
+        job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
+        if (!job.memory) {
+            return DA_ERROR_OUT_OF_MEMORY;
+        }
+        /* Zero once: columns beyond head_dim stay zero, and rows that a tile does not use hold numbers. */
+        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+        da_parallel_for(threads, job.work, job.stretch > 0 ? run_stretch : run_unit, &job);
+        da_release(allocator, job.memory);
+    }
+    return da_progress_end(&job.progress);
+}
+
+size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
+                                      const da_problem *problem, void *user) {
+    backward_job job = {0};
+    size_t threads = (size_t)plan(&job, true, true, context, config, problem);
+    return threads * job.memory_per_thread;
+}

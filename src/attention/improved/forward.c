@@ -1,0 +1,231 @@
+/* The fast forward pass: rows are queries, columns keys (unit.h), with one running softmax per row through all patterns. */
+#include <math.h>
+#include <string.h>
+
+#include "attention/improved/improved.h"
+#include "attention/improved/passes.h"
+#include "attention/improved/unit.h"
+#include "core/dtype.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "core/tensor.h"
+
+#define ROW_ARRAYS 2 /* accumulators and packed queries */
+
+static const double ln_2 = 0.69314718055994530942;
+
+/* What a call's threads share. */
+typedef struct forward_job {
+    const da_forward_call *call;
+    da_unit_cut cut;
+    char *memory;
+    size_t memory_per_thread;
+    da_progress_state progress;
+} forward_job;
+
+/* One thread's memory, and the unit that it is at. */
+typedef struct worker {
+    const forward_job *job;
+    da_unit unit;
+    int64_t head, kv_head;
+    da_head_patterns patterns;
+    char *maximum, *sum; /* real[rows] */
+    char *accumulator;   /* real[rows][padded_dim] */
+    char *queries;       /* real[tiles][padded_dim][tile_rows] */
+    char *scores;        /* scratch of a tile */
+    da_key_block block;
+} worker;
+
+/* Lays a worker's memory out; returns the bytes it takes. */
+static size_t lay_out(worker *w, const da_unit_cut *cut, char *memory) {
+    da_arena arena = {memory, 0};
+    size_t real = cut->kernels->real_size, tile = (size_t)cut->kernels->tile_rows, padded = (size_t)cut->padded_dim;
+    da_unit_lay_out(&w->unit, &arena, cut);
+    w->maximum = da_arena_take(&arena, cut->rows, real);
+    w->sum = da_arena_take(&arena, cut->rows, real);
+    w->accumulator = da_arena_take(&arena, cut->rows * padded, real);
+    w->queries = da_arena_take(&arena, cut->rows * padded, real);
+    w->scores = da_arena_take(&arena, tile * DA_BLOCK_KEYS, real);
+    da_block_lay_out(&w->block, &arena, cut);
+    return arena.used;
+}
+
+/* ---- the functions of the pass ----------------------------------------------------------------------------------- */
+
+/* Packs a class's queries and begins their softmax. */
+static void begin_class(void *user, const da_row_class *class) {
+    worker *w = user;
+    const da_forward_call *call = w->job->call;
+    const da_kernels *kernels = w->job->cut.kernels;
+    size_t rows = (size_t)da_unit_padded_rows(&w->unit, class), first = (size_t) class->first_row;
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    memset(w->sum + first * kernels->real_size, 0, rows * kernels->real_size);
+    memset(w->accumulator + first * row_bytes, 0, rows * row_bytes);
+    for (size_t row = 0; row < rows; row++) {
+        da_set_real(kernels, w->maximum, (int64_t)(first + row), -INFINITY);
+    }
+    da_unit_pack(&w->unit, class, call->query, w->head, call->scale / ln_2, w->queries);
+}
+
+static void fill_block(void *user) {
+    worker *w = user;
+    da_unit_gather(&w->unit, w->job->call->key, w->job->call->value, w->kv_head, &w->block);
+}
+
+static void attend_tile(void *user, const da_row_class *class, int row_in_class) {
+    worker *w = user;
+    const da_kernels *kernels = w->job->cut.kernels;
+    size_t row = (size_t)(class->first_row + row_in_class), row_bytes = da_unit_row_bytes(&w->unit);
+    da_query_tile tile = {
+        .queries = w->queries + row * row_bytes,
+        .maximum = w->maximum + row * kernels->real_size,
+        .sum = w->sum + row * kernels->real_size,
+        .accumulator = w->accumulator + row * row_bytes,
+        .scores = w->scores,
+        .score_factor = w->job->call->scale / ln_2,
+    };
+    da_unit_describe_tile(&w->unit, class, row_in_class, &tile);
+    kernels->attend(&w->block, &tile);
+}
+
+/* Divides a row's accumulator by its sum and writes output and logsumexp. The zero keys come in here: with z of them the
+ * sum gains z * 2^(0 - maximum), and the accumulator nothing. */
+static void finish_row(worker *w, int row, double zero_keys) {
+    const da_kernels *kernels = w->job->cut.kernels;
+    const da_tensor *out = w->job->call->out, *lse = w->job->call->lse;
+    int64_t i = da_unit_row_position(&w->unit, row), batch = w->unit.batch;
+    double maximum = da_real_at(kernels, w->maximum, row), sum = da_real_at(kernels, w->sum, row);
+    double factor = w->unit.dropout.factor / w->patterns.divisor;
+    if (zero_keys > 0) {
+        double reached = maximum > 0 ? maximum : 0, shrink = exp2(maximum - reached);
+        sum = sum * shrink + zero_keys * exp2(-reached);
+        factor *= shrink;
+        maximum = reached;
+    }
+    bool has_keys = sum != 0; /* a NaN is a key's */
+    kernels->store_row(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), has_keys ? factor / sum : 0,
+                       out->dtype, w->job->cut.head_dim, da_tensor_row(out, batch, i, w->head), out->stride[3]);
+    if (lse) {
+        da_dtype_store(lse->dtype, da_tensor_row(lse, batch, i, w->head),
+                       has_keys ? (maximum + log2(sum)) * ln_2 : -INFINITY);
+    }
+}
+
+static void finish_class(void *user, const da_row_class *class) {
+    worker *w = user;
+    const da_kernels *kernels = w->job->cut.kernels;
+    double zero_keys = (double)da_span_zero_keys(&w->unit.span, class->kept_in);
+    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+        if (row % kernels->tile_rows == 0 && kernels->finish_tile) {
+            kernels->finish_tile(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), w->job->cut.padded_dim);
+        }
+        finish_row(w, row, zero_keys);
+    }
+}
+
+static bool key_is_absent(const void *user, int64_t position) {
+    const worker *w = user;
+    return da_key_is_padded(w->job->call->options, w->unit.batch, position);
+}
+
+static const da_unit_pass forward_pass = {
+    .column_is_absent = key_is_absent,
+    .begin_class = begin_class,
+    .fill_block = fill_block,
+    .attend_tile = attend_tile,
+    .finish_class = finish_class,
+};
+
+/* ---- the call ---------------------------------------------------------------------------------------------------- */
+
+static void run_unit(int64_t index, int thread, void *user) {
+    forward_job *job = user;
+    const da_forward_call *call = job->call;
+    const da_kernels *kernels = job->cut.kernels;
+    int64_t sequence = index / job->cut.unit_count, n = call->query->shape[1], heads = call->query->shape[2];
+    int64_t first = index % job->cut.unit_count * job->cut.unit;
+    int64_t end = n - first < job->cut.unit ? n : first + job->cut.unit;
+    worker w = {.job = job, .head = sequence % heads};
+    if (da_progress_cancelled(&job->progress)) {
+        return;
+    }
+    w.kv_head = w.head / (heads / call->key->shape[2]);
+    w.unit = (da_unit){.cut = &job->cut, .pass = &forward_pass, .batch = sequence / heads};
+    lay_out(&w, &job->cut, job->memory + (size_t)thread * job->memory_per_thread);
+    w.unit.worker = &w;
+    w.unit.patterns = &w.patterns;
+    da_head_patterns_init(&w.patterns, call->config, n, heads, w.head);
+    da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch, w.head);
+    if (kernels->begin) {
+        kernels->begin();
+    }
+    da_unit_run(&w.unit, first, end);
+    if (kernels->end) {
+        kernels->end();
+    }
+    da_progress_step(&job->progress, thread);
+}
+
+/* Fills in all but the memory; returns the number of threads that the call can use. */
+static int plan(forward_job *job, const da_kernels *kernels, const da_context *context,
+                const da_attention_config *config, const da_problem *problem) {
+    worker layout;
+    int64_t sequences = problem->batch * problem->heads;
+    da_unit_cut_init(&job->cut, kernels, config, problem, sequences, ROW_ARRAYS);
+    job->memory_per_thread = lay_out(&layout, &job->cut, NULL);
+    return da_threads_for(context, &config->tuning, sequences * job->cut.unit_count);
+}
+
+void da_improved_describe(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                          da_improved_cut *cut) {
+    forward_job job = {0};
+    const da_kernels *kernels = da_kernels_for(da_context_isa(context), problem->dtype);
+    cut->threads = plan(&job, kernels, context, config, problem);
+    cut->tile_rows = kernels->tile_rows;
+    cut->panel_keys = kernels->panel_keys;
+    cut->unit = job.cut.unit;
+    cut->unit_count = job.cut.unit_count;
+    cut->block_keys = job.cut.block_keys;
+    cut->unit_bytes = (size_t)job.cut.unit * (size_t)(ROW_ARRAYS * job.cut.padded_dim) * kernels->real_size;
+}
+
+/* Products of their own hold no weights that dropout could take away. */
+static const da_kernels *kernels_for_call(const da_forward_call *call) {
+    da_isa isa = da_context_isa(call->context);
+    da_dtype dtype = call->query->dtype;
+    return call->dropout > 0 ? da_kernels_for_backward(isa, dtype) : da_kernels_for(isa, dtype);
+}
+
+da_status da_improved_forward(void *state, const da_forward_call *call, void *user) {
+    const da_allocator *allocator = da_context_allocator(call->context);
+    da_problem problem;
+    forward_job job = {.call = call};
+    da_problem_of_tensors(call->query, call->key, &problem);
+    int threads = plan(&job, kernels_for_call(call), call->context, call->config, &problem);
+    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
+    if (!job.memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    if (job.cut.clear_memory) {
+        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
+    }
+    int64_t units = problem.batch * problem.heads * job.cut.unit_count;
+    da_progress_begin(&job.progress, call->options, units);
+    da_parallel_for(threads, units, run_unit, &job);
+    da_release(allocator, job.memory);
+    return da_progress_end(&job.progress);
+}
+
+size_t da_improved_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                             void *user) {
+    forward_job job = {0};
+    da_isa isa = da_context_isa(context);
+    size_t threads = (size_t)plan(&job, da_kernels_for(isa, problem->dtype), context, config, problem);
+    size_t bytes = threads * job.memory_per_thread;
+    if (config->dropout > 0) { /* whether a call trains is not known */
+        threads = (size_t)plan(&job, da_kernels_for_backward(isa, problem->dtype), context, config, problem);
+        size_t training_bytes = threads * job.memory_per_thread;
+        bytes = training_bytes > bytes ? training_bytes : bytes;
+    }
+    return bytes;
+}

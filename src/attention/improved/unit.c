@@ -1,0 +1,302 @@
+#include "attention/improved/unit.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/compiler.h"
+#include "core/dtype.h"
+#include "core/tensor.h"
+
+/* Rows of a unit: the more of them, the more often a packed column is used. What they are packed to, and their
+ * accumulators, take UNIT_BYTES. */
+#define UNIT_BYTES (2 * 1024 * 1024)
+#define UNIT_MAX_ROWS 2048
+
+#define WIDEST_VECTOR 32 /* components to whose multiples kernels round head_dim up */
+
+#define CACHE_LINE 64
+#define PREFETCH_ROWS 16 /* how far ahead of their use rows of tensors are asked for */
+
+_Static_assert(DA_BLOCK_KEYS <= DA_MAX_BLOCK_KEYS && UNIT_MAX_ROWS <= DA_MAX_UNIT, "a tuning must reach the defaults");
+
+/* ---- cutting and memory ------------------------------------------------------------------------------------------ */
+
+static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest) {
+    if (tuning->unit == 0) {
+        return da_schedule_unit(n, sequences, largest);
+    }
+    int64_t unit = tuning->unit < largest ? tuning->unit : largest;
+    return unit < n ? unit : n;
+}
+
+/* Classes that the rows of a unit can fall into: each pattern of a rate above 1 keeps a row or not, in each of the
+ * segments that the unit meets. */
+static int64_t most_classes(const da_attention_config *config, int64_t unit) {
+    int64_t most = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES, pieces = 1, kept_or_not = 1;
+    for (size_t p = 0; p < config->segment_count && pieces * kept_or_not < most; p++) {
+        pieces += unit / config->segment_lengths[p] + 1; /* edges of segments within the unit */
+        kept_or_not *= config->dilation_rates[p] == 1 ? 1 : 2;
+    }
+    return pieces * kept_or_not < most ? pieces * kept_or_not : most;
+}
+
+void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
+                      const da_problem *problem, int64_t sequences, int row_arrays) {
+    const da_tuning *tuning = &config->tuning;
+    int lanes = kernels->vector_lanes, block_keys = tuning->block_keys;
+    int64_t n = da_problem_length(problem);
+    cut->kernels = kernels;
+    cut->head_dim = (int)problem->head_dim;
+    cut->padded_dim = (cut->head_dim + lanes - 1) / lanes * lanes;
+    int64_t largest = UNIT_BYTES / (row_arrays * cut->padded_dim * (int64_t)kernels->real_size);
+    cut->unit = choose_unit(tuning, n, sequences, largest < UNIT_MAX_ROWS ? largest : UNIT_MAX_ROWS);
+    cut->unit_count = (n - 1) / cut->unit + 1;
+    cut->block_keys = block_keys > 0 && block_keys < DA_BLOCK_KEYS ? block_keys : DA_BLOCK_KEYS;
+    cut->most_classes = (int)most_classes(config, cut->unit);
+    /* Each class may leave its last tile part empty. */
+    size_t tile = (size_t)kernels->tile_rows;
+    cut->rows = ((size_t)cut->unit + (size_t)cut->most_classes * (tile - 1) + tile - 1) / tile * tile;
+    cut->clear_memory = cut->head_dim % WIDEST_VECTOR != 0;
+}
+
+void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut) {
+    unit->class_of = da_arena_take(arena, (size_t)cut->unit, sizeof *unit->class_of);
+    unit->row_positions = da_arena_take(arena, cut->rows, sizeof *unit->row_positions);
+    unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, cut->kernels->real_size);
+    unit->column_positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_positions);
+    unit->held_in = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->held_in);
+}
+
+void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut) {
+    size_t real = cut->kernels->real_size, padded = (size_t)cut->padded_dim;
+    *block = (da_key_block){.head_dim = cut->head_dim, .padded_dim = cut->padded_dim};
+    block->staged = da_arena_take(arena, (size_t)cut->kernels->panel_keys * padded, real);
+    block->panels = da_arena_take(arena, DA_BLOCK_KEYS * padded, real);
+    block->values = da_arena_take(arena, DA_BLOCK_KEYS * padded, real);
+    block->positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *block->positions);
+    block->tokens = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *block->tokens);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+static bool row_is_absent(const da_unit *unit, int64_t position) {
+    return unit->pass->row_is_absent && unit->pass->row_is_absent(unit->worker, position);
+}
+
+/* Index of the class of `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
+static int find_class(da_unit *unit, da_segment_set kept_in) {
+    for (int c = 0; c < unit->class_count; c++) {
+        if (unit->classes[c].kept_in == kept_in) {
+            return c;
+        }
+    }
+    if (unit->class_count == unit->cut->most_classes) {
+        return -1;
+    }
+    unit->classes[unit->class_count] = (da_row_class){.kept_in = kept_in};
+    return unit->class_count++;
+}
+
+/* Finds the classes of the span's rows; where there is no room for another, the span ends. */
+static void find_classes(da_unit *unit) {
+    unit->class_count = 0;
+    for (int64_t i = unit->span.first; i < unit->span.end; i++) {
+        if (row_is_absent(unit, i)) {
+            continue;
+        }
+        int c = find_class(unit, da_span_kept_in(&unit->span, i));
+        if (c < 0) {
+            unit->span.end = i;
+            return;
+        }
+        unit->classes[c].row_count++;
+        unit->class_of[i - unit->span.first] = (uint8_t)c;
+    }
+}
+
+/* Gives each class its rows, a whole number of tiles, and each row its position. */
+static void place_rows(da_unit *unit) {
+    int next_row = 0;
+    for (int c = 0; c < unit->class_count; c++) {
+        da_row_class *class = &unit->classes[c];
+        class->first_row = next_row;
+        next_row += da_unit_padded_rows(unit, class);
+        class->row_count = 0;
+    }
+    for (int64_t i = unit->span.first; i < unit->span.end; i++) {
+        if (!row_is_absent(unit, i)) {
+            da_row_class *class = &unit->classes[unit->class_of[i - unit->span.first]];
+            unit->row_positions[class->first_row + class->row_count++] = (int)(i - unit->span.first);
+        }
+    }
+}
+
+/* Rows lie far apart, where no hardware prefetcher follows. */
+static void prefetch_row(const da_tensor *tensor, int64_t batch, int64_t position, int64_t head) {
+    size_t bytes = (size_t)tensor->shape[3] * da_dtype_size(tensor->dtype);
+    const char *row = da_tensor_row(tensor, batch, position, head);
+    for (size_t line = 0; line < bytes; line += CACHE_LINE) {
+        PREFETCH(row + line);
+    }
+}
+
+void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tensor *tensor, int64_t head, double factor,
+                  char *packed) {
+    const da_kernels *kernels = unit->cut->kernels;
+    int tile_rows = kernels->tile_rows, rows = da_unit_padded_rows(unit, class);
+    size_t row_bytes = da_unit_row_bytes(unit);
+    char *first = packed + (size_t) class->first_row * row_bytes;
+    /* Rows that the last tile does not use hold zeros. */
+    memset(first + (size_t)(rows - tile_rows) * row_bytes, 0, (size_t)tile_rows * row_bytes);
+    for (int row = 0; row < class->row_count; row++) {
+        if (row + PREFETCH_ROWS < class->row_count) {
+            prefetch_row(tensor, unit->batch, da_unit_row_position(unit, class->first_row + row + PREFETCH_ROWS), head);
+        }
+        int64_t position = da_unit_row_position(unit, class->first_row + row);
+        kernels->pack_query(da_tensor_row(tensor, unit->batch, position, head), tensor->stride[3], tensor->dtype,
+                            unit->cut->head_dim, factor, row % tile_rows,
+                            first + (size_t)(row / tile_rows * tile_rows) * row_bytes);
+    }
+}
+
+/* ---- columns ----------------------------------------------------------------------------------------------------- */
+
+/* A position relative to the span, as the kernels compare it; exact up to 2^30 tokens away, and beyond that still on
+ * the right side of every bound that causality or a window of at most 2^30 sets. */
+static int32_t relative_position(const da_unit *unit, int64_t position) {
+    const int64_t limit = (int64_t)1 << 30;
+    int64_t relative = position - unit->span.first;
+    return (int32_t)(relative > limit ? limit : relative < -limit ? -limit : relative);
+}
+
+void da_unit_describe_tile(const da_unit *unit, const da_row_class *class, int row, da_query_tile *tile) {
+    const da_span *span = &unit->span;
+    int tile_rows = unit->cut->kernels->tile_rows, rows = class->row_count - row;
+    tile->rows = rows < tile_rows ? rows : tile_rows;
+    for (int r = 0; r < tile->rows; r++) {
+        int64_t i = da_unit_row_position(unit, class->first_row + row + r);
+        tile->last_visible[r] =
+            span->sees_after < INT64_MAX - i ? relative_position(unit, i + span->sees_after) : INT32_MAX;
+        tile->first_visible[r] = span->sees_before < i ? relative_position(unit, i - span->sees_before) : INT32_MIN;
+        tile->tokens[r] = (uint32_t)i;
+    }
+    tile->bias = unit->bias;
+    tile->dropout = unit->dropout.applies ? &unit->dropout : NULL;
+    tile->rows_are_keys = unit->pass->rows_are_keys;
+}
+
+/* The bias of the block's columns for the rows of a class. */
+static void set_class_bias(const da_unit *unit, const da_row_class *class) {
+    uint8_t multiplicities[DA_BLOCK_KEYS];
+    da_segment_set held_in = 0;
+    int multiplicity = 0;
+    for (int column = 0; column < unit->column_count; column++) {
+        if (column == 0 || unit->held_in[column] != held_in) {
+            held_in = unit->held_in[column];
+            multiplicity = da_span_multiplicity(&unit->span, class->kept_in, held_in);
+        }
+        multiplicities[column] = (uint8_t)multiplicity;
+    }
+    unit->cut->kernels->set_bias(multiplicities, unit->column_count, unit->bias);
+}
+
+/* Takes the block against the tiles of a class that see a column of it. */
+static void attend_class(da_unit *unit, const da_row_class *class) {
+    const da_span *span = &unit->span;
+    int tile_rows = unit->cut->kernels->tile_rows;
+    /* Columns and rows are in ascending order. */
+    int64_t first_column = unit->column_positions[0], last_column = unit->column_positions[unit->column_count - 1];
+    set_class_bias(unit, class);
+    for (int row = 0; row < class->row_count; row += tile_rows) {
+        int last_row = row + tile_rows < class->row_count ? row + tile_rows - 1 : class->row_count - 1;
+        int64_t first = da_unit_row_position(unit, class->first_row + row);
+        int64_t last = da_unit_row_position(unit, class->first_row + last_row);
+        bool all_later = first_column > last && span->sees_after < first_column - last;
+        bool all_too_early = last_column < first && span->sees_before < first - last_column;
+        if (!all_later && !all_too_early) {
+            unit->pass->attend_tile(unit->worker, class, row);
+        }
+    }
+    if (unit->pass->leave_class) {
+        unit->pass->leave_class(unit->worker);
+    }
+}
+
+void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
+                    da_key_block *block) {
+    da_key_source source = {.key_stride = key->stride[3], .value_stride = value->stride[3], .dtype = key->dtype};
+    block->count = 0;
+    for (int k = 0; k < unit->column_count; k++) {
+        int64_t position = unit->column_positions[k];
+        if (k + PREFETCH_ROWS < unit->column_count) {
+            prefetch_row(key, unit->batch, unit->column_positions[k + PREFETCH_ROWS], head);
+            prefetch_row(value, unit->batch, unit->column_positions[k + PREFETCH_ROWS], head);
+        }
+        source.key = da_tensor_row(key, unit->batch, position, head);
+        source.value = da_tensor_row(value, unit->batch, position, head);
+        source.position = relative_position(unit, position);
+        source.token = (uint32_t)position;
+        unit->cut->kernels->append_key(block, &source);
+    }
+    unit->cut->kernels->close_block(block);
+}
+
+/* Takes the columns that were visited against the tiles of all classes that see them. */
+static void flush_columns(da_unit *unit) {
+    if (unit->column_count == 0) {
+        return;
+    }
+    unit->pass->fill_block(unit->worker);
+    for (int c = 0; c < unit->class_count; c++) {
+        if (unit->seen_by >> c & 1) {
+            attend_class(unit, &unit->classes[c]);
+        }
+    }
+    if (unit->pass->leave_block) {
+        unit->pass->leave_block(unit->worker);
+    }
+    unit->column_count = 0;
+}
+
+static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen_by, void *user) {
+    da_unit *unit = user;
+    if (unit->pass->column_is_absent && unit->pass->column_is_absent(unit->worker, position)) {
+        return;
+    }
+    if (unit->column_count == unit->cut->block_keys || seen_by != unit->seen_by) {
+        flush_columns(unit);
+        unit->seen_by = seen_by;
+    }
+    unit->column_positions[unit->column_count] = position;
+    unit->held_in[unit->column_count++] = held_in;
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
+
+/* Computes the rows from `first` on, as far as a span and its classes have room; returns where it stopped. */
+static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
+    da_segment_set kept_in[DA_MAX_CLASSES];
+    da_span_begin(&unit->span, unit->patterns, first, end);
+    if (unit->pass->rows_are_keys) {
+        da_span_reverse(&unit->span);
+    }
+    find_classes(unit);
+    place_rows(unit);
+    for (int c = 0; c < unit->class_count; c++) {
+        kept_in[c] = unit->classes[c].kept_in;
+        unit->pass->begin_class(unit->worker, &unit->classes[c]);
+    }
+    unit->column_count = 0;
+    da_span_keys(&unit->span, kept_in, unit->class_count, visit_column, unit);
+    flush_columns(unit);
+    for (int c = 0; c < unit->class_count; c++) {
+        unit->pass->finish_class(unit->worker, &unit->classes[c]);
+    }
+    return unit->span.end;
+}
+
+void da_unit_run(da_unit *unit, int64_t first, int64_t end) {
+    while (first < end) {
+        first = run_span(unit, first, end);
+    }
+}

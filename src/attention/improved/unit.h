@@ -1,0 +1,121 @@
+/* A unit of rows against the columns that they see: what the passes of `improved` share. Rows are queries and columns keys,
+ * or, in the pass for the gradients of keys and values, rows are keys and columns queries.
+ *
+ * The rows of a span (pattern/schedule.h) are placed in tiles that belong to one class each, and packed once. Their columns
+ * come in runs, are gathered and packed in blocks, and every block is taken against the tiles of all the classes that see
+ * it. So a column is packed once per span, and a score is computed once. Nothing here depends on the data type or the
+ * instruction set. */
+#ifndef DA_ATTENTION_UNIT_H
+#define DA_ATTENTION_UNIT_H
+
+#include "attention/workspace.h"
+#include "kernels/kernels.h"
+#include "pattern/schedule.h"
+
+/* How a pass cuts a problem. */
+typedef struct da_unit_cut {
+    const da_kernels *kernels;
+    int head_dim, padded_dim;
+    int64_t unit, unit_count; /* rows of a unit, and units per sequence */
+    int block_keys;           /* columns of a block, at most DA_BLOCK_KEYS */
+    int most_classes;         /* of a unit */
+    size_t rows;              /* that a unit's classes need, whole tiles each */
+    bool clear_memory;        /* components between head_dim and the end of a vector are read, and are to be zero */
+} da_unit_cut;
+
+/* The rows of a span that the same segments keep: first_row, first_row + 1, ... */
+typedef struct da_row_class {
+    da_segment_set kept_in;
+    int first_row, row_count; /* first_row begins a tile */
+} da_row_class;
+
+/* What a pass does with rows and columns; `worker` is the unit's. */
+typedef struct da_unit_pass {
+    bool rows_are_keys;
+    bool (*row_is_absent)(const void *worker, int64_t position),
+        (*column_is_absent)(const void *worker, int64_t position);
+    void (*begin_class)(void *worker, const da_row_class *class); /* packs its rows */
+    void (*fill_block)(void *worker); /* gathers the columns visited, and closes the block */
+    /* Takes the block against the tile of a class that begins at its row `row`. */
+    void (*attend_tile)(void *worker, const da_row_class *class, int row);
+    void (*leave_class)(void *worker); /* NULL, or to be called when all tiles of a class have met the block */
+    void (*leave_block)(void *worker); /* NULL, or to be called when all classes have */
+    void (*finish_class)(void *worker, const da_row_class *class);
+} da_unit_pass;
+
+/* One thread's span. */
+typedef struct da_unit {
+    const da_unit_cut *cut;
+    const da_unit_pass *pass;
+    void *worker;
+    const da_head_patterns *patterns; /* of the head at hand */
+    int64_t batch;
+    da_dropout dropout; /* of the head at hand */
+    da_span span;
+    int class_count;
+    da_row_class classes[DA_MAX_CLASSES];
+    uint8_t *class_of;         /* [unit]: of each row of the span */
+    int *row_positions;        /* [rows]: relative to the span's first */
+    char *bias;                /* real[DA_BLOCK_KEYS], of the class at hand */
+    int column_count;          /* columns visited and not yet attended to */
+    int64_t *column_positions; /* [DA_BLOCK_KEYS] */
+    da_segment_set *held_in;   /* [DA_BLOCK_KEYS]: the segments that hold each */
+    uint64_t seen_by;          /* the classes that see them */
+} da_unit;
+
+/* Cuts `sequences` sequences of a problem, for rows that have row_arrays arrays of padded_dim reals each. */
+void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
+                      const da_problem *problem, int64_t sequences, int row_arrays);
+
+/* Lay out memory for units that are cut so, and for a block. */
+void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut);
+void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut);
+
+/* Computes the rows first..end-1, span by span. */
+void da_unit_run(da_unit *unit, int64_t first, int64_t end);
+
+/* ---- for the functions of a pass --------------------------------------------------------------------------------- */
+
+static inline int64_t da_unit_row_position(const da_unit *unit, int row) {
+    return unit->span.first + unit->row_positions[row];
+}
+
+/* Rows of a class, rounded up to whole tiles. */
+static inline int da_unit_padded_rows(const da_unit *unit, const da_row_class *class) {
+    int tile_rows = unit->cut->kernels->tile_rows;
+    return (class->row_count + tile_rows - 1) / tile_rows * tile_rows;
+}
+
+/* Bytes of a row of padded_dim reals. */
+static inline size_t da_unit_row_bytes(const da_unit *unit) {
+    return (size_t)unit->cut->padded_dim * unit->cut->kernels->real_size;
+}
+
+/* Packs a tensor's rows of a class, times `factor`, into its tiles of packed: real[rows][padded_dim]. */
+void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tensor *tensor, int64_t head, double factor,
+                  char *packed);
+
+/* Gathers the columns visited into a block: rows of `key` for its panels, and of `value`. */
+void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
+                    da_key_block *block);
+
+/* Fills in, for the tile that begins at row `row` of a class, the rows in use, what they see, what dropout needs, and the
+ * bias. */
+void da_unit_describe_tile(const da_unit *unit, const da_row_class *class, int row, da_query_tile *tile);
+
+/* ---- real numbers whose type only the kernels know --------------------------------------------------------------- */
+
+static inline double da_real_at(const da_kernels *kernels, const char *array, int64_t index) {
+    return kernels->real_size == sizeof(double) ? ((const double *)(const void *)array)[index]
+                                                : (double)((const float *)(const void *)array)[index];
+}
+
+static inline void da_set_real(const da_kernels *kernels, char *array, int64_t index, double value) {
+    if (kernels->real_size == sizeof(double)) {
+        ((double *)(void *)array)[index] = value;
+    } else {
+        ((float *)(void *)array)[index] = (float)value;
+    }
+}
+
+#endif

@@ -1,0 +1,143 @@
+/* The backward pass of `standard`, by the formulae at da_attention_backward.
+ *
+ * Scores are computed again from query and key, and weights from the logsumexp of the forward pass (Dao et al.,
+ * arXiv:2205.14135). There are two passes, each like the forward one, pattern by pattern over the segments: tiles of queries
+ * gather grad_query from the keys that they see, and tiles of keys gather grad_key and grad_value from the queries that see
+ * them, of all the heads that share the key. Each pair's numbers are made twice that way, but no two threads add to one
+ * number, whence results are the same for any number of them, and nothing but a tile is held. */
+#include "attention/standard/backward.h"
+
+#include <math.h>
+
+#include "attention/standard/sequence.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+
+#define REAL float
+#define EXP expf
+#define NAME(x) x##_f32
+#include "attention/standard/backward.inc.h"
+#undef REAL
+#undef EXP
+#undef NAME
+#define REAL double
+#define EXP exp
+#define NAME(x) x##_f64
+#include "attention/standard/backward.inc.h"
+
+typedef struct backward_job {
+    const da_backward_call *call;
+    int64_t query_tiles, key_tiles; /* per sequence and head, or kv head */
+    int64_t query_work, key_work;   /* tiles in all, of the gradients that are wanted */
+    char *memory;
+    size_t memory_per_thread;
+    da_progress_state progress;
+} backward_job;
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static void begin_head(sequence *s, const da_backward_call *call, int64_t batch, int64_t head) {
+    const da_backward_tensors *t = call->tensors;
+    *s = (sequence){
+        .query = t->query,
+        .key = t->key,
+        .value = t->value,
+        .out = t->out,
+        .lse = t->lse,
+        .options = call->options,
+        .scale = call->scale,
+    };
+    sequence_begin(s, call->config, call->dropout, batch, head);
+}
+
+static void run_query_tile(const backward_job *job, int64_t index, void *memory) {
+    const da_backward_tensors *t = job->call->tensors;
+    int64_t heads = t->query->shape[2], first = index % job->query_tiles * TILE_ROWS;
+    int64_t end = smaller(first + TILE_ROWS, t->query->shape[1]);
+    sequence s;
+    begin_head(&s, job->call, index / job->query_tiles / heads, index / job->query_tiles % heads);
+    if (t->query->dtype == DA_F64) {
+        differentiate_queries_f64(memory, &s, t, first, end);
+    } else {
+        differentiate_queries_f32(memory, &s, t, first, end);
+    }
+}
+
+static void run_key_tile(const backward_job *job, int64_t index, void *memory) {
+    const da_backward_tensors *t = job->call->tensors;
+    int64_t kv_heads = t->key->shape[2], group = t->query->shape[2] / kv_heads;
+    int64_t batch = index / job->key_tiles / kv_heads, kv_head = index / job->key_tiles % kv_heads;
+    int64_t first = index % job->key_tiles * TILE_KEYS, end = smaller(first + TILE_KEYS, t->key->shape[1]);
+    bool f64 = t->query->dtype == DA_F64;
+    int head_dim = (int)t->query->shape[3];
+    sequence s;
+    (f64 ? begin_keys_f64 : begin_keys_f32)(memory, end - first, head_dim);
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
+        begin_head(&s, job->call, batch, head);
+        (f64 ? differentiate_keys_f64 : differentiate_keys_f32)(memory, &s, t, first, end);
+    }
+    (f64 ? finish_keys_f64 : finish_keys_f32)(memory, &s, t, first, end);
+}
+
+static void run_tile(int64_t index, int thread, void *user) {
+    backward_job *job = user;
+    void *memory = job->memory + (size_t)thread * job->memory_per_thread;
+    if (da_progress_cancelled(&job->progress)) {
+        return;
+    }
+    if (index < job->query_work) {
+        run_query_tile(job, index, memory);
+    } else {
+        run_key_tile(job, index - job->query_work, memory);
+    }
+    da_progress_step(&job->progress, thread);
+}
+
+static size_t tile_size(da_dtype dtype) {
+    size_t queries = dtype == DA_F64 ? sizeof(query_tile_f64) : sizeof(query_tile_f32);
+    size_t keys = dtype == DA_F64 ? sizeof(key_tile_f64) : sizeof(key_tile_f32);
+    return queries > keys ? queries : keys;
+}
+
+/* Fills in all but call and memory; returns the number of threads that the call can use. */
+static int plan(backward_job *job, const da_context *context, const da_attention_config *config,
+                const da_problem *problem, bool wants_query, bool wants_keys) {
+    da_arena arena = {0};
+    int64_t n = da_problem_length(problem);
+    job->query_tiles = (n - 1) / TILE_ROWS + 1;
+    job->key_tiles = (n - 1) / TILE_KEYS + 1;
+    job->query_work = wants_query ? problem->batch * problem->heads * job->query_tiles : 0;
+    job->key_work = wants_keys ? problem->batch * problem->kv_heads * job->key_tiles : 0;
+    da_arena_take(&arena, 1, tile_size(problem->dtype));
+    job->memory_per_thread = arena.used;
+    return da_threads_for(context, &config->tuning, job->query_work + job->key_work);
+}
+
+da_status da_standard_backward(void *state, const da_backward_call *call, void *user) {
+    const da_allocator *allocator = da_context_allocator(call->context);
+    const da_backward_tensors *t = call->tensors;
+    da_problem problem;
+    backward_job job = {.call = call};
+    da_problem_of_tensors(t->query, t->key, &problem);
+    int threads = plan(&job, call->context, call->config, &problem, t->grad_query, t->grad_key || t->grad_value);
+    if (threads == 0) { /* no gradient is wanted */
+        return DA_OK;
+    }
+    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
+    if (!job.memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    da_progress_begin(&job.progress, call->options, job.query_work + job.key_work);
+    da_parallel_for(threads, job.query_work + job.key_work, run_tile, &job);
+    da_release(allocator, job.memory);
+    return da_progress_end(&job.progress);
+}
+
+size_t da_standard_backward_workspace(const da_context *context, const da_attention_config *config,
+                                      const da_problem *problem, void *user) {
+    backward_job job = {0};
+    size_t threads = (size_t)plan(&job, context, config, problem, true, true);
+    return threads * job.memory_per_thread;
+}

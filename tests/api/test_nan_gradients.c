@@ -1,0 +1,195 @@
+/* A NaN reaches the gradients that depend on it, and no other: what lies beside it in a tile keeps every bit. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dilated_attention.h"
+
+enum { N = 150, HEADS = 4, KV_HEADS = 2, GROUP = HEADS / KV_HEADS, HEAD_DIM = 8, ROWS = N * HEADS * HEAD_DIM };
+enum { QUERY, KEY, VALUE, GRAD_OUT, GRAD_LSE, INPUTS };
+enum { GRAD_QUERY, GRAD_KEY, GRAD_VALUE, GRADIENTS };
+
+typedef struct passes {
+    float in[INPUTS][ROWS];
+    float out[ROWS], lse[N * HEADS];
+    float gradient[GRADIENTS][ROWS];
+} passes;
+
+/* Which rows of each gradient may be NaN. */
+typedef struct reach {
+    bool of[GRADIENTS][N][HEADS];
+} reach;
+
+static const da_attention_config *config;
+static bool visible[HEADS][N][N];
+
+static int heads_of(int tensor) {
+    return tensor == KEY || tensor == VALUE ? KV_HEADS : HEADS;
+}
+
+static void fill(passes *p) {
+    uint32_t state = 17;
+    for (int t = 0; t < INPUTS; t++) {
+        for (int k = 0; k < ROWS; k++) {
+            state = state * 1664525u + 1013904223u;
+            p->in[t][k] = (float)(state >> 8) / (float)(1 << 23) - 1.0f;
+        }
+    }
+    memset(p->gradient, 0xFF, sizeof p->gradient);
+}
+
+static void run(passes *p, const char *implementation) {
+    da_context *context;
+    da_attention *attention;
+    da_tensor in[INPUTS], gradient[GRADIENTS];
+    da_tensor out = da_tensor_make(p->out, DA_F32, 1, N, HEADS, HEAD_DIM);
+    da_tensor lse = da_tensor_make(p->lse, DA_F32, 1, N, HEADS, 1);
+    da_backward_tensors t;
+    for (int k = 0; k < INPUTS; k++) {
+        in[k] = da_tensor_make(p->in[k], DA_F32, 1, N, heads_of(k), k == GRAD_LSE ? 1 : HEAD_DIM);
+    }
+    for (int g = 0; g < GRADIENTS; g++) {
+        gradient[g] = da_tensor_make(p->gradient[g], DA_F32, 1, N, g == GRAD_QUERY ? HEADS : KV_HEADS, HEAD_DIM);
+    }
+    da_backward_tensors_init(&t);
+    t.query = &in[QUERY];
+    t.key = &in[KEY];
+    t.value = &in[VALUE];
+    t.out = &out;
+    t.lse = &lse;
+    t.grad_out = &in[GRAD_OUT];
+    t.grad_lse = &in[GRAD_LSE];
+    t.grad_query = &gradient[GRAD_QUERY];
+    t.grad_key = &gradient[GRAD_KEY];
+    t.grad_value = &gradient[GRAD_VALUE];
+    assert_int_equal(da_context_create(NULL, &context), DA_OK);
+    assert_int_equal(da_attention_create(context, implementation, config, &attention), DA_OK);
+    assert_int_equal(da_attention_forward(attention, &in[QUERY], &in[KEY], &in[VALUE], &out, &lse, NULL), DA_OK);
+    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_OK);
+    da_attention_free(attention);
+    da_context_free(context);
+}
+
+static void find_visible(void) {
+    for (int64_t h = 0; h < HEADS; h++) {
+        for (int64_t i = 0; i < N; i++) {
+            for (int64_t j = 0; j < N; j++) {
+                int64_t count;
+                assert_int_equal(da_pattern_multiplicity(config, N, HEADS, h, i, j, &count), DA_OK);
+                visible[h][i][j] = count > 0;
+            }
+        }
+    }
+}
+
+/* The query, whose numbers have become NaN by way of `tensor`, passes it on. */
+static void spread_from_query(reach *r, int tensor, int i, int h) {
+    for (int j = 0; j < N; j++) {
+        if (visible[h][i][j]) {
+            r->of[GRAD_QUERY][i][h] = true;
+            r->of[GRAD_KEY][j][h / GROUP] = true;
+            /* grad_value needs neither values nor grad_lse. */
+            r->of[GRAD_VALUE][j][h / GROUP] |= tensor != VALUE && tensor != GRAD_LSE;
+        }
+    }
+}
+
+static void find_reach(reach *r, int tensor, int at, int head) {
+    memset(r, 0, sizeof *r);
+    for (int h = 0; h < HEADS; h++) {
+        for (int i = 0; i < N; i++) {
+            bool of_query = tensor == QUERY || tensor == GRAD_OUT || tensor == GRAD_LSE;
+            if (of_query ? i == at && h == head : h / GROUP == head && visible[h][i][at]) {
+                spread_from_query(r, tensor, i, h);
+            }
+        }
+    }
+}
+
+static void check_row(const reach *r, const float *clean, const float *got, int gradient, int at, int h) {
+    bool reached = r->of[gradient][at][h], any_nan = false;
+    for (int c = 0; c < HEAD_DIM; c++) {
+        any_nan |= isnan(got[c]);
+    }
+    if (reached != any_nan || (!reached && memcmp(clean, got, HEAD_DIM * sizeof *got) != 0)) {
+        fail_msg("gradient %d of token %d, head %d: %s", gradient, at, h,
+                 reached   ? "the NaN is lost"
+                 : any_nan ? "a NaN that it has no part in"
+                           : "other bits");
+    }
+}
+
+static void check(passes *clean, const char *implementation, int tensor, int at, int head) {
+    static passes poisoned;
+    static reach r;
+    int width = tensor == GRAD_LSE ? 1 : HEAD_DIM;
+    fill(&poisoned);
+    poisoned.in[tensor][(at * heads_of(tensor) + head) * width + width / 2] = (float)NAN;
+    find_reach(&r, tensor, at, head);
+    run(&poisoned, implementation);
+    for (int g = 0; g < GRADIENTS; g++) {
+        int heads = g == GRAD_QUERY ? HEADS : KV_HEADS;
+        for (int row = 0; row < N * heads; row++) {
+            check_row(&r, &clean->gradient[g][row * HEAD_DIM], &poisoned.gradient[g][row * HEAD_DIM], g, row / heads,
+                      row % heads);
+        }
+    }
+}
+
+static bool has_backward(const char *implementation) {
+    da_context *context;
+    da_implementation_info info;
+    da_implementation_info_init(&info);
+    assert_int_equal(da_context_create(NULL, &context), DA_OK);
+    assert_int_equal(da_implementation_get_info(context, implementation, &info), DA_OK);
+    da_context_free(context);
+    return info.backward;
+}
+
+static void check_config(const char *implementation) {
+    static passes clean;
+    static const int tokens[] = {0, 1, 37, 64, 95, N - 1};
+    find_visible();
+    fill(&clean);
+    run(&clean, implementation);
+    for (int tensor = 0; tensor < INPUTS; tensor++) {
+        for (size_t k = 0; k < sizeof tokens / sizeof *tokens; k++) {
+            check(&clean, implementation, tensor, tokens[k], (int)k % heads_of(tensor));
+        }
+    }
+}
+
+static void test_nan_goes_where_it_must(void **state) {
+    da_attention_config c;
+    config = &c;
+    if (!has_backward(*state)) {
+        skip();
+    }
+    da_attention_config_init(&c);
+    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){16, 48, 128}, 3, (int64_t[]){1, 2, 4}, 3), DA_OK);
+    check_config(*state);
+    c.causal = true;
+    c.window = 20;
+    check_config(*state);
+    c.overlap = DA_OVERLAP_ONCE;
+    check_config(*state);
+    /* Here most queries have no keys, and their NaN no effect at all. */
+    da_attention_config_init(&c);
+    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){64}, 1, (int64_t[]){4}, 1), DA_OK);
+    check_config(*state);
+}
+
+int main(void) {
+    static char standard[] = "standard", improved[] = "improved";
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(test_nan_goes_where_it_must, standard),
+        cmocka_unit_test_prestate(test_nan_goes_where_it_must, improved),
+    };
+    return cmocka_run_group_tests_name("NaN in gradients", tests, NULL, NULL);
+}

@@ -1,0 +1,148 @@
+/* NaN and infinity in one key reach the queries that see it, and no other, on every instruction set; and a call leaves the
+ * caller's floating-point state and tile registers as they were. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "support/layouts.h"
+#include "support/values.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { N = 150, HEAD_DIM = 70, BAD_KEY = 67, BAD_COMPONENT = 65 };
+
+/* More than rounding in any data type, less than what a NaN, an infinity or a missing key does. */
+static const double CLOSE = 0.02;
+
+typedef enum place { NOWHERE, IN_KEY, IN_VALUE } place;
+
+static test_tensor make_input(da_dtype dtype, unsigned seed, bool bad, double what) {
+    static float numbers[N * HEAD_DIM];
+    test_tensor tensor = test_tensor_make(LAYOUT_DENSE, dtype, 1, N, 1, HEAD_DIM);
+    for (int i = 0; i < N * HEAD_DIM; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        numbers[i] = (float)(int)(seed >> 28) / 8 - 1; /* exact in all types */
+    }
+    if (bad) {
+        numbers[BAD_KEY * HEAD_DIM + BAD_COMPONENT] = (float)what;
+    }
+    test_tensor_fill(&tensor, numbers, DA_F32);
+    return tensor;
+}
+
+static test_tensor run(const da_context *context, da_dtype dtype, place bad, double what) {
+    test_tensor query = make_input(dtype, 1, false, 0), key = make_input(dtype, 2, bad == IN_KEY, what);
+    test_tensor value = make_input(dtype, 3, bad == IN_VALUE, what);
+    test_tensor out = test_tensor_make(LAYOUT_DENSE, dtype, 1, N, 1, HEAD_DIM);
+    da_attention_config config;
+    da_attention *attention;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){N}, 1, (int64_t[]){1}, 1), DA_OK);
+    config.causal = true;
+    assert_int_equal(da_attention_create(context, "improved", &config, &attention), DA_OK);
+    assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &value.view, &out.view, NULL, NULL),
+                     DA_OK);
+    da_attention_free(attention);
+    test_tensor_free(&query);
+    test_tensor_free(&key);
+    test_tensor_free(&value);
+    return out;
+}
+
+static void check(const char *name, const test_tensor *clean, const test_tensor *got, place bad, double what) {
+    for (int i = 0; i < N; i++) {
+        for (int c = 0; c < HEAD_DIM; c++) {
+            double x = test_tensor_get(got, 0, i, 0, c), exact = test_tensor_get(clean, 0, i, 0, c);
+            bool hit = i >= BAD_KEY && (bad == IN_KEY || c == BAD_COMPONENT);
+            bool right = !hit ? fabs(x - exact) <= CLOSE : isnan(what) || bad == IN_KEY ? isnan(x) : x == what;
+            if (!right) {
+                fail_msg("%s, %g in a %s: out[%d][%d] is %g, without it %g", name, what,
+                         bad == IN_KEY ? "key" : "value", i, c, x, exact);
+            }
+        }
+    }
+}
+
+static da_context *open_context(da_isa isa) {
+    da_context *context;
+    da_context_options options;
+    da_context_options_init(&options);
+    options.isa = isa;
+    options.threads = 1;
+    assert_int_equal(da_context_create(&options, &context), DA_OK);
+    return context;
+}
+
+static void test_reach(void **state) {
+    (void)state;
+    for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
+        if (!da_isa_available(isa)) {
+            continue;
+        }
+        da_context *context = open_context(isa);
+        for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
+            test_tensor clean = run(context, dtype, NOWHERE, 0);
+            const double what[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
+            for (int k = 0; k < 3; k++) {
+                test_tensor in_value = run(context, dtype, IN_VALUE, what[k]);
+                check(name, &clean, &in_value, IN_VALUE, what[k]);
+                test_tensor_free(&in_value);
+            }
+            test_tensor in_key = run(context, dtype, IN_KEY, (double)NAN);
+            check(name, &clean, &in_key, IN_KEY, (double)NAN);
+            test_tensor_free(&in_key);
+            test_tensor_free(&clean);
+        }
+        da_context_free(context);
+    }
+}
+
+#if defined(__x86_64__)
+/* Which parts of the registers are in use, as XSAVE numbers them. */
+static uint64_t state_in_use(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return (uint64_t)high << 32 | low;
+}
+#endif
+
+static void test_state_is_left_as_it_was(void **state) {
+    (void)state;
+#if defined(__x86_64__)
+    const uint64_t tiles = 3u << 17;
+    const unsigned flags = 0x3f; /* exceptions that happened */
+    for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
+        if (da_isa_available(isa)) {
+            da_context *context = open_context(isa);
+            unsigned before = _mm_getcsr();
+            test_tensor out = run(context, DA_BF16, NOWHERE, 0);
+            assert_int_equal(_mm_getcsr() & ~flags, before & ~flags);
+            if (isa == DA_ISA_AMX_BF16) {
+                assert_int_equal(state_in_use() & tiles, 0);
+            }
+            test_tensor_free(&out);
+            da_context_free(context);
+        }
+    }
+#else
+    skip();
+#endif
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_state_is_left_as_it_was), /* before others could change it */
+        cmocka_unit_test(test_reach),
+    };
+    return cmocka_run_group_tests_name("not_finite", tests, NULL, NULL);
+}

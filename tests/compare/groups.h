@@ -1,0 +1,52 @@
+/* What comparisons run over: implementations on instruction sets of this machine, by data type, with some numbers of
+ * threads; and the choices that a case's number makes. */
+#ifndef DA_TESTS_GROUPS_H
+#define DA_TESTS_GROUPS_H
+
+#include "support/case_file.h"
+#include "support/layouts.h"
+
+enum { THREAD_CHOICES = 4, MAX_GROUPS = 64 };
+
+extern const int GROUP_THREADS[THREAD_CHOICES];
+
+typedef struct kernel_group {
+    char name[64];
+    const char *implementation;
+    da_isa isa;
+    da_dtype dtype;
+    int number;
+    da_context *contexts[THREAD_CHOICES];
+    int64_t failures;
+} kernel_group;
+
+/* All groups of this machine; returns how many. */
+int kernel_groups_list(kernel_group out[MAX_GROUPS]);
+
+/* Contexts of the group, one for each number of threads. */
+int kernel_group_open(kernel_group *group);
+void kernel_group_close(kernel_group *group);
+
+/* True if the group runs the case: its data type, and f32 cases in f64 too. */
+bool kernel_group_takes(const kernel_group *group, const test_case *one);
+
+/* True if the kernels round weights to bf16. */
+bool kernel_group_rounds_weights(const kernel_group *group);
+
+/* How one group runs one case. */
+typedef struct choice {
+    layout layout;      /* of the tensors; LAYOUT_BROADCAST: key and value alone */
+    int threads;        /* index in GROUP_THREADS */
+    da_dtype lse_dtype; /* DA_DTYPE_ANY: no logsumexp */
+} choice;
+
+choice choose(const kernel_group *group, const test_case *one, int64_t number);
+
+/* Sets a case's padding: the mask as it is stored, or with its two dimensions exchanged in memory. The caller frees the
+ * result. */
+uint8_t *set_padding(const test_case *one, layout kind, da_call_options *options);
+
+/* Counts a failure, and prints the first ones of a group in full. */
+void complain(kernel_group *group, const test_case *one, choice how, const char *format, ...) DA_PRINTF(4, 5);
+
+#endif
