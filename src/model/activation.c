@@ -1,5 +1,6 @@
 /* In f32 erf and exp are polynomials that the compiler turns into vector code; the C library's would take as long as the
- * products. Their errors are an ulp or two of the result, see tests/tolerances.md. */
+ * products. Their error against the C
+ * library is not yet bounded by a test. */
 #include "model/activation.h"
 
 #include <math.h>
