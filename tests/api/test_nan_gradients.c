@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "dilated_attention.h"
+#include "support/implementations.h"
 
 enum { N = 150, HEADS = 4, KV_HEADS = 2, GROUP = HEADS / KV_HEADS, HEAD_DIM = 8, ROWS = N * HEADS * HEAD_DIM };
 enum { QUERY, KEY, VALUE, GRAD_OUT, GRAD_LSE, INPUTS };
@@ -142,16 +143,6 @@ static void check(passes *clean, const char *implementation, int tensor, int at,
     }
 }
 
-static bool has_backward(const char *implementation) {
-    da_context *context;
-    da_implementation_info info;
-    da_implementation_info_init(&info);
-    assert_int_equal(da_context_create(NULL, &context), DA_OK);
-    assert_int_equal(da_implementation_get_info(context, implementation, &info), DA_OK);
-    da_context_free(context);
-    return info.backward;
-}
-
 static void check_config(const char *implementation) {
     static passes clean;
     static const int tokens[] = {0, 1, 37, 64, 95, N - 1};
@@ -168,7 +159,7 @@ static void check_config(const char *implementation) {
 static void test_nan_goes_where_it_must(void **state) {
     da_attention_config c;
     config = &c;
-    if (!has_backward(*state)) {
+    if (!implementation_has_backward(*state)) {
         skip();
     }
     da_attention_config_init(&c);
