@@ -176,11 +176,44 @@ static void test_nan_goes_where_it_must(void **state) {
     check_config(*state);
 }
 
+/* A query whose only score is -infinity has the lse of one without keys, and no gradient, as it has no output. */
+static void test_scores_of_minus_infinity(void **state) {
+    static passes clean, changed;
+    enum { TOKEN = 70, HEAD = 2, AT = (TOKEN * HEADS + HEAD) * HEAD_DIM };
+    enum { AT_KEY = (TOKEN * KV_HEADS + HEAD / GROUP) * HEAD_DIM };
+    da_attention_config c;
+    config = &c;
+    if (!implementation_has_backward(*state)) {
+        skip();
+    }
+    da_attention_config_init(&c);
+    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){1}, 1, (int64_t[]){1}, 1), DA_OK);
+    fill(&clean);
+    clean.in[QUERY][AT] = clean.in[QUERY][AT + HEAD_DIM] = 0.5f; /* of both heads that share the key */
+    changed = clean;
+    changed.in[KEY][AT_KEY] = -INFINITY;
+    run(&clean, *state);
+    run(&changed, *state);
+    assert_true(changed.lse[TOKEN * HEADS + HEAD] == -INFINITY);
+    for (int h = 0; h < GROUP; h++) {
+        memset(&clean.gradient[GRAD_QUERY][AT + h * HEAD_DIM], 0, HEAD_DIM * sizeof(float));
+    }
+    memset(&clean.gradient[GRAD_KEY][AT_KEY], 0, HEAD_DIM * sizeof(float));
+    memset(&clean.gradient[GRAD_VALUE][AT_KEY], 0, HEAD_DIM * sizeof(float));
+    for (int g = 0; g < GRADIENTS; g++) {
+        for (int k = 0; k < N * (g == GRAD_QUERY ? HEADS : KV_HEADS) * HEAD_DIM; k++) {
+            assert_true(clean.gradient[g][k] == changed.gradient[g][k]);
+        }
+    }
+}
+
 int main(void) {
     static char standard[] = "standard", improved[] = "improved";
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, standard),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, improved),
+        cmocka_unit_test_prestate(test_scores_of_minus_infinity, standard),
+        cmocka_unit_test_prestate(test_scores_of_minus_infinity, improved),
     };
     return cmocka_run_group_tests_name("NaN in gradients", tests, NULL, NULL);
 }
