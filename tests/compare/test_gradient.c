@@ -17,6 +17,7 @@
 
 #include "compare/bounds.h"
 #include "compare/groups.h"
+#include "support/implementations.h"
 #include "support/values.h"
 
 enum { ALL_THREADS_EVERY = 5 };
@@ -316,27 +317,15 @@ static void print_summary(void) {
     }
 }
 
-static bool has_backward(const da_context *context, const char *implementation) {
-    da_implementation_info info;
-    da_implementation_info_init(&info);
-    return da_implementation_get_info(context, implementation, &info) == DA_OK && info.backward;
-}
-
 /* The groups whose implementation has a backward pass. */
 static void list_groups(void) {
     kernel_group listed[MAX_GROUPS];
-    da_context *context = NULL;
     int count = kernel_groups_list(listed);
-    if (da_context_create(NULL, &context) != DA_OK) {
-        print_error("%s\n", da_last_error_message());
-        exit(EXIT_FAILURE);
-    }
     for (int k = 0; k < count; k++) {
-        if (has_backward(context, listed[k].implementation)) {
+        if (implementation_has_backward(listed[k].implementation)) {
             groups[group_count++].on = listed[k];
         }
     }
-    da_context_free(context);
 }
 
 int main(void) {
