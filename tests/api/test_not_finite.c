@@ -107,6 +107,55 @@ static void test_reach(void **state) {
     }
 }
 
+/* A query of NaN whose only key is padded: it has no key, so that its output is 0. */
+static void check_query_without_keys(const da_context *context, da_dtype dtype, const char *name) {
+    enum { SHORT = 5 };
+    const float ones[SHORT] = {1, 1, 1, 1, 1}, first_is_nan[SHORT] = {NAN, 1, 1, 1, 1};
+    const uint8_t first_is_padded[SHORT] = {1};
+    test_tensor query = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    test_tensor key = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    test_tensor out = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    da_attention_config config;
+    da_attention *attention;
+    da_call_options options;
+    test_tensor_fill(&query, first_is_nan, DA_F32);
+    test_tensor_fill(&key, ones, DA_F32);
+    da_call_options_init(&options);
+    options.key_mask = first_is_padded;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){SHORT}, 1, (int64_t[]){1}, 1), DA_OK);
+    config.causal = true;
+    assert_int_equal(da_attention_create(context, "improved", &config, &attention), DA_OK);
+    assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &key.view, &out.view, NULL, &options),
+                     DA_OK);
+    for (int i = 0; i < SHORT; i++) {
+        double x = test_tensor_get(&out, 0, i, 0, 0);
+        if (!(fabs(x - (i > 0)) <= CLOSE)) {
+            fail_msg("%s: out[%d] is %g", name, i, x);
+        }
+    }
+    da_attention_free(attention);
+    test_tensor_free(&query);
+    test_tensor_free(&key);
+    test_tensor_free(&out);
+}
+
+static void test_query_without_keys(void **state) {
+    (void)state;
+    for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
+        if (!da_isa_available(isa)) {
+            continue;
+        }
+        da_context *context = open_context(isa);
+        for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
+            check_query_without_keys(context, dtype, name);
+        }
+        da_context_free(context);
+    }
+}
+
 #if defined(__x86_64__)
 /* Which parts of the registers are in use, as XSAVE numbers them. */
 static uint64_t state_in_use(void) {
@@ -143,6 +192,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_state_is_left_as_it_was), /* before others could change it */
         cmocka_unit_test(test_reach),
+        cmocka_unit_test(test_query_without_keys),
     };
     return cmocka_run_group_tests_name("not_finite", tests, NULL, NULL);
 }
