@@ -20,10 +20,6 @@ void da_multihead_backward_tensors_init(da_multihead_backward_tensors *tensors) 
     }
 }
 
-static void *offset(void *data, int64_t elements, da_dtype dtype) {
-    return (char *)data + (size_t)elements * da_dtype_size(dtype);
-}
-
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static void lay_out(da_backward_work *work, char *base) {
@@ -56,7 +52,7 @@ static void lay_out(da_backward_work *work, char *base) {
 /* One of a thread's two arrays of (DA_ROW_BLOCK, E). */
 static void *scratch_of(const da_backward_work *work, int thread, int which) {
     int64_t elements = (int64_t)work->thread_rows * work->multihead->config.embed_dim;
-    return offset(work->scratch, (2 * thread + which) * elements, work->real);
+    return da_elements_on(work->scratch, (2 * thread + which) * elements, work->real);
 }
 
 static void add(da_dtype real, void *sum, const void *terms, int64_t count) {
@@ -73,7 +69,7 @@ static void add(da_dtype real, void *sum, const void *terms, int64_t count) {
 }
 
 static void *partial_of(const da_backward_work *work, int64_t block, int64_t first) {
-    return offset(work->partials, block % CHUNK_BLOCKS * work->partial_width + first, work->real);
+    return da_elements_on(work->partials, block % CHUNK_BLOCKS * work->partial_width + first, work->real);
 }
 
 static void clear_partials(const da_backward_work *work) {
@@ -171,10 +167,10 @@ static void undo_key_norm(const da_backward_work *work, int64_t block, int64_t c
     int64_t width = multihead->config.embed_dim, key_width = multihead->key_width, ld = multihead->joint_width;
     da_layer_norm norm = da_real_norm(multihead, &work->parameters, DA_K_LN_WEIGHT);
     for (int64_t r = 0; r < count; r++) {
-        void *row = offset(key, r * ld, work->real);
+        void *row = da_elements_on(key, r * ld, work->real);
         if (!is_padded(work, block * DA_ROW_BLOCK + r)) {
             da_layer_norm_backward(work->real, &norm, 1,
-                                   (da_matrix){offset(x, r * (width + key_width), work->real), key_width},
+                                   (da_matrix){da_elements_on(x, r * (width + key_width), work->real), key_width},
                                    (da_matrix){row, key_width}, row, key_width, partial_of(work, block, 2 * width),
                                    partial_of(work, block, 2 * width + key_width));
         }
@@ -187,17 +183,17 @@ static void undo_position_and_norm(const da_backward_work *work, int64_t block, 
     const da_multihead_config *config = &multihead->config;
     int64_t width = config->embed_dim, ld = multihead->joint_width, both = width + multihead->key_width;
     int64_t first = block * DA_ROW_BLOCK;
-    void *key = offset(joint, width, work->real);
+    void *key = da_elements_on(joint, width, work->real);
     if (work->rotary.applies) {
         const da_rotary_rows rows = {joint, key, ld, config->num_heads, config->kv_heads};
         da_rotary_apply(work->real, &work->rotary, true, first, count, &rows);
     }
     if (config->qk_layer_norm) {
         da_layer_norm of_query = da_real_norm(multihead, &work->parameters, DA_Q_LN_WEIGHT);
-        void *x = offset(work->saved->unnormed, first * both, work->real);
+        void *x = da_elements_on(work->saved->unnormed, first * both, work->real);
         da_layer_norm_backward(work->real, &of_query, count, (da_matrix){x, both}, (da_matrix){joint, ld}, joint, ld,
                                partial_of(work, block, 0), partial_of(work, block, width));
-        undo_key_norm(work, block, count, offset(x, width, work->real), key);
+        undo_key_norm(work, block, count, da_elements_on(x, width, work->real), key);
     }
 }
 
@@ -239,11 +235,11 @@ static void input_gradient(const da_backward_work *work, int64_t first, int64_t 
 static void copy_input(const da_backward_work *work, int part, int64_t first, int64_t count) {
     const da_tensor *input = work->inputs.tensors[part];
     int64_t width = work->multihead->config.embed_dim;
-    void *copy = offset(work->chunk.inputs[part], (first - work->chunk.first) * width, work->real);
+    void *copy = da_elements_on(work->chunk.inputs[part], (first - work->chunk.first) * width, work->real);
     da_rows_copy(input, first, count, work->real, copy);
     for (int64_t r = 0; part > 0 && r < count; r++) {
         if (is_padded(work, first + r)) {
-            memset(offset(copy, r * width, work->real), 0, (size_t)width * da_dtype_size(work->real));
+            memset(da_elements_on(copy, r * width, work->real), 0, (size_t)width * da_dtype_size(work->real));
         }
     }
 }
@@ -253,9 +249,9 @@ static void copy_output_factors(const da_backward_work *work, int64_t first, int
     const da_multihead *multihead = work->multihead;
     int64_t width = multihead->config.embed_dim, place = (first - work->chunk.first) * width;
     da_tensor attended = attended_rows(work, work->saved->attended);
-    void *normed = offset(work->chunk.normed, place, work->real);
+    void *normed = da_elements_on(work->chunk.normed, place, work->real);
     if (!work->chunk.grad_out_direct) {
-        da_rows_copy(work->grad_out, first, count, work->real, offset(work->chunk.grad_out, place, work->real));
+        da_rows_copy(work->grad_out, first, count, work->real, da_elements_on(work->chunk.grad_out, place, work->real));
     }
     if (work->chunk.normed_direct) {
         return;
@@ -275,8 +271,8 @@ static void join_gradients(const da_backward_work *work, int64_t first, int64_t 
         int64_t column = r * multihead->joint_width;
         for (int part = 0; part < 3; part++) {
             int64_t features = part == 0 ? multihead->config.embed_dim : multihead->key_width;
-            da_convert(stored, offset(work->grad_heads[part], (first + r) * features, stored), 1, work->real,
-                       offset(joint, column, work->real), 1, features);
+            da_convert(stored, da_elements_on(work->grad_heads[part], (first + r) * features, stored), 1, work->real,
+                       da_elements_on(joint, column, work->real), 1, features);
             column += features;
         }
     }
@@ -286,7 +282,7 @@ static void projection_block(int64_t index, int thread, void *user) {
     const da_backward_work *work = user;
     const da_multihead *multihead = work->multihead;
     int64_t first = work->chunk.first + index * DA_ROW_BLOCK, count = rows_from(work, first, DA_ROW_BLOCK);
-    void *joint = offset(work->chunk.grad_joint, index * DA_ROW_BLOCK * multihead->joint_width, work->real);
+    void *joint = da_elements_on(work->chunk.grad_joint, index * DA_ROW_BLOCK * multihead->joint_width, work->real);
     join_gradients(work, first, count, joint);
     undo_position_and_norm(work, first / DA_ROW_BLOCK, count, joint);
     for (int slot = 0; slot < 3; slot++) {
@@ -346,7 +342,7 @@ static void feature_block(int64_t index, int thread, void *user) {
                         work->chunk.normed_rows);
         return;
     }
-    da_matrix gradient = {offset(work->chunk.grad_joint, column, work->real), multihead->joint_width};
+    da_matrix gradient = {da_elements_on(work->chunk.grad_joint, column, work->real), multihead->joint_width};
     weight_gradient(work, (da_parameter_id)(DA_Q_WEIGHT + part), (da_parameter_id)(DA_Q_BIAS + part), first, count,
                     gradient, work->chunk.input_rows[part]);
 }

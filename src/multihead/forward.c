@@ -48,10 +48,6 @@ static int64_t block_rows(const forward_work *work, int64_t first) {
     return work->rows - first < DA_ROW_BLOCK ? work->rows - first : DA_ROW_BLOCK;
 }
 
-static void *offset(void *data, int64_t elements, da_dtype dtype) {
-    return (char *)data + (size_t)elements * da_dtype_size(dtype);
-}
-
 static void add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld) {
     const double *bias64 = bias;
     const float *bias32 = bias;
@@ -106,7 +102,7 @@ static void multiply(const forward_work *work, int64_t first, int64_t count, voi
         int64_t begin = begin_part > 0 ? ends[begin_part - 1] : 0;
         const block_product product = {input, first, count, (da_parameter_id)(DA_Q_WEIGHT + begin_part),
                                        ends[part] - begin};
-        multiply_block(work, &product, input_scratch, offset(q, begin, work->real), multihead->joint_width);
+        multiply_block(work, &product, input_scratch, da_elements_on(q, begin, work->real), multihead->joint_width);
         begin_part = part + 1;
     }
 }
@@ -117,10 +113,10 @@ static void norm_query_and_key(const forward_work *work, int64_t first, int64_t 
     int64_t width = multihead->config.embed_dim, both = width + multihead->key_width, ld = multihead->joint_width;
     da_layer_norm of_query = da_real_norm(multihead, &work->parameters, DA_Q_LN_WEIGHT);
     da_layer_norm of_key = da_real_norm(multihead, &work->parameters, DA_K_LN_WEIGHT);
-    void *k = offset(q, width, work->real);
+    void *k = da_elements_on(q, width, work->real);
     for (int64_t r = 0; work->saved->unnormed && r < count; r++) {
-        memcpy(offset(work->saved->unnormed, (first + r) * both, work->real), offset(q, r * ld, work->real),
-               (size_t)both * da_dtype_size(work->real));
+        memcpy(da_elements_on(work->saved->unnormed, (first + r) * both, work->real),
+               da_elements_on(q, r * ld, work->real), (size_t)both * da_dtype_size(work->real));
     }
     da_layer_norm_forward(work->real, &of_query, count, (da_matrix){q, ld}, q, ld);
     da_layer_norm_forward(work->real, &of_key, count, (da_matrix){k, ld}, k, ld);
@@ -133,7 +129,7 @@ static void project_block(int64_t block, int thread, void *user) {
     int64_t first = block * DA_ROW_BLOCK, count = block_rows(work, first), ld = multihead->joint_width;
     forward_scratch scratch = scratch_of(work, thread);
     bool direct = config->dtype == work->real;
-    void *target = offset(work->saved->projected, first * ld, config->dtype);
+    void *target = da_elements_on(work->saved->projected, first * ld, config->dtype);
     void *q = direct ? target : scratch.output;
     multiply(work, first, count, scratch.input, q);
     add_bias(work->real, work->parameters.at[DA_Q_BIAS], ld, count, q, ld);
@@ -141,7 +137,7 @@ static void project_block(int64_t block, int thread, void *user) {
         norm_query_and_key(work, first, count, q);
     }
     if (work->rotary.applies) {
-        const da_rotary_rows rows = {q, offset(q, config->embed_dim, work->real), ld, config->num_heads,
+        const da_rotary_rows rows = {q, da_elements_on(q, config->embed_dim, work->real), ld, config->num_heads,
                                      config->kv_heads};
         da_rotary_apply(work->real, &work->rotary, false, first, count, &rows);
     }
