@@ -81,8 +81,8 @@ static da_context *open_context(da_isa isa) {
     return context;
 }
 
-static void test_reach(void **state) {
-    (void)state;
+/* Calls check(context, dtype, name) for each instruction set that runs here and each data type. */
+static void for_each_kernel(void (*check_kernel)(const da_context *context, da_dtype dtype, const char *name)) {
     for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
         if (!da_isa_available(isa)) {
             continue;
@@ -91,20 +91,29 @@ static void test_reach(void **state) {
         for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
             char name[64];
             snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
-            test_tensor clean = run(context, dtype, NOWHERE, 0);
-            const double what[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
-            for (int k = 0; k < 3; k++) {
-                test_tensor in_value = run(context, dtype, IN_VALUE, what[k]);
-                check(name, &clean, &in_value, IN_VALUE, what[k]);
-                test_tensor_free(&in_value);
-            }
-            test_tensor in_key = run(context, dtype, IN_KEY, (double)NAN);
-            check(name, &clean, &in_key, IN_KEY, (double)NAN);
-            test_tensor_free(&in_key);
-            test_tensor_free(&clean);
+            check_kernel(context, dtype, name);
         }
         da_context_free(context);
     }
+}
+
+static void check_reach(const da_context *context, da_dtype dtype, const char *name) {
+    const double what[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
+    test_tensor clean = run(context, dtype, NOWHERE, 0);
+    for (int k = 0; k < 3; k++) {
+        test_tensor in_value = run(context, dtype, IN_VALUE, what[k]);
+        check(name, &clean, &in_value, IN_VALUE, what[k]);
+        test_tensor_free(&in_value);
+    }
+    test_tensor in_key = run(context, dtype, IN_KEY, (double)NAN);
+    check(name, &clean, &in_key, IN_KEY, (double)NAN);
+    test_tensor_free(&in_key);
+    test_tensor_free(&clean);
+}
+
+static void test_reach(void **state) {
+    (void)state;
+    for_each_kernel(check_reach);
 }
 
 /* A query of NaN whose only key is padded: it has no key, so that its output is 0. */
@@ -142,18 +151,7 @@ static void check_query_without_keys(const da_context *context, da_dtype dtype, 
 
 static void test_query_without_keys(void **state) {
     (void)state;
-    for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
-        if (!da_isa_available(isa)) {
-            continue;
-        }
-        da_context *context = open_context(isa);
-        for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
-            char name[64];
-            snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
-            check_query_without_keys(context, dtype, name);
-        }
-        da_context_free(context);
-    }
+    for_each_kernel(check_query_without_keys);
 }
 
 #if defined(__x86_64__)

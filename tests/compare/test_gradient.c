@@ -26,13 +26,11 @@ static const char *const GRADIENT_NAMES[GRADIENTS] = {"grad_query", "grad_key", 
 
 typedef struct group {
     kernel_group on;
-    int64_t cases;
     double worst_forward, worst[GRADIENTS]; /* error / bound */
     char worst_case[48];
 } group;
 
 static case_file cases;
-static int64_t stride;
 static group groups[MAX_GROUPS];
 static int group_count;
 
@@ -258,7 +256,8 @@ static void check_again(const run *r, int threads, int wanted) {
     free_gradients(&again);
 }
 
-static void run_case(group *g, int64_t number) {
+static void run_case(void *of_group, int64_t number) {
+    group *g = of_group;
     const test_case *c = &cases.cases[number];
     run r = {.group = g, .number = number, .one = gradient_file_case(&cases, number), .how = choose(&g->on, c, number)};
     if (r.how.lse_dtype == DA_DTYPE_ANY) { /* a backward pass needs one */
@@ -274,7 +273,7 @@ static void run_case(group *g, int64_t number) {
         for (int gradient = 0; gradient < GRADIENTS; gradient++) {
             compare_gradients(&r, gradient);
         }
-        if (g->cases % ALL_THREADS_EVERY == 0) {
+        if (g->on.cases % ALL_THREADS_EVERY == 0) {
             for (int t = 0; t < THREAD_CHOICES; t++) {
                 check_again(&r, t, t == r.how.threads ? 1 << (number % GRADIENTS) : ALL_GRADIENTS);
             }
@@ -283,28 +282,6 @@ static void run_case(group *g, int64_t number) {
     }
     free_gradients(&r);
     free_inputs(&r);
-    g->cases++;
-}
-
-static void test_group(void **state) {
-    group *g = *state;
-    int64_t taking_part = 0;
-    for (int64_t number = 0; number < cases.count; number++) {
-        if (kernel_group_takes(&g->on, &cases.cases[number]) && taking_part++ % stride == 0) {
-            run_case(g, number);
-        }
-    }
-    assert_int_not_equal(g->cases, 0);
-    assert_int_equal(g->on.failures, 0);
-}
-
-static int open_contexts(void **state) {
-    return kernel_group_open(&((group *)*state)->on);
-}
-
-static int close_contexts(void **state) {
-    kernel_group_close(&((group *)*state)->on);
-    return 0;
 }
 
 static void print_summary(void) {
@@ -312,7 +289,7 @@ static void print_summary(void) {
            "implementation, isa, type", "cases", "out", "grad_query", "grad_key", "grad_value", "nearest to its bound");
     for (int index = 0; index < group_count; index++) {
         const group *g = &groups[index];
-        printf("%-26s %6lld %9.3f %10.3f %9.3f %10.3f  %s\n", g->on.name, (long long)g->cases, g->worst_forward,
+        printf("%-26s %6lld %9.3f %10.3f %9.3f %10.3f  %s\n", g->on.name, (long long)g->on.cases, g->worst_forward,
                g->worst[GRAD_QUERY], g->worst[GRAD_KEY], g->worst[GRAD_VALUE], g->worst_case);
     }
 }
@@ -329,14 +306,9 @@ static void list_groups(void) {
 }
 
 int main(void) {
-    struct CMUnitTest tests[MAX_GROUPS];
     cases = gradient_file_open();
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
     list_groups();
-    for (int g = 0; g < group_count; g++) {
-        tests[g] = (struct CMUnitTest){groups[g].on.name, test_group, open_contexts, close_contexts, &groups[g]};
-    }
-    int failed = _cmocka_run_group_tests("gradient", tests, (size_t)group_count, NULL, NULL);
+    int failed = kernel_groups_compare("gradient", &cases, groups, sizeof groups[0], group_count, run_case);
     print_summary();
     case_file_close(&cases);
     return failed;
