@@ -253,7 +253,7 @@ static int bench_all(bench *run) {
     if (code != CLI_CONTINUE) {
         return code;
     }
-    run->peak = peak_measure(run->context, options->problem.dtype);
+    run->peak = peak_measure(run->context, options->problem.dtype, PEAK_MAX_ROUNDS);
     if (options->json) {
         run->rows = json_array();
     } else {

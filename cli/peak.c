@@ -9,7 +9,6 @@
 #include <immintrin.h>
 #endif
 
-#define ROUNDS 15
 #define ROUND_SECONDS 0.02
 /* Independent sums: more than the latency of a multiply-add times the units that do it, no more than registers. */
 #define SUMS 12
@@ -183,18 +182,22 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-peak peak_measure(const da_context *context, da_dtype dtype) {
+peak peak_of_rates(double *rates, int rounds) {
+    qsort(rates, (size_t)rounds, sizeof(rates[0]), compare_doubles);
+    return (peak){.median = rates[rounds / 2], .best = rates[rounds - 1], .rounds = rounds};
+}
+
+peak peak_measure(const da_context *context, da_dtype dtype, int rounds) {
     peak_kernel kernel = choose_kernel(da_context_isa(context), dtype);
     int threads = da_context_threads(context);
     int64_t steps = 1000;
     while (time_round(kernel, threads, steps) < ROUND_SECONDS) {
         steps *= 2;
     }
-    double rates[ROUNDS];
+    double rates[PEAK_MAX_ROUNDS];
     double operations = 2.0 * SUMS * (double)kernel.lanes * (double)steps * (double)threads;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds; round++) {
         rates[round] = operations / time_round(kernel, threads, steps);
     }
-    qsort(rates, ROUNDS, sizeof(rates[0]), compare_doubles);
-    return (peak){.median = rates[ROUNDS / 2], .best = rates[ROUNDS - 1], .rounds = ROUNDS};
+    return peak_of_rates(rates, rounds);
 }

@@ -9,7 +9,13 @@ typedef struct peak {
     int rounds;
 } peak;
 
-/* For the sums of `dtype`: f64 for DA_F64, f32 otherwise; on the context's threads and instruction set. */
-peak peak_measure(const da_context *context, da_dtype dtype);
+#define PEAK_MAX_ROUNDS 15
+
+/* For the sums of `dtype`: f64 for DA_F64, f32 otherwise; on the context's threads and instruction set; of 1 to
+ * PEAK_MAX_ROUNDS rounds. */
+peak peak_measure(const da_context *context, da_dtype dtype, int rounds);
+
+/* Of `rounds` rates, which it sorts. */
+peak peak_of_rates(double *rates, int rounds);
 
 #endif

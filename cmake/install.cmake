@@ -1,29 +1,9 @@
 # What `cmake --install` copies, and how other projects find it: by pkg-config and by find_package. Both name places
 # relative to themselves, so that an installed tree can be moved.
-include(CMakePackageConfigHelpers)
-set(DA_CONFIG_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/dilated_attention)
-
-install(FILES include/dilated_attention.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+include(cmake/install_library.cmake)
+da_install_library(dilated_attention)
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md")
-
-# One export set per library: whoever links the shared one needs no OpenMP of their own.
-foreach(kind Shared Static)
-  string(TOLOWER ${kind} suffix)
-  install(TARGETS dilated_attention_${suffix} EXPORT dilated_attention${kind}Targets
-          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-  install(EXPORT dilated_attention${kind}Targets NAMESPACE dilated_attention:: DESTINATION ${DA_CONFIG_DIR})
-endforeach()
-
-configure_package_config_file(cmake/dilated_attentionConfig.cmake.in
-                              ${PROJECT_BINARY_DIR}/dilated_attentionConfig.cmake
-                              INSTALL_DESTINATION ${DA_CONFIG_DIR})
-write_basic_package_version_file(${PROJECT_BINARY_DIR}/dilated_attentionConfigVersion.cmake
-                                 COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/dilated_attentionConfig.cmake
-              ${PROJECT_BINARY_DIR}/dilated_attentionConfigVersion.cmake
-        DESTINATION ${DA_CONFIG_DIR})
 
 file(RELATIVE_PATH DA_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 string(REGEX REPLACE "/$" "" DA_PC_PREFIX ${DA_PC_PREFIX})

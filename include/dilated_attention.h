@@ -274,7 +274,8 @@ typedef enum da_device { DA_DEVICE_AUTO = 0, DA_DEVICE_CPU = 1, DA_DEVICE_CUDA =
  * the number of threads, and what you register what it likes. */
 typedef struct da_tuning {
     int64_t unit;   /* queries that a thread takes at a time, 1..DA_MAX_UNIT; fewer are taken where that many would
-                       need too much memory */
+                       need too much memory. In the backward pass, a unit that holds whole segments of all patterns
+                       makes for less arithmetic, and for fewer parts to share among threads */
     int block_keys; /* keys that are packed at a time: a multiple of 64 up to DA_MAX_BLOCK_KEYS */
     int threads;    /* 1..DA_MAX_THREADS; no more than the context has are used */
 } da_tuning;

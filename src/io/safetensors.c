@@ -307,48 +307,62 @@ static da_status parse_header(const char *path, const unsigned char *bytes, size
     return DA_OK;
 }
 
-da_status da_safetensors_read(const char *path, const char *name, const unsigned char *bytes, size_t size,
-                              da_file_layout *out) {
+/* A header and its entries, which lead into it. */
+typedef struct contents {
     json_t *header;
     uint64_t data_start;
-    da_status status = parse_header(path, bytes, size, &data_start, &header);
+    entry *tensors;
+    size_t count;
+} contents;
+
+static void close_contents(contents *file) {
+    da_release(NULL, file->tensors);
+    json_decref(file->header);
+}
+
+/* On success close_contents is due. */
+static da_status open_contents(const char *path, const unsigned char *bytes, size_t size, contents *out) {
+    da_status status = parse_header(path, bytes, size, &out->data_start, &out->header);
     if (status != DA_OK) {
         return status;
     }
-    size_t count = json_object_size(header);
-    entry *tensors = da_allocate(NULL, count > 0 ? count : 1, sizeof *tensors);
-    status = DA_ERROR_OUT_OF_MEMORY;
-    if (tensors != NULL) {
-        const entry *selected;
-        status = read_entries(path, header, size - data_start, tensors, &count);
-        if (status == DA_OK) {
-            status = select_tensor(path, name, tensors, count, &selected);
-        }
-        if (status == DA_OK) {
-            status = describe(path, selected, data_start, out);
-        }
+    out->count = json_object_size(out->header);
+    out->tensors = da_allocate(NULL, out->count > 0 ? out->count : 1, sizeof *out->tensors);
+    status = out->tensors != NULL ? read_entries(path, out->header, size - out->data_start, out->tensors, &out->count)
+                                  : DA_ERROR_OUT_OF_MEMORY;
+    if (status != DA_OK) {
+        close_contents(out);
     }
-    da_release(NULL, tensors);
-    json_decref(header);
+    return status;
+}
+
+da_status da_safetensors_read(const char *path, const char *name, const unsigned char *bytes, size_t size,
+                              da_file_layout *out) {
+    contents file;
+    const entry *selected;
+    da_status status = open_contents(path, bytes, size, &file);
+    if (status != DA_OK) {
+        return status;
+    }
+    status = select_tensor(path, name, file.tensors, file.count, &selected);
+    if (status == DA_OK) {
+        status = describe(path, selected, file.data_start, out);
+    }
+    close_contents(&file);
     return status;
 }
 
 da_status da_safetensors_names(const char *path, const unsigned char *bytes, size_t size,
                                da_status (*each)(const char *name, void *user), void *user) {
-    json_t *header;
-    uint64_t data_start;
-    da_status status = parse_header(path, bytes, size, &data_start, &header);
+    contents file;
+    da_status status = open_contents(path, bytes, size, &file);
     if (status != DA_OK) {
         return status;
     }
-    size_t count = json_object_size(header);
-    entry *tensors = da_allocate(NULL, count > 0 ? count : 1, sizeof *tensors);
-    status = tensors != NULL ? read_entries(path, header, size - data_start, tensors, &count) : DA_ERROR_OUT_OF_MEMORY;
-    for (size_t i = 0; status == DA_OK && i < count; ++i) {
-        status = each(tensors[i].name, user);
+    for (size_t i = 0; status == DA_OK && i < file.count; ++i) {
+        status = each(file.tensors[i].name, user);
     }
-    da_release(NULL, tensors);
-    json_decref(header);
+    close_contents(&file);
     return status;
 }
 

@@ -77,7 +77,7 @@ static void close_block(da_key_block *block) {
     }
     clear_staged(block, used);
     for (int key = block->count; key % PANEL_KEYS != 0; key++) {
-        block->positions[key] = 0;
+        block->positions[key] = INT32_MAX; /* that no row sees: the score of a NaN is NaN in spite of the bias */
         block->tokens[key] = 0;
     }
     transpose_panel(block, block->count / PANEL_KEYS);

@@ -55,7 +55,7 @@ typedef struct da_query_tile {
     const void *bias;    /* real[DA_BLOCK_KEYS]: log2 of each key's multiplicity, from set_bias */
     double score_factor; /* of the scores, where it was not multiplied into the queries */
     int rows;            /* rows in use, 1..tile_rows */
-    /* A row sees the keys with first_visible[r] <= position <= last_visible[r] (relative, as in the block). */
+    /* A row sees the keys with first_visible[r] <= position <= last_visible[r] < INT32_MAX (relative, as in the block). */
     int32_t first_visible[DA_MAX_TILE_ROWS], last_visible[DA_MAX_TILE_ROWS];
     const da_dropout *dropout;         /* NULL: none */
     bool rows_are_keys;                /* and the block's keys queries: as in the backward pass */

@@ -2,6 +2,7 @@
 #ifndef DA_MULTIHEAD_LINEAR_H
 #define DA_MULTIHEAD_LINEAR_H
 
+#include "multihead/convert.h"
 #include "multihead/product.h"
 
 /* Output features that are one job of a weight's gradient. */
@@ -9,11 +10,6 @@
 
 static inline int64_t da_feature_blocks(int64_t features) {
     return (features + DA_FEATURE_BLOCK - 1) / DA_FEATURE_BLOCK;
-}
-
-/* The address `elements` elements further on. */
-static inline void *da_elements_on(const void *data, int64_t elements, da_dtype dtype) {
-    return (char *)data + (size_t)elements * da_dtype_size(dtype);
 }
 
 /* sum[c] += terms[c] */

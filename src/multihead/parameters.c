@@ -68,7 +68,7 @@ void *da_parameter_address(const da_parameter_table *table, void *base, da_dtype
     if (table->index[id] < 0) {
         return NULL;
     }
-    return (char *)base + (size_t)table->entries[table->index[id]].offset * da_dtype_size(dtype);
+    return da_elements_on(base, table->entries[table->index[id]].offset, dtype);
 }
 
 da_status da_parameter_view(const da_parameter_table *table, void *base, da_dtype dtype, size_t index,

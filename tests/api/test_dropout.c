@@ -11,6 +11,7 @@
 
 #include "attention/dropout.h"
 #include "dilated_attention.h"
+#include "support/implementations.h"
 
 /* ---- the generators ---------------------------------------------------------------------------------------------- */
 
@@ -193,16 +194,6 @@ static void run_passes(passes *p, const char *implementation, double dropout, bo
     da_context_free(context);
 }
 
-static bool has_backward(const char *implementation) {
-    da_context *context;
-    da_implementation_info info;
-    da_implementation_info_init(&info);
-    assert_int_equal(da_context_create(NULL, &context), DA_OK);
-    assert_int_equal(da_implementation_get_info(context, implementation, &info), DA_OK);
-    da_context_free(context);
-    return info.backward;
-}
-
 static void check_pair(passes *plain, passes *dropped, double dropout, bool kept, const int64_t at[4]) {
     int64_t b = at[0], h = at[1], i = at[2], j = at[3];
     float weight = *element(plain->out, HEADS, b, i, h, j);
@@ -230,7 +221,7 @@ static void test_passes_drop_what_is_said(void **state) {
     static passes plain, dropped;
     const double dropout = 0.375;
     const uint64_t seed = 0xFEDCBA9876543210u;
-    if (!has_backward(*state)) {
+    if (!implementation_has_backward(*state)) {
         skip();
     }
     run_passes(&plain, *state, 0, false, 0);
@@ -255,7 +246,7 @@ static void test_passes_drop_what_is_said(void **state) {
 
 static void test_none_unless_training(void **state) {
     static passes plain, configured, training;
-    if (!has_backward(*state)) {
+    if (!implementation_has_backward(*state)) {
         skip();
     }
     run_passes(&plain, *state, 0, false, 0);

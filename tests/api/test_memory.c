@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "support/counting_allocator.h"
+#include "support/implementations.h"
 #include "support/problem_data.h"
 
 enum { N = 150, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 20, MANY = 10000 };
@@ -39,6 +40,15 @@ static da_status open_context(session *s, int threads) {
     return da_context_create(&options, &s->context);
 }
 
+/* The forward pass, and the backward one where there is one. */
+static da_status both_passes(problem_data *data, const da_attention *attention) {
+    da_status status = problem_data_forward(data, attention, NULL);
+    if (status == DA_OK && implementation_has_backward(da_attention_implementation(attention))) {
+        status = problem_data_backward(data, attention, NULL);
+    }
+    return status;
+}
+
 /* Everything that allocates, up to the first failure. */
 static da_status run(session *s, const char *name, int threads) {
     da_attention_config config = make_config();
@@ -49,7 +59,7 @@ static da_status run(session *s, const char *name, int threads) {
         status = da_attention_create(s->context, name, &config, &s->attention);
     }
     if (status == DA_OK) {
-        status = problem_data_forward(&s->data, s->attention, NULL);
+        status = both_passes(&s->data, s->attention);
     }
     if (status == DA_OK) {
         status = da_explain(s->context, &config, &problem, &s->explanation);
@@ -81,7 +91,7 @@ static bool fails_cleanly(session *s, const problem_data *expected, const char *
         /* With memory again, the same handles work. */
         s->counter.fail_to = 0;
         problem_data_clear(&s->data);
-        assert_int_equal(problem_data_forward(&s->data, s->attention, NULL), DA_OK);
+        assert_int_equal(both_passes(&s->data, s->attention), DA_OK);
         assert_true(problem_data_equal(&s->data, expected));
     }
     close_session(s);
@@ -95,7 +105,7 @@ static void check_every_allocation(const char *name, int threads) {
     da_attention_config config = make_config();
     assert_int_equal(open_context(&s, threads), DA_OK);
     assert_int_equal(da_attention_create(s.context, name, &config, &attention), DA_OK);
-    assert_int_equal(problem_data_forward(&expected, attention, NULL), DA_OK);
+    assert_int_equal(both_passes(&expected, attention), DA_OK);
     da_attention_free(attention);
     close_session(&s);
 
@@ -120,7 +130,10 @@ static void test_out_of_memory_on_three_threads(void **state) {
     check_every_allocation(*state, 3);
 }
 
-static size_t announced(const da_attention *attention, const problem_data *data) {
+typedef da_status (*workspace_function)(const da_attention *attention, const da_problem *problem, size_t *bytes);
+typedef da_status (*pass_function)(problem_data *data, const da_attention *attention, const da_call_options *options);
+
+static size_t announced(workspace_function workspace, const da_attention *attention, const problem_data *data) {
     da_problem problem;
     size_t bytes;
     da_problem_init(&problem);
@@ -129,32 +142,43 @@ static size_t announced(const da_attention *attention, const problem_data *data)
     problem.heads = data->query.shape[2];
     problem.kv_heads = data->key.shape[2];
     problem.head_dim = data->query.shape[3];
-    assert_int_equal(da_attention_workspace(attention, &problem, &bytes), DA_OK);
+    assert_int_equal(workspace(attention, &problem, &bytes), DA_OK);
     return bytes;
 }
 
-/* What a forward call allocates is what da_attention_workspace says, for short and long problems. */
-static void test_forward_allocates_what_is_announced(void **state) {
+/* What a call allocates is what its workspace function says, for short and long problems. */
+static void check_announced(const char *name, pass_function pass, workspace_function workspace) {
     static const int64_t lengths[] = {1, 33, 1000, 5000};
     for (int threads = 1; threads <= 3; threads++) {
         for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
             session s = {.data = problem_data_make(2, 1, lengths[l], HEADS, KV_HEADS, HEAD_DIM)};
             da_attention_config config = make_config();
             assert_int_equal(open_context(&s, threads), DA_OK);
-            assert_int_equal(da_attention_create(s.context, *state, &config, &s.attention), DA_OK);
+            assert_int_equal(da_attention_create(s.context, name, &config, &s.attention), DA_OK);
             long before = s.counter.live_bytes;
             s.counter.peak_bytes = before;
-            assert_int_equal(problem_data_forward(&s.data, s.attention, NULL), DA_OK);
+            assert_int_equal(pass(&s.data, s.attention, NULL), DA_OK);
             assert_int_equal(s.counter.live_bytes, before);
-            assert_int_equal((size_t)(s.counter.peak_bytes - before), announced(s.attention, &s.data));
+            assert_int_equal((size_t)(s.counter.peak_bytes - before), announced(workspace, s.attention, &s.data));
             close_session(&s);
             problem_data_free(&s.data);
         }
     }
 }
 
+static void test_forward_allocates_what_is_announced(void **state) {
+    check_announced(*state, problem_data_forward, da_attention_workspace);
+}
+
+static void test_backward_allocates_what_is_announced(void **state) {
+    if (!implementation_has_backward(*state)) {
+        skip();
+    }
+    check_announced(*state, problem_data_backward, da_attention_backward_workspace);
+}
+
 /* Linear memory, and no more: beyond some length the workspace no longer grows, and it is a few MiB a thread. */
-static void test_workspace_does_not_grow_with_n(void **state) {
+static void check_growth(const char *name, workspace_function workspace) {
     session s = {{0}, NULL, NULL, NULL, {.lse_bytes = 0}};
     da_attention_config config = make_config();
     da_problem problem;
@@ -163,22 +187,29 @@ static void test_workspace_does_not_grow_with_n(void **state) {
         da_attention_config_set_patterns(&config, (int64_t[]){2048, 4096, 1 << 20}, 3, (int64_t[]){1, 2, 512}, 3),
         DA_OK);
     assert_int_equal(open_context(&s, 2), DA_OK);
-    assert_int_equal(da_attention_create(s.context, *state, &config, &s.attention), DA_OK);
+    assert_int_equal(da_attention_create(s.context, name, &config, &s.attention), DA_OK);
     da_problem_init(&problem);
     problem.n = 4096;
-    assert_int_equal(da_attention_workspace(s.attention, &problem, &bytes_4k), DA_OK);
+    assert_int_equal(workspace(s.attention, &problem, &bytes_4k), DA_OK);
     problem.n = 1 << 20;
-    assert_int_equal(da_attention_workspace(s.attention, &problem, &bytes_1m), DA_OK);
+    assert_int_equal(workspace(s.attention, &problem, &bytes_1m), DA_OK);
     problem.n = 1 << 30;
-    assert_int_equal(da_attention_workspace(s.attention, &problem, &bytes_1g), DA_OK);
+    assert_int_equal(workspace(s.attention, &problem, &bytes_1g), DA_OK);
     assert_true(bytes_4k > 0 && bytes_4k <= bytes_1m);
     assert_int_equal(bytes_1g, bytes_1m);
     assert_true(bytes_1g <= (size_t)da_context_threads(s.context) * (4 << 20));
     close_session(&s);
 }
 
+static void test_workspace_does_not_grow_with_n(void **state) {
+    check_growth(*state, da_attention_workspace);
+    if (implementation_has_backward(*state)) {
+        check_growth(*state, da_attention_backward_workspace);
+    }
+}
+
 int main(void) {
-    struct CMUnitTest tests[8];
+    struct CMUnitTest tests[10];
     size_t count = 0;
     for (size_t k = 0; k < 2; k++) {
         char *name = (char *)(uintptr_t)IMPLEMENTATIONS[k]; /* cmocka's state is not const */
@@ -188,6 +219,8 @@ int main(void) {
                                              NULL, NULL, name};
         tests[count++] = (struct CMUnitTest){"forward_allocates_what_is_announced",
                                              test_forward_allocates_what_is_announced, NULL, NULL, name};
+        tests[count++] = (struct CMUnitTest){"backward_allocates_what_is_announced",
+                                             test_backward_allocates_what_is_announced, NULL, NULL, name};
         tests[count++] = (struct CMUnitTest){"workspace_does_not_grow_with_n", test_workspace_does_not_grow_with_n,
                                              NULL, NULL, name};
     }

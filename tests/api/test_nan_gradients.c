@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "dilated_attention.h"
+#include "support/implementations.h"
 
 enum { N = 150, HEADS = 4, KV_HEADS = 2, GROUP = HEADS / KV_HEADS, HEAD_DIM = 8, ROWS = N * HEADS * HEAD_DIM };
 enum { QUERY, KEY, VALUE, GRAD_OUT, GRAD_LSE, INPUTS };
@@ -142,16 +143,6 @@ static void check(passes *clean, const char *implementation, int tensor, int at,
     }
 }
 
-static bool has_backward(const char *implementation) {
-    da_context *context;
-    da_implementation_info info;
-    da_implementation_info_init(&info);
-    assert_int_equal(da_context_create(NULL, &context), DA_OK);
-    assert_int_equal(da_implementation_get_info(context, implementation, &info), DA_OK);
-    da_context_free(context);
-    return info.backward;
-}
-
 static void check_config(const char *implementation) {
     static passes clean;
     static const int tokens[] = {0, 1, 37, 64, 95, N - 1};
@@ -168,7 +159,7 @@ static void check_config(const char *implementation) {
 static void test_nan_goes_where_it_must(void **state) {
     da_attention_config c;
     config = &c;
-    if (!has_backward(*state)) {
+    if (!implementation_has_backward(*state)) {
         skip();
     }
     da_attention_config_init(&c);
@@ -185,11 +176,44 @@ static void test_nan_goes_where_it_must(void **state) {
     check_config(*state);
 }
 
+/* A query whose only score is -infinity has the lse of one without keys, and no gradient, as it has no output. `improved`
+ * multiplies its weight of 0 by the infinite key, which docs/gradients.md says. */
+static void test_scores_of_minus_infinity(void **state) {
+    static passes clean, changed;
+    enum { TOKEN = 70, HEAD = 2, AT = (TOKEN * HEADS + HEAD) * HEAD_DIM };
+    enum { AT_KEY = (TOKEN * KV_HEADS + HEAD / GROUP) * HEAD_DIM };
+    da_attention_config c;
+    config = &c;
+    if (!implementation_has_backward(*state)) {
+        skip();
+    }
+    da_attention_config_init(&c);
+    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){1}, 1, (int64_t[]){1}, 1), DA_OK);
+    fill(&clean);
+    clean.in[QUERY][AT] = clean.in[QUERY][AT + HEAD_DIM] = 0.5f; /* of both heads that share the key */
+    changed = clean;
+    changed.in[KEY][AT_KEY] = -INFINITY;
+    run(&clean, *state);
+    run(&changed, *state);
+    assert_true(changed.lse[TOKEN * HEADS + HEAD] == -INFINITY);
+    for (int h = 0; h < GROUP; h++) {
+        memset(&clean.gradient[GRAD_QUERY][AT + h * HEAD_DIM], 0, HEAD_DIM * sizeof(float));
+    }
+    memset(&clean.gradient[GRAD_KEY][AT_KEY], 0, HEAD_DIM * sizeof(float));
+    memset(&clean.gradient[GRAD_VALUE][AT_KEY], 0, HEAD_DIM * sizeof(float));
+    for (int g = 0; g < GRADIENTS; g++) {
+        for (int k = 0; k < N * (g == GRAD_QUERY ? HEADS : KV_HEADS) * HEAD_DIM; k++) {
+            assert_true(clean.gradient[g][k] == changed.gradient[g][k]);
+        }
+    }
+}
+
 int main(void) {
     static char standard[] = "standard", improved[] = "improved";
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, standard),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, improved),
+        cmocka_unit_test_prestate(test_scores_of_minus_infinity, standard),
     };
     return cmocka_run_group_tests_name("NaN in gradients", tests, NULL, NULL);
 }

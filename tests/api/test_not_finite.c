@@ -81,8 +81,8 @@ static da_context *open_context(da_isa isa) {
     return context;
 }
 
-static void test_reach(void **state) {
-    (void)state;
+/* Calls check(context, dtype, name) for each instruction set that runs here and each data type. */
+static void for_each_kernel(void (*check_kernel)(const da_context *context, da_dtype dtype, const char *name)) {
     for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
         if (!da_isa_available(isa)) {
             continue;
@@ -91,20 +91,67 @@ static void test_reach(void **state) {
         for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
             char name[64];
             snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
-            test_tensor clean = run(context, dtype, NOWHERE, 0);
-            const double what[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
-            for (int k = 0; k < 3; k++) {
-                test_tensor in_value = run(context, dtype, IN_VALUE, what[k]);
-                check(name, &clean, &in_value, IN_VALUE, what[k]);
-                test_tensor_free(&in_value);
-            }
-            test_tensor in_key = run(context, dtype, IN_KEY, (double)NAN);
-            check(name, &clean, &in_key, IN_KEY, (double)NAN);
-            test_tensor_free(&in_key);
-            test_tensor_free(&clean);
+            check_kernel(context, dtype, name);
         }
         da_context_free(context);
     }
+}
+
+static void check_reach(const da_context *context, da_dtype dtype, const char *name) {
+    const double what[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
+    test_tensor clean = run(context, dtype, NOWHERE, 0);
+    for (int k = 0; k < 3; k++) {
+        test_tensor in_value = run(context, dtype, IN_VALUE, what[k]);
+        check(name, &clean, &in_value, IN_VALUE, what[k]);
+        test_tensor_free(&in_value);
+    }
+    test_tensor in_key = run(context, dtype, IN_KEY, (double)NAN);
+    check(name, &clean, &in_key, IN_KEY, (double)NAN);
+    test_tensor_free(&in_key);
+    test_tensor_free(&clean);
+}
+
+static void test_reach(void **state) {
+    (void)state;
+    for_each_kernel(check_reach);
+}
+
+/* A query of NaN whose only key is padded: it has no key, so that its output is 0. */
+static void check_query_without_keys(const da_context *context, da_dtype dtype, const char *name) {
+    enum { SHORT = 5 };
+    const float ones[SHORT] = {1, 1, 1, 1, 1}, first_is_nan[SHORT] = {NAN, 1, 1, 1, 1};
+    const uint8_t first_is_padded[SHORT] = {1};
+    test_tensor query = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    test_tensor key = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    test_tensor out = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
+    da_attention_config config;
+    da_attention *attention;
+    da_call_options options;
+    test_tensor_fill(&query, first_is_nan, DA_F32);
+    test_tensor_fill(&key, ones, DA_F32);
+    da_call_options_init(&options);
+    options.key_mask = first_is_padded;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){SHORT}, 1, (int64_t[]){1}, 1), DA_OK);
+    config.causal = true;
+    assert_int_equal(da_attention_create(context, "improved", &config, &attention), DA_OK);
+    assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &key.view, &out.view, NULL, &options),
+                     DA_OK);
+    for (int i = 0; i < SHORT; i++) {
+        double x = test_tensor_get(&out, 0, i, 0, 0);
+        if (!(fabs(x - (i > 0)) <= CLOSE)) {
+            fail_msg("%s: out[%d] is %g", name, i, x);
+        }
+    }
+    da_attention_free(attention);
+    test_tensor_free(&query);
+    test_tensor_free(&key);
+    test_tensor_free(&out);
+}
+
+static void test_query_without_keys(void **state) {
+    (void)state;
+    for_each_kernel(check_query_without_keys);
 }
 
 #if defined(__x86_64__)
@@ -143,6 +190,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_state_is_left_as_it_was), /* before others could change it */
         cmocka_unit_test(test_reach),
+        cmocka_unit_test(test_query_without_keys),
     };
     return cmocka_run_group_tests_name("not_finite", tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "support/implementations.h"
 #include "support/problem_data.h"
 
 enum { CALLERS = 8, ROUNDS = 6, N = 200, HEADS = 4, HEAD_DIM = 24 };
@@ -18,6 +19,7 @@ static const char *const IMPLEMENTATIONS[] = {"standard", "improved"};
 typedef struct handles {
     da_context *context;
     da_attention *attention;
+    bool has_backward;
 } handles;
 
 static handles open_handles(const char *name, int threads) {
@@ -32,12 +34,19 @@ static handles open_handles(const char *name, int threads) {
     assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){32, 64, 128}, 3, (int64_t[]){1, 2, 4}, 3),
                      DA_OK);
     assert_int_equal(da_attention_create(h.context, name, &config, &h.attention), DA_OK);
+    h.has_backward = implementation_has_backward(name);
     return h;
 }
 
 static void close_handles(handles *h) {
     da_attention_free(h->attention);
     da_context_free(h->context);
+}
+
+/* The forward pass, and the backward one where there is one. */
+static da_status both_passes(const handles *h, problem_data *data) {
+    da_status status = problem_data_forward(data, h->attention, NULL);
+    return status == DA_OK && h->has_backward ? problem_data_backward(data, h->attention, NULL) : status;
 }
 
 /* ---- one attention, many callers --------------------------------------------------------------------------------- */
@@ -62,7 +71,7 @@ static void *call_repeatedly(void *argument) {
         problem_data_clear(&c->mine);
         da_status refused =
             da_attention_forward(c->shared->attention, &wrong, &c->mine.key, &c->mine.value, &c->mine.out, NULL, NULL);
-        da_status status = problem_data_forward(&c->mine, c->shared->attention, NULL);
+        da_status status = both_passes(c->shared, &c->mine);
         c->wrong_statuses += refused != DA_ERROR_INVALID_ARGUMENT || status != DA_OK;
         c->wrong_results += !problem_data_equal(&c->mine, c->serial);
         c->wrong_messages += strstr(da_last_error_message(), expected) == NULL;
@@ -80,7 +89,7 @@ static void test_shared_by_many_callers(void **state) {
         expected[c] = problem_data_make((unsigned)c, 1, n, HEADS, HEADS, HEAD_DIM);
         callers[c] = (caller){.shared = &shared, .serial = &expected[c], .number = c};
         callers[c].mine = problem_data_make((unsigned)c, 1, n, HEADS, HEADS, HEAD_DIM);
-        assert_int_equal(problem_data_forward(&expected[c], serial.attention, NULL), DA_OK);
+        assert_int_equal(both_passes(&serial, &expected[c]), DA_OK);
     }
     for (int c = 0; c < CALLERS; c++) {
         assert_int_equal(pthread_create(&threads[c], NULL, call_repeatedly, &callers[c]), 0);
@@ -116,24 +125,28 @@ static bool log_progress(int64_t finished, int64_t total, void *user) {
     return log->stop_after == 0 || log->calls < log->stop_after;
 }
 
-static da_status forward_logged(const handles *h, problem_data *data, progress_log *log) {
+typedef da_status (*pass_function)(problem_data *data, const da_attention *attention, const da_call_options *options);
+
+static da_status run_logged(const handles *h, pass_function pass, problem_data *data, progress_log *log) {
     da_call_options options;
     da_call_options_init(&options);
     options.progress = log_progress;
     options.progress_user = log;
-    return problem_data_forward(data, h->attention, &options);
+    return pass(data, h->attention, &options);
 }
 
-static void test_progress_rises_to_its_total(void **state) {
+static void check_progress(const char *name, pass_function pass) {
     static const int64_t lengths[] = {1, 50, 1500, 6000};
     for (int threads = 1; threads <= 3; threads += 2) {
-        handles h = open_handles(*state, threads);
+        handles h = open_handles(name, threads);
         for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
             problem_data silent = problem_data_make(5, 1, lengths[l], HEADS, 2, 8);
             problem_data logged = problem_data_make(5, 1, lengths[l], HEADS, 2, 8);
             progress_log log = {0};
             assert_int_equal(problem_data_forward(&silent, h.attention, NULL), DA_OK);
-            assert_int_equal(forward_logged(&h, &logged, &log), DA_OK);
+            assert_int_equal(problem_data_forward(&logged, h.attention, NULL), DA_OK);
+            assert_int_equal(pass(&silent, h.attention, NULL), DA_OK);
+            assert_int_equal(run_logged(&h, pass, &logged, &log), DA_OK);
             assert_true(problem_data_equal(&silent, &logged));
             assert_false(log.disorder);
             assert_in_range(log.calls, 1, 1000);
@@ -145,15 +158,23 @@ static void test_progress_rises_to_its_total(void **state) {
     }
 }
 
+static void test_progress_rises_to_its_total(void **state) {
+    check_progress(*state, problem_data_forward);
+    if (implementation_has_backward(*state)) {
+        check_progress(*state, problem_data_backward);
+    }
+}
+
 /* With one thread there is a report after each part of the work; with more, how many come early is a matter of
  * timing. */
-static void test_progress_can_stop_the_call(void **state) {
+static void check_stopping(const char *name, pass_function pass) {
     problem_data data = problem_data_make(6, 1, 6000, HEADS, HEADS, 8);
     for (int threads = 1; threads <= 3; threads += 2) {
-        handles h = open_handles(*state, threads);
+        handles h = open_handles(name, threads);
+        assert_int_equal(problem_data_forward(&data, h.attention, NULL), DA_OK);
         for (int64_t stop_after = 1; stop_after <= (threads == 1 ? 3 : 1); stop_after++) {
             progress_log log = {.stop_after = stop_after};
-            assert_int_equal(forward_logged(&h, &data, &log), DA_ERROR_CANCELLED);
+            assert_int_equal(run_logged(&h, pass, &data, &log), DA_ERROR_CANCELLED);
             assert_non_null(strstr(da_last_error_message(), "progress callback"));
             assert_int_equal(log.calls, stop_after); /* not asked again */
             if (threads == 1) {
@@ -162,11 +183,18 @@ static void test_progress_can_stop_the_call(void **state) {
         }
         /* The handle is as good as before. */
         progress_log log = {0};
-        assert_int_equal(forward_logged(&h, &data, &log), DA_OK);
+        assert_int_equal(run_logged(&h, pass, &data, &log), DA_OK);
         assert_int_equal(log.last, log.total);
         close_handles(&h);
     }
     problem_data_free(&data);
+}
+
+static void test_progress_can_stop_the_call(void **state) {
+    check_stopping(*state, problem_data_forward);
+    if (implementation_has_backward(*state)) {
+        check_stopping(*state, problem_data_backward);
+    }
 }
 
 int main(void) {

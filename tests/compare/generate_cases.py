@@ -44,6 +44,16 @@ MAX_CHAIN_PAIRS = 40000
 MAX_LARGE_ELEMENTS = 60000
 
 
+def padding(batch, n, lengths, masked):
+    """(batch, n), True: this key does not exist; None where neither lengths nor a mask are given."""
+    if lengths is None and masked is None:
+        return None
+    padded = np.zeros((batch, n), bool)
+    if lengths is not None:
+        padded |= np.arange(n)[None] >= np.array(lengths)[:, None]
+    return padded if masked is None else padded | masked
+
+
 @dataclass
 class Case:
     name: str
@@ -70,12 +80,7 @@ class Case:
     v: np.ndarray = field(default=None, repr=False)
 
     def padding(self):
-        if self.lengths is None and self.masked is None:
-            return None
-        padded = np.zeros((self.batch, self.n), bool)
-        if self.lengths is not None:
-            padded |= np.arange(self.n)[None] >= np.array(self.lengths)[:, None]
-        return padded if self.masked is None else padded | self.masked
+        return padding(self.batch, self.n, self.lengths, self.masked)
 
     def options(self):
         return dict(causal=self.causal, window=self.window, scale=self.scale, mixing=self.mixing,

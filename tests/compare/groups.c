@@ -36,7 +36,8 @@ int kernel_groups_list(kernel_group out[MAX_GROUPS]) {
     return count;
 }
 
-int kernel_group_open(kernel_group *group) {
+static int open_contexts(void **state) {
+    kernel_group *group = *state;
     for (int t = 0; t < THREAD_CHOICES; t++) {
         da_context_options options;
         da_context_options_init(&options);
@@ -50,14 +51,49 @@ int kernel_group_open(kernel_group *group) {
     return 0;
 }
 
-void kernel_group_close(kernel_group *group) {
+static int close_contexts(void **state) {
+    kernel_group *group = *state;
     for (int t = 0; t < THREAD_CHOICES; t++) {
         da_context_free(group->contexts[t]);
     }
+    return 0;
 }
 
-bool kernel_group_takes(const kernel_group *group, const test_case *one) {
+/* What kernel_groups_compare was given, for test_group. */
+static struct {
+    const case_file *cases;
+    int64_t stride;
+    void (*run_case)(void *group, int64_t number);
+} comparison;
+
+static bool takes(const kernel_group *group, const test_case *one) {
     return one->dtype == group->dtype || (group->dtype == DA_F64 && one->dtype == DA_F32);
+}
+
+static void test_group(void **state) {
+    kernel_group *group = *state;
+    int64_t taking_part = 0;
+    for (int64_t number = 0; number < comparison.cases->count; number++) {
+        if (takes(group, &comparison.cases->cases[number]) && taking_part++ % comparison.stride == 0) {
+            comparison.run_case(group, number);
+            group->cases++;
+        }
+    }
+    assert_int_not_equal(group->cases, 0);
+    assert_int_equal(group->failures, 0);
+}
+
+int kernel_groups_compare(const char *name, const case_file *cases, void *groups, size_t size, int count,
+                          void (*run_case)(void *group, int64_t number)) {
+    struct CMUnitTest tests[MAX_GROUPS];
+    comparison.cases = cases;
+    comparison.stride = environment_integer("DA_COMPARE_STRIDE", 1);
+    comparison.run_case = run_case;
+    for (int g = 0; g < count; g++) {
+        kernel_group *group = (kernel_group *)(void *)((char *)groups + (size_t)g * size);
+        tests[g] = (struct CMUnitTest){group->name, test_group, open_contexts, close_contexts, group};
+    }
+    return _cmocka_run_group_tests(name, tests, (size_t)count, NULL, NULL);
 }
 
 bool kernel_group_rounds_weights(const kernel_group *group) {

@@ -16,19 +16,19 @@ typedef struct kernel_group {
     da_isa isa;
     da_dtype dtype;
     int number;
-    da_context *contexts[THREAD_CHOICES];
-    int64_t failures;
+    da_context *contexts[THREAD_CHOICES]; /* one for each number of threads */
+    int64_t cases, failures;
 } kernel_group;
 
 /* All groups of this machine; returns how many. */
 int kernel_groups_list(kernel_group out[MAX_GROUPS]);
 
-/* Contexts of the group, one for each number of threads. */
-int kernel_group_open(kernel_group *group);
-void kernel_group_close(kernel_group *group);
-
-/* True if the group runs the case: its data type, and f32 cases in f64 too. */
-bool kernel_group_takes(const kernel_group *group, const test_case *one);
+/* Runs one cmocka test for each of `count` groups: structs of `size` bytes that begin with a kernel_group, whose contexts
+ * are open meanwhile. It calls run_case(group, number) for the cases that the group takes (those of its data type, and f32
+ * cases in f64 too), or every k-th of them with DA_COMPARE_STRIDE=k in the environment; there must be one, and no failure.
+ * Returns the number of tests that failed. */
+int kernel_groups_compare(const char *name, const case_file *cases, void *groups, size_t size, int count,
+                          void (*run_case)(void *group, int64_t number));
 
 /* True if the kernels round weights to bf16. */
 bool kernel_group_rounds_weights(const kernel_group *group);

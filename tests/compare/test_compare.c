@@ -23,7 +23,7 @@ enum { ALL_THREADS_EVERY = 10 };
 
 typedef struct group {
     kernel_group on;
-    int64_t cases, rows;
+    int64_t rows;
     double worst_out, worst_lse; /* absolute errors; of out where the values are of ordinary size */
     double worst_out_ratio, worst_lse_ratio;
     char worst_case[48];
@@ -34,7 +34,6 @@ typedef struct group {
 static const double ORDINARY_VALUE = 4;
 
 static case_file cases;
-static int64_t stride;
 static group groups[MAX_GROUPS];
 static int group_count;
 
@@ -172,38 +171,20 @@ static void check_threads(const run *r) {
     }
 }
 
-static void test_group(void **state) {
-    group *g = *state;
-    int64_t taking_part = 0;
-    for (int64_t number = 0; number < cases.count; number++) {
-        if (!kernel_group_takes(&g->on, &cases.cases[number]) || taking_part++ % stride != 0) {
-            continue;
+static void run_case(void *of_group, int64_t number) {
+    group *g = of_group;
+    const test_case *one = &cases.cases[number];
+    run r = {.group = g, .one = one, .how = choose(&g->on, one, number)};
+    make_inputs(&r);
+    make_outputs(&r);
+    if (forward(&r)) {
+        check_outputs(&r);
+        if (g->on.cases % ALL_THREADS_EVERY == 0) {
+            check_threads(&r);
         }
-        const test_case *one = &cases.cases[number];
-        run r = {.group = g, .one = one, .how = choose(&g->on, one, number)};
-        make_inputs(&r);
-        make_outputs(&r);
-        if (forward(&r)) {
-            check_outputs(&r);
-            if (g->cases % ALL_THREADS_EVERY == 0) {
-                check_threads(&r);
-            }
-        }
-        free_outputs(&r);
-        free_inputs(&r);
-        g->cases++;
     }
-    assert_int_not_equal(g->cases, 0);
-    assert_int_equal(g->on.failures, 0);
-}
-
-static int open_contexts(void **state) {
-    return kernel_group_open(&((group *)*state)->on);
-}
-
-static int close_contexts(void **state) {
-    kernel_group_close(&((group *)*state)->on);
-    return 0;
+    free_outputs(&r);
+    free_inputs(&r);
 }
 
 static void print_summary(void) {
@@ -211,7 +192,7 @@ static void print_summary(void) {
            "lse error", "out/bound", "lse/bound", "nearest to its bound");
     for (int index = 0; index < group_count; index++) {
         const group *g = &groups[index];
-        printf("%-26s %6lld %8lld  %10.2e %10.2e  %9.3f %9.3f  %s\n", g->on.name, (long long)g->cases,
+        printf("%-26s %6lld %8lld  %10.2e %10.2e  %9.3f %9.3f  %s\n", g->on.name, (long long)g->on.cases,
                (long long)g->rows, g->worst_out, g->worst_lse, g->worst_out_ratio, g->worst_lse_ratio, g->worst_case);
     }
     printf("errors are absolute, that of out where values average %g or less; bounds: tests/tolerances.md\n",
@@ -219,18 +200,13 @@ static void print_summary(void) {
 }
 
 int main(void) {
-    cases = case_file_open();
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
     kernel_group listed[MAX_GROUPS];
+    cases = case_file_open();
     group_count = kernel_groups_list(listed);
     for (int g = 0; g < group_count; g++) {
         groups[g].on = listed[g];
     }
-    struct CMUnitTest tests[MAX_GROUPS];
-    for (int g = 0; g < group_count; g++) {
-        tests[g] = (struct CMUnitTest){groups[g].on.name, test_group, open_contexts, close_contexts, &groups[g]};
-    }
-    int failed = _cmocka_run_group_tests("compare", tests, (size_t)group_count, NULL, NULL);
+    int failed = kernel_groups_compare("compare", &cases, groups, sizeof groups[0], group_count, run_case);
     print_summary();
     case_file_close(&cases);
     return failed;

@@ -1,7 +1,7 @@
 /* Every backward pass, on every instruction set of this machine, against the exact gradients of the generated cases. The
  * output and the logsumexp that it starts from are those of the implementation's own forward pass, which is compared too,
- * since these cases have dropout. Layouts, threads and types vary with the case's number; one cmocka test per
- * implementation, instruction set and data type.
+ * since these cases have dropout. Layouts, threads, types and the cut of the work vary with the case's number; one cmocka
+ * test per implementation, instruction set and data type.
  *
  * DA_COMPARE_STRIDE=k in the environment runs every k-th case, for slow tools. */
 #include <math.h>
@@ -17,6 +17,7 @@
 
 #include "compare/bounds.h"
 #include "compare/groups.h"
+#include "support/implementations.h"
 #include "support/values.h"
 
 enum { ALL_THREADS_EVERY = 5 };
@@ -25,19 +26,18 @@ static const char *const GRADIENT_NAMES[GRADIENTS] = {"grad_query", "grad_key", 
 
 typedef struct group {
     kernel_group on;
-    int64_t cases;
     double worst_forward, worst[GRADIENTS]; /* error / bound */
     char worst_case[48];
 } group;
 
 static case_file cases;
-static int64_t stride;
 static group groups[MAX_GROUPS];
 static int group_count;
 
 /* A case as one group runs it. */
 typedef struct run {
     group *group;
+    int64_t number;
     gradient_case one;
     choice how;
     test_tensor query, key, value, out, lse, grad_out, grad_lse;
@@ -99,6 +99,12 @@ static void free_gradients(run *r) {
     }
 }
 
+/* Units that `improved` takes whole stretches of a sequence by, where it can, and units that it mostly cannot. */
+static int64_t unit_of_case(const run *r) {
+    const int64_t units[] = {0, DA_MAX_UNIT, 24};
+    return units[(r->number + r->group->on.number) % (int64_t)(sizeof units / sizeof *units)];
+}
+
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 
 static da_status forward(const run *r, const da_attention *attention, const da_call_options *options) {
@@ -132,6 +138,7 @@ static bool compute(run *r, bool both, int wanted) {
     da_attention_config config = c->config;
     da_attention *attention = NULL;
     config.dropout = r->one.dropout;
+    config.tuning.unit = unit_of_case(r);
     da_status status = da_attention_create(on->contexts[r->how.threads], on->implementation, &config, &attention);
     if (status == DA_OK) {
         da_call_options options;
@@ -249,9 +256,10 @@ static void check_again(const run *r, int threads, int wanted) {
     free_gradients(&again);
 }
 
-static void run_case(group *g, int64_t number) {
+static void run_case(void *of_group, int64_t number) {
+    group *g = of_group;
     const test_case *c = &cases.cases[number];
-    run r = {.group = g, .one = gradient_file_case(&cases, number), .how = choose(&g->on, c, number)};
+    run r = {.group = g, .number = number, .one = gradient_file_case(&cases, number), .how = choose(&g->on, c, number)};
     if (r.how.lse_dtype == DA_DTYPE_ANY) { /* a backward pass needs one */
         r.how.lse_dtype = DA_F64;
     }
@@ -265,7 +273,7 @@ static void run_case(group *g, int64_t number) {
         for (int gradient = 0; gradient < GRADIENTS; gradient++) {
             compare_gradients(&r, gradient);
         }
-        if (g->cases % ALL_THREADS_EVERY == 0) {
+        if (g->on.cases % ALL_THREADS_EVERY == 0) {
             for (int t = 0; t < THREAD_CHOICES; t++) {
                 check_again(&r, t, t == r.how.threads ? 1 << (number % GRADIENTS) : ALL_GRADIENTS);
             }
@@ -274,28 +282,6 @@ static void run_case(group *g, int64_t number) {
     }
     free_gradients(&r);
     free_inputs(&r);
-    g->cases++;
-}
-
-static void test_group(void **state) {
-    group *g = *state;
-    int64_t taking_part = 0;
-    for (int64_t number = 0; number < cases.count; number++) {
-        if (kernel_group_takes(&g->on, &cases.cases[number]) && taking_part++ % stride == 0) {
-            run_case(g, number);
-        }
-    }
-    assert_int_not_equal(g->cases, 0);
-    assert_int_equal(g->on.failures, 0);
-}
-
-static int open_contexts(void **state) {
-    return kernel_group_open(&((group *)*state)->on);
-}
-
-static int close_contexts(void **state) {
-    kernel_group_close(&((group *)*state)->on);
-    return 0;
 }
 
 static void print_summary(void) {
@@ -303,43 +289,26 @@ static void print_summary(void) {
            "implementation, isa, type", "cases", "out", "grad_query", "grad_key", "grad_value", "nearest to its bound");
     for (int index = 0; index < group_count; index++) {
         const group *g = &groups[index];
-        printf("%-26s %6lld %9.3f %10.3f %9.3f %10.3f  %s\n", g->on.name, (long long)g->cases, g->worst_forward,
+        printf("%-26s %6lld %9.3f %10.3f %9.3f %10.3f  %s\n", g->on.name, (long long)g->on.cases, g->worst_forward,
                g->worst[GRAD_QUERY], g->worst[GRAD_KEY], g->worst[GRAD_VALUE], g->worst_case);
     }
-}
-
-static bool has_backward(const da_context *context, const char *implementation) {
-    da_implementation_info info;
-    da_implementation_info_init(&info);
-    return da_implementation_get_info(context, implementation, &info) == DA_OK && info.backward;
 }
 
 /* The groups whose implementation has a backward pass. */
 static void list_groups(void) {
     kernel_group listed[MAX_GROUPS];
-    da_context *context = NULL;
     int count = kernel_groups_list(listed);
-    if (da_context_create(NULL, &context) != DA_OK) {
-        print_error("%s\n", da_last_error_message());
-        exit(EXIT_FAILURE);
-    }
     for (int k = 0; k < count; k++) {
-        if (has_backward(context, listed[k].implementation)) {
+        if (implementation_has_backward(listed[k].implementation)) {
             groups[group_count++].on = listed[k];
         }
     }
-    da_context_free(context);
 }
 
 int main(void) {
-    struct CMUnitTest tests[MAX_GROUPS];
     cases = gradient_file_open();
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
     list_groups();
-    for (int g = 0; g < group_count; g++) {
-        tests[g] = (struct CMUnitTest){groups[g].on.name, test_group, open_contexts, close_contexts, &groups[g]};
-    }
-    int failed = _cmocka_run_group_tests("gradient", tests, (size_t)group_count, NULL, NULL);
+    int failed = kernel_groups_compare("gradient", &cases, groups, sizeof groups[0], group_count, run_case);
     print_summary();
     case_file_close(&cases);
     return failed;

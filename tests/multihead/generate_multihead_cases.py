@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS / "reference"), str(TESTS / "compare")]
 from dilated_attention_reference import dilated_attention  # noqa: E402
-from generate_cases import draw_patterns, rounded  # noqa: E402
+from generate_cases import VALUE_TYPES, draw_patterns, padding, rounded  # noqa: E402
 from multihead_reference import Module, backward, forward, forward_bound  # noqa: E402
 
 SEED = 20230706
@@ -33,7 +33,6 @@ RANDOM_CASES = {"f32": 130, "f64": 110, "bf16": 60, "f16": 60}
 LEAST_COVERAGE = 12
 SAMPLES = 6
 MAGIC = b"DAMULTI1"
-VALUE_TYPES = {"f32": 1, "f64": 2, "bf16": 3, "f16": 4}
 UNIT = {"f32": 2.0**-24, "f64": 2.0**-53, "bf16": 2.0**-8, "f16": 2.0**-11}
 POSITIONS = ["none", "rope", "xpos"]
 # Which inputs are one: all three; key and value; query and value; none.
@@ -53,12 +52,7 @@ class Case:
     arrays: dict = field(default_factory=dict)
 
     def padding(self):
-        if self.lengths is None and self.masked is None:
-            return None
-        padded = np.zeros((self.batch, self.n), bool)
-        if self.lengths is not None:
-            padded |= np.arange(self.n)[None] >= np.array(self.lengths)[:, None]
-        return padded if self.masked is None else padded | self.masked
+        return padding(self.batch, self.n, self.lengths, self.masked)
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------------

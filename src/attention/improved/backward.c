@@ -14,9 +14,8 @@
 
 #include "attention/improved/passes.h"
 #include "attention/improved/unit.h"
+#include "attention/job.h"
 #include "core/dtype.h"
-#include "core/parallel.h"
-#include "core/progress.h"
 #include "core/tensor.h"
 
 #define ROW_ARRAYS 4         /* two accumulators, and two packed rows */
@@ -35,17 +34,13 @@ typedef struct backward_job {
     int64_t query_units, key_units; /* 0: no such gradient is wanted, or it is computed by stretches */
     int64_t stretch;                /* 0: in two directions */
     int64_t stretch_count;          /* per sequence */
-    int64_t work;                   /* units or stretches */
-    int64_t steps;                  /* of progress */
     size_t grad_key_rows;           /* for which a thread adds up the gradients of keys */
-    char *memory;
-    size_t memory_per_thread;
-    da_progress_state progress;
+    da_job job;                     /* its parts: units or stretches */
 } backward_job;
 
 /* One thread's memory, and the unit that it is at. */
 typedef struct worker {
-    const backward_job *job;
+    const backward_job *shared;
     const da_backward_tensors *tensors;
     da_unit unit;
     int64_t first; /* position of the first row of grad_key and grad_value */
@@ -69,22 +64,22 @@ typedef struct worker {
     int next_row; /* that may be kept beside those that are */
 } worker;
 
-static void lay_out_stretch(worker *w, const backward_job *job, da_arena *arena) {
-    size_t real = job->key_cut.kernels->real_size, padded = (size_t)job->key_cut.padded_dim;
-    w->grad_query = da_arena_take(arena, (size_t)job->stretch * padded, real);
-    w->key_rows = da_arena_take(arena, job->key_cut.rows * padded, real);
+static void lay_out_stretch(worker *w, const backward_job *shared, da_arena *arena) {
+    size_t real = shared->key_cut.kernels->real_size, padded = (size_t)shared->key_cut.padded_dim;
+    w->grad_query = da_arena_take(arena, (size_t)shared->stretch * padded, real);
+    w->key_rows = da_arena_take(arena, shared->key_cut.rows * padded, real);
     w->columns.differences = da_arena_take(arena, (size_t)DA_SPREAD_ROWS * DA_BLOCK_KEYS, real);
     w->columns.sums = da_arena_take(arena, DA_BLOCK_KEYS * padded, real);
 }
 
 /* Lays a worker's memory out, for either direction; returns the bytes it takes. */
-static size_t lay_out(worker *w, const backward_job *job, char *memory) {
+static size_t lay_out(worker *w, const backward_job *shared, char *memory) {
     da_arena arena = {memory, 0};
-    const da_unit_cut *cut = &job->query_cut;
+    const da_unit_cut *cut = &shared->query_cut;
     size_t real = cut->kernels->real_size, padded = (size_t)cut->padded_dim;
     size_t scores = (size_t)cut->kernels->tile_rows * DA_BLOCK_KEYS;
-    size_t rows = cut->rows > job->key_cut.rows ? cut->rows : job->key_cut.rows;
-    da_unit_lay_out(&w->unit, &arena, cut->rows > job->key_cut.rows ? cut : &job->key_cut);
+    size_t rows = cut->rows > shared->key_cut.rows ? cut->rows : shared->key_cut.rows;
+    da_unit_lay_out(&w->unit, &arena, cut->rows > shared->key_cut.rows ? cut : &shared->key_cut);
     w->lse = da_arena_take(&arena, rows, real);
     w->delta = da_arena_take(&arena, rows, real);
     w->first_packed = da_arena_take(&arena, rows * padded, real);
@@ -94,14 +89,14 @@ static size_t lay_out(worker *w, const backward_job *job, char *memory) {
     w->first_scores = da_arena_take(&arena, scores, real);
     w->second_scores = da_arena_take(&arena, scores, real);
     w->no_bias = da_arena_take(&arena, DA_BLOCK_KEYS, real);
-    w->grad_key = da_arena_take(&arena, job->grad_key_rows * padded, real);
-    w->grad_value = da_arena_take(&arena, job->grad_key_rows * padded, real);
+    w->grad_key = da_arena_take(&arena, shared->grad_key_rows * padded, real);
+    w->grad_value = da_arena_take(&arena, shared->grad_key_rows * padded, real);
     w->column_lse = da_arena_take(&arena, DA_BLOCK_KEYS, real);
     w->column_delta = da_arena_take(&arena, DA_BLOCK_KEYS, real);
     da_block_lay_out(&w->block.first, &arena, cut);
     da_block_lay_out(&w->block.second, &arena, cut);
-    if (job->stretch > 0) {
-        lay_out_stretch(w, job, &arena);
+    if (shared->stretch > 0) {
+        lay_out_stretch(w, shared, &arena);
     }
     return arena.used;
 }
@@ -163,7 +158,7 @@ static void attend_tile(worker *w, const da_row_class *class, int row_in_class, 
 
 static bool is_padded_key(const void *user, int64_t position) {
     const worker *w = user;
-    return da_key_is_padded(w->job->call->options, w->unit.batch, position);
+    return da_key_is_padded(w->shared->call->options, w->unit.batch, position);
 }
 
 static void store_gradient(const worker *w, const da_tensor *gradient, int64_t position, int64_t head, double factor,
@@ -183,7 +178,7 @@ static void begin_queries(void *user, const da_row_class *class) {
         da_set_real(w->unit.cut->kernels, w->delta, row, delta);
     }
     clear_accumulators(w, class);
-    da_unit_pack(&w->unit, class, w->tensors->query, w->head, w->job->call->scale / ln_2, w->first_packed);
+    da_unit_pack(&w->unit, class, w->tensors->query, w->head, w->shared->call->scale / ln_2, w->first_packed);
     da_unit_pack(&w->unit, class, w->tensors->grad_out, w->head, weight_factor(w), w->second_packed);
 }
 
@@ -203,7 +198,7 @@ static void finish_queries(void *user, const da_row_class *class) {
     worker *w = user;
     size_t row_bytes = da_unit_row_bytes(&w->unit);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        store_gradient(w, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->job->call->scale,
+        store_gradient(w, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->shared->call->scale,
                        w->first_accumulator + (size_t)row * row_bytes);
     }
 }
@@ -236,7 +231,7 @@ static void begin_keys(void *user, const da_row_class *class) {
     if (w->wants_columns) {
         load_key_rows(w, class);
     }
-    da_unit_pack(&w->unit, class, w->tensors->key, w->kv_head, w->job->call->scale / ln_2, w->first_packed);
+    da_unit_pack(&w->unit, class, w->tensors->key, w->kv_head, w->shared->call->scale / ln_2, w->first_packed);
     da_unit_pack(&w->unit, class, w->tensors->value, w->kv_head, weight_factor(w), w->second_packed);
 }
 
@@ -337,7 +332,7 @@ static const da_unit_pass key_pass = {
 
 /* The rows first..end-1 against all columns of a head. */
 static void run_head(worker *w, int64_t head, int64_t first, int64_t end) {
-    const da_backward_call *call = w->job->call;
+    const da_backward_call *call = w->shared->call;
     int64_t n = w->tensors->query->shape[1], heads = w->tensors->query->shape[2];
     w->head = head;
     da_head_patterns_init(&w->patterns, call->config, n, heads, head);
@@ -360,7 +355,7 @@ static void store_key_sums(const worker *w, int64_t end) {
     for (int64_t j = w->first; j < end; j++) {
         size_t row = (size_t)(j - w->first) * row_bytes;
         if (grad_key) {
-            store_gradient(w, grad_key, j, w->kv_head, w->job->call->scale, w->grad_key + row);
+            store_gradient(w, grad_key, j, w->kv_head, w->shared->call->scale, w->grad_key + row);
         }
         if (grad_value) {
             store_gradient(w, grad_value, j, w->kv_head, weight_factor(w), w->grad_value + row);
@@ -378,21 +373,21 @@ static void run_keys(worker *w, int64_t group, int64_t first, int64_t end) {
 }
 
 static void run_unit(int64_t index, int thread, void *user) {
-    backward_job *job = user;
-    bool keys = index >= job->query_units;
-    const da_unit_cut *cut = keys ? &job->key_cut : &job->query_cut;
-    const da_backward_tensors *t = job->call->tensors;
+    backward_job *shared = user;
+    bool keys = index >= shared->query_units;
+    const da_unit_cut *cut = keys ? &shared->key_cut : &shared->query_cut;
+    const da_backward_tensors *t = shared->call->tensors;
     int64_t n = t->query->shape[1], heads = t->query->shape[2], kv_heads = t->key->shape[2], group = heads / kv_heads;
-    int64_t in_pass = keys ? index - job->query_units : index, sequence = in_pass / cut->unit_count;
+    int64_t in_pass = keys ? index - shared->query_units : index, sequence = in_pass / cut->unit_count;
     int64_t per_batch = keys ? kv_heads : heads;
     int64_t first = in_pass % cut->unit_count * cut->unit, end = n - first < cut->unit ? n : first + cut->unit;
-    worker w = {.job = job, .tensors = t};
-    if (da_progress_cancelled(&job->progress)) {
+    worker w = {.shared = shared, .tensors = t};
+    if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
     w.kv_head = keys ? sequence % per_batch : sequence % per_batch / group;
     w.unit = (da_unit){.cut = cut, .pass = keys ? &key_pass : &query_pass, .batch = sequence / per_batch};
-    lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
+    lay_out(&w, shared, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
     if (keys) {
@@ -400,7 +395,7 @@ static void run_unit(int64_t index, int thread, void *user) {
     } else {
         run_head(&w, sequence % per_batch, first, end);
     }
-    da_progress_step(&job->progress, thread);
+    da_progress_step(&shared->job.progress, thread);
 }
 
 /* ---- stretches --------------------------------------------------------------------------------------------------- */
@@ -408,18 +403,19 @@ static void run_unit(int64_t index, int thread, void *user) {
 static void store_query_sums(const worker *w, int64_t end) {
     size_t row_bytes = da_unit_row_bytes(&w->unit);
     for (int64_t i = w->stretch_first; i < end && w->wants_columns; i++) {
-        store_gradient(w, w->tensors->grad_query, i, w->head, w->job->call->scale,
+        store_gradient(w, w->tensors->grad_query, i, w->head, w->shared->call->scale,
                        w->grad_query + (size_t)(i - w->stretch_first) * row_bytes);
     }
 }
 
 /* One head of a stretch, a unit of keys at a time. Where heads share keys, the sums of these are begun and stored by the
  * caller; otherwise they are of a unit. */
-static void run_head_of_stretch(backward_job *job, worker *w, int64_t head, int64_t end, bool shares_keys, int thread) {
+static void run_head_of_stretch(backward_job *shared, worker *w, int64_t head, int64_t end, bool shares_keys,
+                                int thread) {
     memset(w->grad_query, 0, (size_t)(end - w->stretch_first) * da_unit_row_bytes(&w->unit));
-    for (int64_t first = w->stretch_first; first < end; first += job->key_cut.unit) {
-        int64_t unit_end = end - first < job->key_cut.unit ? end : first + job->key_cut.unit;
-        if (da_progress_cancelled(&job->progress)) {
+    for (int64_t first = w->stretch_first; first < end; first += shared->key_cut.unit) {
+        int64_t unit_end = end - first < shared->key_cut.unit ? end : first + shared->key_cut.unit;
+        if (da_progress_cancelled(&shared->job.progress)) {
             return;
         }
         if (!shares_keys) {
@@ -429,28 +425,28 @@ static void run_head_of_stretch(backward_job *job, worker *w, int64_t head, int6
         if (!shares_keys) {
             store_key_sums(w, unit_end);
         }
-        da_progress_step(&job->progress, thread);
+        da_progress_step(&shared->job.progress, thread);
     }
     store_query_sums(w, end);
 }
 
 static void run_stretch(int64_t index, int thread, void *user) {
-    backward_job *job = user;
-    const da_backward_tensors *t = job->call->tensors;
+    backward_job *shared = user;
+    const da_backward_tensors *t = shared->call->tensors;
     int64_t n = t->query->shape[1], kv_heads = t->key->shape[2], group = t->query->shape[2] / kv_heads;
-    int64_t sequence = index / job->stretch_count, first = index % job->stretch_count * job->stretch;
-    int64_t end = n - first < job->stretch ? n : first + job->stretch;
-    worker w = {.job = job, .tensors = t, .stretch_first = first, .wants_columns = t->grad_query != NULL};
+    int64_t sequence = index / shared->stretch_count, first = index % shared->stretch_count * shared->stretch;
+    int64_t end = n - first < shared->stretch ? n : first + shared->stretch;
+    worker w = {.shared = shared, .tensors = t, .stretch_first = first, .wants_columns = t->grad_query != NULL};
     w.kv_head = sequence % kv_heads;
-    w.unit = (da_unit){.cut = &job->key_cut, .pass = &key_pass, .batch = sequence / kv_heads};
-    lay_out(&w, job, job->memory + (size_t)thread * job->memory_per_thread);
+    w.unit = (da_unit){.cut = &shared->key_cut, .pass = &key_pass, .batch = sequence / kv_heads};
+    lay_out(&w, shared, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
     if (group > 1) {
         begin_key_sums(&w, first, end);
     }
     for (int64_t head = w.kv_head * group; head < (w.kv_head + 1) * group; head++) {
-        run_head_of_stretch(job, &w, head, end, group > 1, thread);
+        run_head_of_stretch(shared, &w, head, end, group > 1, thread);
     }
     if (group > 1) {
         store_key_sums(&w, end);
@@ -475,81 +471,68 @@ static int64_t closed_length(const da_attention_config *config, int64_t n) {
 }
 
 /* Units of keys in the stretches of a sequence. */
-static int64_t units_of_stretches(const backward_job *job, int64_t n) {
-    int64_t unit = job->key_cut.unit, rest = n % job->stretch;
-    return n / job->stretch * ((job->stretch - 1) / unit + 1) + (rest + unit - 1) / unit;
+static int64_t units_of_stretches(const backward_job *shared, int64_t n) {
+    int64_t unit = shared->key_cut.unit, rest = n % shared->stretch;
+    return n / shared->stretch * ((shared->stretch - 1) / unit + 1) + (rest + unit - 1) / unit;
 }
 
 /* Decides whether to go by stretches, and by which. */
-static void plan_stretches(backward_job *job, const da_kernels *kernels, const da_attention_config *config,
+static void plan_stretches(backward_job *shared, const da_kernels *kernels, const da_attention_config *config,
                            const da_problem *problem) {
     int64_t n = da_problem_length(problem), closed = closed_length(config, n);
-    int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
-    bool shares_keys = kv_heads < problem->heads;
+    bool shares_keys = problem->kv_heads < problem->heads;
     da_unit_cut cut;
     da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
     int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
     int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
     bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
-                                          : count >= STRETCHES_WANTED / problem->batch / kv_heads;
+                                          : count >= STRETCHES_WANTED / problem->batch / problem->kv_heads;
     if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
-        job->query_cut = job->key_cut = cut;
-        job->stretch = stretch;
-        job->stretch_count = count;
-        job->grad_key_rows = (size_t)(shares_keys ? stretch : cut.unit);
+        shared->query_cut = shared->key_cut = cut;
+        shared->stretch = stretch;
+        shared->stretch_count = count;
+        shared->grad_key_rows = (size_t)(shares_keys ? stretch : cut.unit);
     }
 }
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
-/* Fills in all but the memory; returns the number of threads that the call can use. */
-static int plan(backward_job *job, bool wants_query, bool wants_keys, const da_context *context,
-                const da_attention_config *config, const da_problem *problem) {
+/* Fills in all but the call. */
+static void plan(backward_job *shared, bool wants_query, bool wants_keys, const da_context *context,
+                 const da_attention_config *config, const da_problem *problem) {
     worker layout;
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype);
-    int64_t kv_heads = problem->kv_heads > 0 ? problem->kv_heads : problem->heads;
-    int64_t queries = problem->batch * problem->heads, keys = problem->batch * kv_heads;
-    da_unit_cut_init(&job->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
-    da_unit_cut_init(&job->key_cut, kernels, config, problem, keys, ROW_ARRAYS);
-    job->grad_key_rows = (size_t)job->key_cut.unit;
-    plan_stretches(job, kernels, config, problem);
-    job->memory_per_thread = lay_out(&layout, job, NULL);
-    if (job->stretch > 0) {
-        job->work = wants_query || wants_keys ? keys * job->stretch_count : 0;
-        job->steps = wants_query || wants_keys ? queries * units_of_stretches(job, da_problem_length(problem)) : 0;
+    int64_t queries = problem->batch * problem->heads, keys = problem->batch * problem->kv_heads;
+    bool wants_any = wants_query || wants_keys;
+    da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
+    da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, ROW_ARRAYS);
+    shared->grad_key_rows = (size_t)shared->key_cut.unit;
+    plan_stretches(shared, kernels, config, problem);
+    shared->job.memory_per_thread = lay_out(&layout, shared, NULL);
+    shared->job.clear_memory =
+        true; /* no_bias is zero, as are columns beyond head_dim and rows that a tile does not use */
+    if (shared->stretch > 0) {
+        da_job_plan(&shared->job, context, &config->tuning, wants_any ? keys * shared->stretch_count : 0);
+        shared->job.steps = queries * units_of_stretches(shared, da_problem_length(problem));
     } else {
-        job->query_units = wants_query ? queries * job->query_cut.unit_count : 0;
-        job->key_units = wants_keys ? keys * job->key_cut.unit_count : 0;
-        job->work = job->steps = job->query_units + job->key_units;
+        shared->query_units = wants_query ? queries * shared->query_cut.unit_count : 0;
+        shared->key_units = wants_keys ? keys * shared->key_cut.unit_count : 0;
+        da_job_plan(&shared->job, context, &config->tuning, shared->query_units + shared->key_units);
     }
-    return da_threads_for(context, &config->tuning, job->work);
 }
 
 da_status da_improved_backward(void *state, const da_backward_call *call, void *user) {
-    const da_allocator *allocator = da_context_allocator(call->context);
     const da_backward_tensors *t = call->tensors;
     da_problem problem;
-    backward_job job = {.call = call};
+    backward_job shared = {.call = call};
     da_problem_of_tensors(t->query, t->key, &problem);
-    int threads =
-        plan(&job, t->grad_query != NULL, t->grad_key || t->grad_value, call->context, call->config, &problem);
-    da_progress_begin(&job.progress, call->options, job.steps);
-    if (job.work > 0) {
-        job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
-        if (!job.memory) {
-            return DA_ERROR_OUT_OF_MEMORY;
-        }
-        /* Zero once: columns beyond head_dim stay zero, and rows that a tile does not use hold numbers. */
-        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
-        da_parallel_for(threads, job.work, job.stretch > 0 ? run_stretch : run_unit, &job);
-        da_release(allocator, job.memory);
-    }
-    return da_progress_end(&job.progress);
+    plan(&shared, t->grad_query, t->grad_key || t->grad_value, call->context, call->config, &problem);
+    return da_job_run(&shared.job, call->context, call->options, shared.stretch > 0 ? run_stretch : run_unit, &shared);
 }
 
 size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
                                       const da_problem *problem, void *user) {
-    backward_job job = {0};
-    size_t threads = (size_t)plan(&job, true, true, context, config, problem);
-    return threads * job.memory_per_thread;
+    backward_job shared = {0};
+    plan(&shared, true, true, context, config, problem);
+    return da_job_bytes(&shared.job);
 }

@@ -5,9 +5,8 @@
 #include "attention/improved/improved.h"
 #include "attention/improved/passes.h"
 #include "attention/improved/unit.h"
+#include "attention/job.h"
 #include "core/dtype.h"
-#include "core/parallel.h"
-#include "core/progress.h"
 #include "core/tensor.h"
 
 #define ROW_ARRAYS 2 /* accumulators and packed queries */
@@ -18,14 +17,12 @@ static const double ln_2 = 0.69314718055994530942;
 typedef struct forward_job {
     const da_forward_call *call;
     da_unit_cut cut;
-    char *memory;
-    size_t memory_per_thread;
-    da_progress_state progress;
+    da_job job;
 } forward_job;
 
 /* One thread's memory, and the unit that it is at. */
 typedef struct worker {
-    const forward_job *job;
+    const forward_job *shared;
     da_unit unit;
     int64_t head, kv_head;
     da_head_patterns patterns;
@@ -55,8 +52,8 @@ static size_t lay_out(worker *w, const da_unit_cut *cut, char *memory) {
 /* Packs a class's queries and begins their softmax. */
 static void begin_class(void *user, const da_row_class *class) {
     worker *w = user;
-    const da_forward_call *call = w->job->call;
-    const da_kernels *kernels = w->job->cut.kernels;
+    const da_forward_call *call = w->shared->call;
+    const da_kernels *kernels = w->shared->cut.kernels;
     size_t rows = (size_t)da_unit_padded_rows(&w->unit, class), first = (size_t) class->first_row;
     size_t row_bytes = da_unit_row_bytes(&w->unit);
     memset(w->sum + first * kernels->real_size, 0, rows * kernels->real_size);
@@ -69,12 +66,12 @@ static void begin_class(void *user, const da_row_class *class) {
 
 static void fill_block(void *user) {
     worker *w = user;
-    da_unit_gather(&w->unit, w->job->call->key, w->job->call->value, w->kv_head, &w->block);
+    da_unit_gather(&w->unit, w->shared->call->key, w->shared->call->value, w->kv_head, &w->block);
 }
 
 static void attend_tile(void *user, const da_row_class *class, int row_in_class) {
     worker *w = user;
-    const da_kernels *kernels = w->job->cut.kernels;
+    const da_kernels *kernels = w->shared->cut.kernels;
     size_t row = (size_t)(class->first_row + row_in_class), row_bytes = da_unit_row_bytes(&w->unit);
     da_query_tile tile = {
         .queries = w->queries + row * row_bytes,
@@ -82,7 +79,7 @@ static void attend_tile(void *user, const da_row_class *class, int row_in_class)
         .sum = w->sum + row * kernels->real_size,
         .accumulator = w->accumulator + row * row_bytes,
         .scores = w->scores,
-        .score_factor = w->job->call->scale / ln_2,
+        .score_factor = w->shared->call->scale / ln_2,
     };
     da_unit_describe_tile(&w->unit, class, row_in_class, &tile);
     kernels->attend(&w->block, &tile);
@@ -91,8 +88,8 @@ static void attend_tile(void *user, const da_row_class *class, int row_in_class)
 /* Divides a row's accumulator by its sum and writes output and logsumexp. The zero keys come in here: with z of them the
  * sum gains z * 2^(0 - maximum), and the accumulator nothing. */
 static void finish_row(worker *w, int row, double zero_keys) {
-    const da_kernels *kernels = w->job->cut.kernels;
-    const da_tensor *out = w->job->call->out, *lse = w->job->call->lse;
+    const da_kernels *kernels = w->shared->cut.kernels;
+    const da_tensor *out = w->shared->call->out, *lse = w->shared->call->lse;
     int64_t i = da_unit_row_position(&w->unit, row), batch = w->unit.batch;
     double maximum = da_real_at(kernels, w->maximum, row), sum = da_real_at(kernels, w->sum, row);
     double factor = w->unit.dropout.factor / w->patterns.divisor;
@@ -104,7 +101,7 @@ static void finish_row(worker *w, int row, double zero_keys) {
     }
     bool has_keys = sum != 0; /* a NaN is a key's */
     kernels->store_row(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), has_keys ? factor / sum : 0,
-                       out->dtype, w->job->cut.head_dim, da_tensor_row(out, batch, i, w->head), out->stride[3]);
+                       out->dtype, w->shared->cut.head_dim, da_tensor_row(out, batch, i, w->head), out->stride[3]);
     if (lse) {
         da_dtype_store(lse->dtype, da_tensor_row(lse, batch, i, w->head),
                        has_keys ? (maximum + log2(sum)) * ln_2 : -INFINITY);
@@ -113,11 +110,11 @@ static void finish_row(worker *w, int row, double zero_keys) {
 
 static void finish_class(void *user, const da_row_class *class) {
     worker *w = user;
-    const da_kernels *kernels = w->job->cut.kernels;
+    const da_kernels *kernels = w->shared->cut.kernels;
     double zero_keys = (double)da_span_zero_keys(&w->unit.span, class->kept_in);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
         if (row % kernels->tile_rows == 0 && kernels->finish_tile) {
-            kernels->finish_tile(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), w->job->cut.padded_dim);
+            kernels->finish_tile(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), w->shared->cut.padded_dim);
         }
         finish_row(w, row, zero_keys);
     }
@@ -125,7 +122,7 @@ static void finish_class(void *user, const da_row_class *class) {
 
 static bool key_is_absent(const void *user, int64_t position) {
     const worker *w = user;
-    return da_key_is_padded(w->job->call->options, w->unit.batch, position);
+    return da_key_is_padded(w->shared->call->options, w->unit.batch, position);
 }
 
 static const da_unit_pass forward_pass = {
@@ -139,19 +136,19 @@ static const da_unit_pass forward_pass = {
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
 static void run_unit(int64_t index, int thread, void *user) {
-    forward_job *job = user;
-    const da_forward_call *call = job->call;
-    const da_kernels *kernels = job->cut.kernels;
-    int64_t sequence = index / job->cut.unit_count, n = call->query->shape[1], heads = call->query->shape[2];
-    int64_t first = index % job->cut.unit_count * job->cut.unit;
-    int64_t end = n - first < job->cut.unit ? n : first + job->cut.unit;
-    worker w = {.job = job, .head = sequence % heads};
-    if (da_progress_cancelled(&job->progress)) {
+    forward_job *shared = user;
+    const da_forward_call *call = shared->call;
+    const da_kernels *kernels = shared->cut.kernels;
+    int64_t sequence = index / shared->cut.unit_count, n = call->query->shape[1], heads = call->query->shape[2];
+    int64_t first = index % shared->cut.unit_count * shared->cut.unit;
+    int64_t end = n - first < shared->cut.unit ? n : first + shared->cut.unit;
+    worker w = {.shared = shared, .head = sequence % heads};
+    if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
     w.kv_head = w.head / (heads / call->key->shape[2]);
-    w.unit = (da_unit){.cut = &job->cut, .pass = &forward_pass, .batch = sequence / heads};
-    lay_out(&w, &job->cut, job->memory + (size_t)thread * job->memory_per_thread);
+    w.unit = (da_unit){.cut = &shared->cut, .pass = &forward_pass, .batch = sequence / heads};
+    lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
     da_head_patterns_init(&w.patterns, call->config, n, heads, w.head);
@@ -163,30 +160,32 @@ static void run_unit(int64_t index, int thread, void *user) {
     if (kernels->end) {
         kernels->end();
     }
-    da_progress_step(&job->progress, thread);
+    da_progress_step(&shared->job.progress, thread);
 }
 
-/* Fills in all but the memory; returns the number of threads that the call can use. */
-static int plan(forward_job *job, const da_kernels *kernels, const da_context *context,
-                const da_attention_config *config, const da_problem *problem) {
+/* Fills in all but the call. */
+static void plan(forward_job *shared, const da_kernels *kernels, const da_context *context,
+                 const da_attention_config *config, const da_problem *problem) {
     worker layout;
     int64_t sequences = problem->batch * problem->heads;
-    da_unit_cut_init(&job->cut, kernels, config, problem, sequences, ROW_ARRAYS);
-    job->memory_per_thread = lay_out(&layout, &job->cut, NULL);
-    return da_threads_for(context, &config->tuning, sequences * job->cut.unit_count);
+    da_unit_cut_init(&shared->cut, kernels, config, problem, sequences, ROW_ARRAYS);
+    shared->job.memory_per_thread = lay_out(&layout, &shared->cut, NULL);
+    shared->job.clear_memory = shared->cut.clear_memory;
+    da_job_plan(&shared->job, context, &config->tuning, sequences * shared->cut.unit_count);
 }
 
 void da_improved_describe(const da_context *context, const da_attention_config *config, const da_problem *problem,
                           da_improved_cut *cut) {
-    forward_job job = {0};
+    forward_job shared = {0};
     const da_kernels *kernels = da_kernels_for(da_context_isa(context), problem->dtype);
-    cut->threads = plan(&job, kernels, context, config, problem);
+    plan(&shared, kernels, context, config, problem);
+    cut->threads = shared.job.threads;
     cut->tile_rows = kernels->tile_rows;
     cut->panel_keys = kernels->panel_keys;
-    cut->unit = job.cut.unit;
-    cut->unit_count = job.cut.unit_count;
-    cut->block_keys = job.cut.block_keys;
-    cut->unit_bytes = (size_t)job.cut.unit * (size_t)(ROW_ARRAYS * job.cut.padded_dim) * kernels->real_size;
+    cut->unit = shared.cut.unit;
+    cut->unit_count = shared.cut.unit_count;
+    cut->block_keys = shared.cut.block_keys;
+    cut->unit_bytes = (size_t)shared.cut.unit * (size_t)(ROW_ARRAYS * shared.cut.padded_dim) * kernels->real_size;
 }
 
 /* Products of their own hold no weights that dropout could take away. */
@@ -197,35 +196,21 @@ static const da_kernels *kernels_for_call(const da_forward_call *call) {
 }
 
 da_status da_improved_forward(void *state, const da_forward_call *call, void *user) {
-    const da_allocator *allocator = da_context_allocator(call->context);
     da_problem problem;
-    forward_job job = {.call = call};
+    forward_job shared = {.call = call};
     da_problem_of_tensors(call->query, call->key, &problem);
-    int threads = plan(&job, kernels_for_call(call), call->context, call->config, &problem);
-    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
-    if (!job.memory) {
-        return DA_ERROR_OUT_OF_MEMORY;
-    }
-    if (job.cut.clear_memory) {
-        memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
-    }
-    int64_t units = problem.batch * problem.heads * job.cut.unit_count;
-    da_progress_begin(&job.progress, call->options, units);
-    da_parallel_for(threads, units, run_unit, &job);
-    da_release(allocator, job.memory);
-    return da_progress_end(&job.progress);
+    plan(&shared, kernels_for_call(call), call->context, call->config, &problem);
+    return da_job_run(&shared.job, call->context, call->options, run_unit, &shared);
 }
 
 size_t da_improved_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                              void *user) {
-    forward_job job = {0};
+    forward_job shared = {0}, training = {0};
     da_isa isa = da_context_isa(context);
-    size_t threads = (size_t)plan(&job, da_kernels_for(isa, problem->dtype), context, config, problem);
-    size_t bytes = threads * job.memory_per_thread;
+    plan(&shared, da_kernels_for(isa, problem->dtype), context, config, problem);
     if (config->dropout > 0) { /* whether a call trains is not known */
-        threads = (size_t)plan(&job, da_kernels_for_backward(isa, problem->dtype), context, config, problem);
-        size_t training_bytes = threads * job.memory_per_thread;
-        bytes = training_bytes > bytes ? training_bytes : bytes;
+        plan(&training, da_kernels_for_backward(isa, problem->dtype), context, config, problem);
     }
-    return bytes;
+    size_t bytes = da_job_bytes(&shared.job), training_bytes = da_job_bytes(&training.job);
+    return training_bytes > bytes ? training_bytes : bytes;
 }

@@ -176,7 +176,7 @@ void da_unit_describe_tile(const da_unit *unit, const da_row_class *class, int r
     for (int r = 0; r < tile->rows; r++) {
         int64_t i = da_unit_row_position(unit, class->first_row + row + r);
         tile->last_visible[r] =
-            span->sees_after < INT64_MAX - i ? relative_position(unit, i + span->sees_after) : INT32_MAX;
+            span->sees_after < INT64_MAX - i ? relative_position(unit, i + span->sees_after) : INT32_MAX - 1;
         tile->first_visible[r] = span->sees_before < i ? relative_position(unit, i - span->sees_before) : INT32_MIN;
         tile->tokens[r] = (uint32_t)i;
     }

@@ -9,9 +9,8 @@
 
 #include <math.h>
 
+#include "attention/job.h"
 #include "attention/standard/sequence.h"
-#include "core/parallel.h"
-#include "core/progress.h"
 
 #define REAL float
 #define EXP expf
@@ -29,9 +28,7 @@ typedef struct backward_job {
     const da_backward_call *call;
     int64_t query_tiles, key_tiles; /* per sequence and head, or kv head */
     int64_t query_work, key_work;   /* tiles in all, of the gradients that are wanted */
-    char *memory;
-    size_t memory_per_thread;
-    da_progress_state progress;
+    da_job job;
 } backward_job;
 
 static int64_t smaller(int64_t a, int64_t b) {
@@ -52,12 +49,12 @@ static void begin_head(sequence *s, const da_backward_call *call, int64_t batch,
     sequence_begin(s, call->config, call->dropout, batch, head);
 }
 
-static void run_query_tile(const backward_job *job, int64_t index, void *memory) {
-    const da_backward_tensors *t = job->call->tensors;
-    int64_t heads = t->query->shape[2], first = index % job->query_tiles * TILE_ROWS;
+static void run_query_tile(const backward_job *shared, int64_t index, void *memory) {
+    const da_backward_tensors *t = shared->call->tensors;
+    int64_t heads = t->query->shape[2], first = index % shared->query_tiles * TILE_ROWS;
     int64_t end = smaller(first + TILE_ROWS, t->query->shape[1]);
     sequence s;
-    begin_head(&s, job->call, index / job->query_tiles / heads, index / job->query_tiles % heads);
+    begin_head(&s, shared->call, index / shared->query_tiles / heads, index / shared->query_tiles % heads);
     if (t->query->dtype == DA_F64) {
         differentiate_queries_f64(memory, &s, t, first, end);
     } else {
@@ -65,34 +62,34 @@ static void run_query_tile(const backward_job *job, int64_t index, void *memory)
     }
 }
 
-static void run_key_tile(const backward_job *job, int64_t index, void *memory) {
-    const da_backward_tensors *t = job->call->tensors;
+static void run_key_tile(const backward_job *shared, int64_t index, void *memory) {
+    const da_backward_tensors *t = shared->call->tensors;
     int64_t kv_heads = t->key->shape[2], group = t->query->shape[2] / kv_heads;
-    int64_t batch = index / job->key_tiles / kv_heads, kv_head = index / job->key_tiles % kv_heads;
-    int64_t first = index % job->key_tiles * TILE_KEYS, end = smaller(first + TILE_KEYS, t->key->shape[1]);
+    int64_t batch = index / shared->key_tiles / kv_heads, kv_head = index / shared->key_tiles % kv_heads;
+    int64_t first = index % shared->key_tiles * TILE_KEYS, end = smaller(first + TILE_KEYS, t->key->shape[1]);
     bool f64 = t->query->dtype == DA_F64;
     int head_dim = (int)t->query->shape[3];
     sequence s;
     (f64 ? begin_keys_f64 : begin_keys_f32)(memory, end - first, head_dim);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-        begin_head(&s, job->call, batch, head);
+        begin_head(&s, shared->call, batch, head);
         (f64 ? differentiate_keys_f64 : differentiate_keys_f32)(memory, &s, t, first, end);
     }
     (f64 ? finish_keys_f64 : finish_keys_f32)(memory, &s, t, first, end);
 }
 
 static void run_tile(int64_t index, int thread, void *user) {
-    backward_job *job = user;
-    void *memory = job->memory + (size_t)thread * job->memory_per_thread;
-    if (da_progress_cancelled(&job->progress)) {
+    backward_job *shared = user;
+    void *memory = da_job_memory(&shared->job, thread);
+    if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
-    if (index < job->query_work) {
-        run_query_tile(job, index, memory);
+    if (index < shared->query_work) {
+        run_query_tile(shared, index, memory);
     } else {
-        run_key_tile(job, index - job->query_work, memory);
+        run_key_tile(shared, index - shared->query_work, memory);
     }
-    da_progress_step(&job->progress, thread);
+    da_progress_step(&shared->job.progress, thread);
 }
 
 static size_t tile_size(da_dtype dtype) {
@@ -101,43 +98,32 @@ static size_t tile_size(da_dtype dtype) {
     return queries > keys ? queries : keys;
 }
 
-/* Fills in all but call and memory; returns the number of threads that the call can use. */
-static int plan(backward_job *job, const da_context *context, const da_attention_config *config,
-                const da_problem *problem, bool wants_query, bool wants_keys) {
+/* Fills in all but the call. */
+static void plan(backward_job *shared, const da_context *context, const da_attention_config *config,
+                 const da_problem *problem, bool wants_query, bool wants_keys) {
     da_arena arena = {0};
     int64_t n = da_problem_length(problem);
-    job->query_tiles = (n - 1) / TILE_ROWS + 1;
-    job->key_tiles = (n - 1) / TILE_KEYS + 1;
-    job->query_work = wants_query ? problem->batch * problem->heads * job->query_tiles : 0;
-    job->key_work = wants_keys ? problem->batch * problem->kv_heads * job->key_tiles : 0;
+    shared->query_tiles = (n - 1) / TILE_ROWS + 1;
+    shared->key_tiles = (n - 1) / TILE_KEYS + 1;
+    shared->query_work = wants_query ? problem->batch * problem->heads * shared->query_tiles : 0;
+    shared->key_work = wants_keys ? problem->batch * problem->kv_heads * shared->key_tiles : 0;
     da_arena_take(&arena, 1, tile_size(problem->dtype));
-    job->memory_per_thread = arena.used;
-    return da_threads_for(context, &config->tuning, job->query_work + job->key_work);
+    shared->job.memory_per_thread = arena.used;
+    da_job_plan(&shared->job, context, &config->tuning, shared->query_work + shared->key_work);
 }
 
 da_status da_standard_backward(void *state, const da_backward_call *call, void *user) {
-    const da_allocator *allocator = da_context_allocator(call->context);
     const da_backward_tensors *t = call->tensors;
     da_problem problem;
-    backward_job job = {.call = call};
+    backward_job shared = {.call = call};
     da_problem_of_tensors(t->query, t->key, &problem);
-    int threads = plan(&job, call->context, call->config, &problem, t->grad_query, t->grad_key || t->grad_value);
-    if (threads == 0) { /* no gradient is wanted */
-        return DA_OK;
-    }
-    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
-    if (!job.memory) {
-        return DA_ERROR_OUT_OF_MEMORY;
-    }
-    da_progress_begin(&job.progress, call->options, job.query_work + job.key_work);
-    da_parallel_for(threads, job.query_work + job.key_work, run_tile, &job);
-    da_release(allocator, job.memory);
-    return da_progress_end(&job.progress);
+    plan(&shared, call->context, call->config, &problem, t->grad_query, t->grad_key || t->grad_value);
+    return da_job_run(&shared.job, call->context, call->options, run_tile, &shared);
 }
 
 size_t da_standard_backward_workspace(const da_context *context, const da_attention_config *config,
                                       const da_problem *problem, void *user) {
-    backward_job job = {0};
-    size_t threads = (size_t)plan(&job, context, config, problem, true, true);
-    return threads * job.memory_per_thread;
+    backward_job shared = {0};
+    plan(&shared, context, config, problem, true, true);
+    return da_job_bytes(&shared.job);
 }

@@ -8,11 +8,9 @@
 
 #include <math.h>
 
+#include "attention/job.h"
 #include "attention/standard/backward.h"
 #include "attention/standard/sequence.h"
-#include "attention/workspace.h"
-#include "core/parallel.h"
-#include "core/progress.h"
 
 #define REAL float
 #define EXP expf
@@ -32,19 +30,17 @@
 typedef struct forward_job {
     const da_forward_call *call;
     int64_t tiles; /* per sequence */
-    char *memory;
-    size_t memory_per_thread;
-    da_progress_state progress;
+    da_job job;
 } forward_job;
 
 static void run_tile(int64_t index, int thread, void *user) {
-    forward_job *job = user;
-    const da_forward_call *call = job->call;
+    forward_job *shared = user;
+    const da_forward_call *call = shared->call;
     int64_t n = call->query->shape[1], heads = call->query->shape[2];
-    int64_t first = index % job->tiles * TILE_ROWS;
+    int64_t first = index % shared->tiles * TILE_ROWS;
     int rows = n - first < TILE_ROWS ? (int)(n - first) : TILE_ROWS;
-    void *memory = job->memory + (size_t)thread * job->memory_per_thread;
-    if (da_progress_cancelled(&job->progress)) {
+    void *memory = da_job_memory(&shared->job, thread);
+    if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
     sequence s = {
@@ -56,47 +52,38 @@ static void run_tile(int64_t index, int thread, void *user) {
         .options = call->options,
         .scale = call->scale,
     };
-    sequence_begin(&s, call->config, call->dropout, index / job->tiles / heads, index / job->tiles % heads);
+    sequence_begin(&s, call->config, call->dropout, index / shared->tiles / heads, index / shared->tiles % heads);
     if (call->query->dtype == DA_F64) {
         forward_tile_f64(memory, &s, first, rows);
     } else {
         forward_tile_f32(memory, &s, first, rows);
     }
-    da_progress_step(&job->progress, thread);
+    da_progress_step(&shared->job.progress, thread);
 }
 
-/* Fills in the number of tiles and a thread's memory; returns the number of threads that the call can use. */
-static int plan(forward_job *job, const da_context *context, const da_attention_config *config,
-                const da_problem *problem) {
+/* Fills in all but the call. */
+static void plan(forward_job *shared, const da_context *context, const da_attention_config *config,
+                 const da_problem *problem) {
     da_arena arena = {0};
-    job->tiles = (da_problem_length(problem) - 1) / TILE_ROWS + 1;
+    shared->tiles = (da_problem_length(problem) - 1) / TILE_ROWS + 1;
     da_arena_take(&arena, 1, problem->dtype == DA_F64 ? sizeof(tile_f64) : sizeof(tile_f32));
-    job->memory_per_thread = arena.used;
-    return da_threads_for(context, &config->tuning, problem->batch * problem->heads * job->tiles);
+    shared->job.memory_per_thread = arena.used;
+    da_job_plan(&shared->job, context, &config->tuning, problem->batch * problem->heads * shared->tiles);
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
-    const da_allocator *allocator = da_context_allocator(call->context);
     da_problem problem;
-    forward_job job = {.call = call};
+    forward_job shared = {.call = call};
     da_problem_of_tensors(call->query, call->key, &problem);
-    int threads = plan(&job, call->context, call->config, &problem);
-    job.memory = da_allocate(allocator, (size_t)threads, job.memory_per_thread);
-    if (!job.memory) {
-        return DA_ERROR_OUT_OF_MEMORY;
-    }
-    int64_t work = problem.batch * problem.heads * job.tiles;
-    da_progress_begin(&job.progress, call->options, work);
-    da_parallel_for(threads, work, run_tile, &job);
-    da_release(allocator, job.memory);
-    return da_progress_end(&job.progress);
+    plan(&shared, call->context, call->config, &problem);
+    return da_job_run(&shared.job, call->context, call->options, run_tile, &shared);
 }
 
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
-    forward_job job = {0};
-    size_t threads = (size_t)plan(&job, context, config, problem);
-    return threads * job.memory_per_thread;
+    forward_job shared = {0};
+    plan(&shared, context, config, problem);
+    return da_job_bytes(&shared.job);
 }
 
 const da_implementation da_standard_implementation = {
@@ -104,7 +91,7 @@ const da_implementation da_standard_implementation = {
     .name = "standard",
     .description = "Plain portable C, tiled, one pass over all patterns: the version to read",
     .best_for = "a baseline, and debugging",
-    .memory = "one tile a thread: 200 KiB, 400 KiB for f64; for gradients 400 KiB, 800 KiB",
+    .memory = "one tile a thread: 200 KiB, 400 KiB for f64; for gradients 330 KiB, 660 KiB",
     .features = DA_FEATURE_ALL,
     .dtypes = DA_DTYPE_BITS_ALL,
     .forward = forward,

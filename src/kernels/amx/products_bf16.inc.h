@@ -10,6 +10,7 @@
  * rounded; scores are multiplied by it in f32. Weights are rounded to bf16 for the product with the values, and summed
  * before that. Included by attend.inc.h. */
 #include "kernels/amx/tiles.inc.h"
+#include "kernels/halves.h"
 
 #define DA_KERNELS_HOOKS .begin = begin_tiles, .end = end_tiles, .finish_tile = finish_tile,
 
@@ -23,16 +24,6 @@ static int key_length(int head_dim) {
 }
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
-
-static void load_halves(const void *row, int64_t stride, int count, uint16_t *out) {
-    if (stride == 1) {
-        memcpy(out, row, (size_t)count * sizeof *out);
-        return;
-    }
-    for (int c = 0; c < count; c++) {
-        out[c] = ((const uint16_t *)row)[c * stride];
-    }
-}
 
 static void pack_query(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
                        void *queries) {
@@ -75,16 +66,16 @@ static bool store_value(da_key_block *block, const da_key_source *source, int ke
 static void transpose_panel(da_key_block *block, int index) {
     uint16_t *panel = (uint16_t *)block->values + (int64_t)index * block->padded_dim * PANEL_KEYS;
     for (int c = 0; c < block->padded_dim; c += 16) {
-        __m512i pair[16];
+        vec pair[16]; /* of two bf16, which are moved and not looked into */
         for (int p = 0; p < 16; p++) {
             const __m256i *even = (const __m256i *)(const void *)(staged_value(block, 2 * p) + c);
             const __m256i *odd = (const __m256i *)(const void *)(staged_value(block, 2 * p + 1) + c);
             __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(odd)), 16);
-            pair[p] = _mm512_or_si512(_mm512_cvtepu16_epi32(_mm256_loadu_si256(even)), high);
+            pair[p] = _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(_mm256_loadu_si256(even)), high));
         }
-        transpose_16(pair);
+        vec_transpose(pair);
         for (int i = 0; i < 16; i++) {
-            _mm512_storeu_si512(panel + (c + i) * PANEL_KEYS, pair[i]);
+            vec_store((real *)(void *)(panel + (c + i) * PANEL_KEYS), pair[i]);
         }
     }
 }
@@ -418,13 +409,13 @@ static void finish_tile(void *accumulator, int padded_dim) {
     real *columns = accumulator, rows[TILE_ROWS * DA_MAX_HEAD_DIM];
     for (int c = 0; c < padded_dim; c += 16) {
         for (int half = 0; half < HALVES; half++) {
-            __m512i part[16];
-            for (int i = 0; i < 16; i++) {
-                part[i] = _mm512_loadu_si512(columns + (c + i) * TILE_ROWS + half * VEC_LANES);
+            vec part[VEC_LANES];
+            for (int i = 0; i < VEC_LANES; i++) {
+                part[i] = vec_load(columns + (c + i) * TILE_ROWS + half * VEC_LANES);
             }
-            transpose_16(part);
-            for (int i = 0; i < 16; i++) {
-                _mm512_storeu_si512(rows + (half * VEC_LANES + i) * padded_dim + c, part[i]);
+            vec_transpose(part);
+            for (int i = 0; i < VEC_LANES; i++) {
+                vec_store(rows + (half * VEC_LANES + i) * padded_dim + c, part[i]);
             }
         }
     }

@@ -6,17 +6,9 @@
  * rounded to bf16 for the product with the values, and summed before that.
  * Included by attend.inc.h. */
 
-/* ---- packing ---------------------------------------------------------------------------------------------------- */
+#include "kernels/halves.h"
 
-static void load_halves(const void *row, int64_t stride, int count, uint16_t *out) {
-    if (stride == 1) {
-        memcpy(out, row, (size_t)count * sizeof *out);
-        return;
-    }
-    for (int c = 0; c < count; c++) {
-        out[c] = ((const uint16_t *)row)[c * stride];
-    }
-}
+/* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 static uint32_t pair_at(const uint16_t *halves, int pair) {
     return halves[2 * pair] | (uint32_t)halves[2 * pair + 1] << 16;
