@@ -10,7 +10,7 @@ typedef struct command_entry {
 } command_entry;
 
 #ifdef DA_CLI_HAS_NN
-#define NN_COMMANDS "train, generate, "
+#define NN_COMMANDS "train, plot, generate, "
 #else
 #define NN_COMMANDS ""
 #endif
@@ -22,6 +22,7 @@ static const command_entry commands[] = {
     {"bench", "time the implementations against the machine's arithmetic peak", command_bench},
 #ifdef DA_CLI_HAS_NN
     {"train", "train a language model on plain text", command_train},
+    {"plot", "draw the curves of trainings", command_plot},
     {"generate", "write text with a trained model", command_generate},
 #endif
     {"info", "describe this machine and the implementations", command_info},

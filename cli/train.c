@@ -7,25 +7,18 @@
 
 #include "clock.h"
 #include "commands.h"
-#include "configuration.h"
-#include "dilated_attention_nn.h"
 #include "interrupt.h"
-#include "machine.h"
+#include "model/checkpoint.h"
 #include "model/text_data.h"
+#include "plot.h"
 #include "progress.h"
+#include "train_log.h"
+#include "train_options.h"
 
 #define COMMAND "train"
 #define VALIDATION_PART 0.05
 #define VALIDATION_WINDOWS 4
-
-typedef struct train_options {
-    configuration configuration;
-    machine machine;
-    const char *text, *out, *log;
-    int64_t steps, sequence, batch, embed_dim, layers, heads, seed, warmup, validate_every, checkpoint_every;
-    cli_number rate;
-    bool resume, quiet;
-} train_options;
+#define FINGERPRINT_BYTES 256
 
 typedef struct train_state {
     da_context *context;
@@ -37,16 +30,18 @@ typedef struct train_state {
     int32_t *tokens, *targets;
     da_schedule schedule;
     FILE *log;
+    int64_t saved; /* steps in the checkpoint; -1: none was written */
 } train_state;
 
 /* ---- setting up -------------------------------------------------------------------------------------------------- */
 
-/* What must be the same for a training to go on as if it had not stopped. */
-static const char *fingerprint(const train_options *o, char text[256]) {
-    snprintf(text, 256,
+/* What must be the same, beside the configurations, for a training to go on as if it had not stopped. */
+static const char *fingerprint(const train_options *o, const train_state *s, char text[FINGERPRINT_BYTES]) {
+    snprintf(text, FINGERPRINT_BYTES,
              "steps %" PRId64 ", sequence %" PRId64 ", batch %" PRId64 ", warmup %" PRId64 ", seed %" PRId64
-             ", lr %.17g",
-             o->steps, o->sequence, o->batch, o->warmup, o->seed, o->rate.value);
+             ", lr %.17g, a text of %" PRId64 " bytes with the hash %016" PRIx64,
+             o->steps, o->sequence, o->batch, o->warmup, o->seed, o->rate.value, (int64_t)s->text.mapping.bytes,
+             da_text_data_hash(&s->text));
     return text;
 }
 
@@ -63,53 +58,55 @@ static const char *trainable(const da_context *context) {
     return "auto";
 }
 
-static int resume(const train_options *o, train_state *s) {
-    char ours[256], theirs[256];
-    da_status status = da_longnet_load(s->context, trainable(s->context), o->out, &s->model);
-    if (status == DA_OK) {
-        status = da_adamw_load(s->model, o->out, &s->adamw);
-    }
-    if (status == DA_OK) {
-        status = da_longnet_note(o->out, "training", theirs, sizeof theirs);
-    }
-    if (status != DA_OK) {
-        return cli_fail(COMMAND, "--resume: %s", da_last_error_message());
-    }
-    if (strcmp(fingerprint(o, ours), theirs) != 0) {
-        return cli_usage(COMMAND, "--resume: %s was trained with %s; these options say %s", o->out, theirs, ours);
-    }
-    return CLI_CONTINUE;
-}
-
 static int begin(const train_options *o, train_state *s) {
-    da_attention_config attention;
-    da_longnet_config config;
-    da_multihead_config multihead;
-    da_adamw_config adamw;
-    int code = configuration_finish(&o->configuration, COMMAND, &attention);
+    train_configs configs;
+    int code = train_options_configs(o, &configs);
     if (code != CLI_CONTINUE) {
         return code;
     }
-    da_longnet_config_init(&config);
-    da_multihead_config_init(&multihead);
-    da_adamw_config_init(&adamw);
-    config.layers = o->layers;
-    multihead.embed_dim = o->embed_dim;
-    multihead.num_heads = o->heads;
-    multihead.position = DA_POSITION_ROPE;
-    multihead.dtype = attention.dtype == DA_DTYPE_ANY ? DA_F32 : attention.dtype;
-    attention.causal = true;
-    da_status status = da_longnet_create(s->context, trainable(s->context), &config, &multihead, &attention, &s->model);
+    da_status status = da_longnet_create(s->context, trainable(s->context), &configs.model, &configs.multihead,
+                                         &configs.attention, &s->model);
     if (status == DA_OK) {
         status = da_longnet_initialise(s->model, (uint64_t)o->seed);
     }
     if (status == DA_OK) {
-        status = da_adamw_create(s->model, &adamw, &s->adamw);
+        status = da_adamw_create(s->model, &configs.adamw, &s->adamw);
     }
     return status == DA_OK ? CLI_CONTINUE : cli_refused(COMMAND, status);
 }
 
-static int prepare(train_options *o, train_state *s) {
+static void drop_model(train_state *s) {
+    da_adamw_free(s->adamw);
+    da_longnet_free(s->model);
+    s->adamw = NULL;
+    s->model = NULL;
+}
+
+/* The checkpoint in place of the model that the options describe. */
+static int resume(const train_options *o, train_state *s) {
+    char ours[FINGERPRINT_BYTES], theirs[2 * FINGERPRINT_BYTES];
+    da_status status = da_checkpoint_check_same(o->out, s->model, s->adamw);
+    if (status == DA_ERROR_INVALID_ARGUMENT) {
+        return cli_usage(COMMAND, "--resume: %s", da_last_error_message());
+    }
+    if (status == DA_OK) {
+        status = da_longnet_note(o->out, "training", theirs, sizeof theirs);
+    }
+    if (status == DA_OK && strcmp(fingerprint(o, s, ours), theirs) != 0) {
+        return cli_usage(COMMAND, "--resume: %s was trained with %s; these options say %s", o->out, theirs, ours);
+    }
+    drop_model(s);
+    if (status == DA_OK) {
+        status = da_longnet_load(s->context, trainable(s->context), o->out, &s->model);
+    }
+    if (status == DA_OK) {
+        status = da_adamw_load(s->model, o->out, &s->adamw);
+    }
+    s->saved = da_adamw_steps(s->adamw);
+    return status == DA_OK ? CLI_CONTINUE : cli_fail(COMMAND, "--resume: %s", da_last_error_message());
+}
+
+static int prepare(const train_options *o, train_state *s) {
     int code = machine_context(&o->machine, COMMAND, NULL, NULL, &s->context);
     if (code != CLI_CONTINUE) {
         return code;
@@ -117,7 +114,10 @@ static int prepare(train_options *o, train_state *s) {
     if (da_text_data_open(o->text, VALIDATION_PART, o->sequence, &s->text) != DA_OK) {
         return cli_fail(COMMAND, "--text: %s", da_last_error_message());
     }
-    code = o->resume ? resume(o, s) : begin(o, s);
+    code = begin(o, s);
+    if (code == CLI_CONTINUE && o->resume) {
+        code = resume(o, s);
+    }
     if (code != CLI_CONTINUE) {
         return code;
     }
@@ -184,10 +184,12 @@ static da_status step(const train_options *o, train_state *s, int64_t number, do
                            : status;
 }
 
-static da_status save(const train_options *o, const train_state *s) {
-    char text[256];
-    const da_note notes[] = {{"training", fingerprint(o, text)}};
-    return da_longnet_save(o->out, s->model, s->adamw, notes, 1);
+static da_status save(const train_options *o, train_state *s) {
+    char text[FINGERPRINT_BYTES];
+    const da_note notes[] = {{"training", fingerprint(o, s, text)}};
+    da_status status = da_longnet_save(o->out, s->model, s->adamw, notes, 1);
+    s->saved = status == DA_OK ? da_adamw_steps(s->adamw) : s->saved;
+    return status;
 }
 
 static void report(const train_options *o, const train_state *s, int64_t number, double loss, double seconds,
@@ -199,10 +201,8 @@ static void report(const train_options *o, const train_state *s, int64_t number,
         fflush(stdout);
     }
     if (s->log) {
-        fprintf(s->log, "{\"step\": %" PRId64 ", \"tokens\": %" PRId64 ", \"loss\": %.9g, \"tokens_per_second\": %.6g",
-                number, number * tokens, loss, (double)tokens / seconds);
-        fprintf(s->log, isnan(bits) ? "}\n" : ", \"validation_bits_per_byte\": %.9g}\n", bits);
-        fflush(s->log);
+        const train_log_point point = {number, number * tokens, loss, (double)tokens / seconds, bits};
+        train_log_write(s->log, &point);
     }
 }
 
@@ -225,99 +225,63 @@ static da_status advance(const train_options *o, train_state *s, int64_t number)
     return status;
 }
 
+/* A step that a signal cut short changed nothing, so that the model is that of the steps before. */
+static int stop(const train_options *o, train_state *s) {
+    int64_t steps = da_adamw_steps(s->adamw);
+    if (s->saved != steps && save(o, s) != DA_OK) {
+        cli_fail(COMMAND, "interrupted after step %" PRId64 "; no checkpoint of it: %s", steps,
+                 da_last_error_message());
+    } else {
+        cli_fail(COMMAND, "interrupted after step %" PRId64 ", which %s holds; --resume goes on", steps, o->out);
+    }
+    return 128 + interrupt_signal();
+}
+
 static int train(const train_options *o, train_state *s) {
     progress bar = progress_start("training", !o->quiet);
     da_status status = DA_OK;
     interrupt_record();
     s->batch.progress = keep_going;
-    for (int64_t k = da_adamw_steps(s->adamw); k < o->steps && status == DA_OK; k++) {
+    for (int64_t k = da_adamw_steps(s->adamw); k < o->steps && status == DA_OK && interrupt_signal() == 0; k++) {
         status = advance(o, s, k);
         progress_update(&bar, k + 1, o->steps);
     }
     progress_end(&bar);
+    bool cut_short = da_adamw_steps(s->adamw) < o->steps && (status == DA_OK || status == DA_ERROR_CANCELLED);
+    int code = cut_short ? stop(o, s) : CLI_OK;
     interrupt_restore();
-    if (interrupt_signal() != 0) {
-        cli_fail(COMMAND, "interrupted; the last checkpoint stays, see --checkpoint-every and --resume");
-        return 128 + interrupt_signal();
+    if (code != CLI_OK) {
+        return code;
     }
     if (s->log && ferror(s->log)) {
         return cli_fail(COMMAND, "--log: %s could not be written", o->log);
     }
-    return status == DA_OK ? CLI_OK : cli_fail(COMMAND, "%s", da_last_error_message());
+    return status == DA_OK || status == DA_ERROR_CANCELLED ? CLI_OK : cli_fail(COMMAND, "%s", da_last_error_message());
 }
 
-static int run(train_options *o) {
-    train_state s = {0};
-    if (!o->text || !o->out) {
-        return cli_usage(COMMAND, "--%s: missing; give the path of a file", o->text ? "out" : "text");
+static void close_all(train_state *s) {
+    if (s->log) {
+        fclose(s->log);
     }
-    if (!(o->rate.value > 0)) {
-        return cli_usage(COMMAND, "--lr: %g; allowed: above 0", o->rate.value);
-    }
-    int code = prepare(o, &s);
-    if (code == CLI_CONTINUE) {
-        code = train(o, &s);
-    }
-    if (s.log) {
-        fclose(s.log);
-    }
-    free(s.tokens);
-    free(s.targets);
-    da_adamw_free(s.adamw);
-    da_longnet_gradients_free(s.gradients);
-    da_longnet_free(s.model);
-    da_context_free(s.context);
-    da_text_data_close(&s.text);
-    return code;
+    free(s->tokens);
+    free(s->targets);
+    da_longnet_gradients_free(s->gradients);
+    drop_model(s);
+    da_context_free(s->context);
+    da_text_data_close(&s->text);
 }
 
 int command_train(int argc, char **argv) {
-    train_options o = {.steps = 100,
-                       .sequence = 2048,
-                       .batch = 1,
-                       .embed_dim = 128,
-                       .layers = 4,
-                       .heads = 4,
-                       .seed = 1,
-                       .warmup = 20,
-                       .validate_every = 50,
-                       .checkpoint_every = 50,
-                       .rate = {true, 1e-3}};
-    const int64_t any = INT64_MAX, most = (int64_t)1 << 30;
-    const cli_option training[] = {
-        {"text", "FILE", "plain text; its last twentieth is for validation", cli_read_text, &o.text, 0, 0},
-        {"out", "FILE", "checkpoint (.safetensors): model and optimiser", cli_read_text, &o.out, 0, 0},
-        {"resume", NULL, "go on from the checkpoint --out, with the same options", cli_read_flag, &o.resume, 0, 0},
-        {"steps", "N", "steps of training (default 100)", cli_read_integer, &o.steps, 1, any},
-        {"sequence", "N", "bytes of a sequence (2048)", cli_read_integer, &o.sequence, 1, most},
-        {"batch", "N", "sequences of a step (1)", cli_read_integer, &o.batch, 1, 4096},
-        {"lr", "X", "peak of the learning rate (0.001)", cli_read_number, &o.rate, 0, 0},
-        {"warmup", "N", "steps up to the peak (20); a cosine follows", cli_read_integer, &o.warmup, 0, any},
-        {"seed", "N", "of parameters and windows (1)", cli_read_integer, &o.seed, 0, any},
-        {"validate-every", "N", "steps (50); 0: never", cli_read_integer, &o.validate_every, 0, any},
-        {"checkpoint-every", "N", "steps (50); 0: at the end only", cli_read_integer, &o.checkpoint_every, 0, any},
-        {"log", "FILE", "a line of JSON per step", cli_read_text, &o.log, 0, 0},
-        {"quiet", NULL, "no report, no progress bar", cli_read_flag, &o.quiet, 0, 0},
-    };
-    const cli_option size[] = {
-        {"embed-dim", "N", "width (128)", cli_read_integer, &o.embed_dim, 1, 65536},
-        {"layers", "N", "layers (4)", cli_read_integer, &o.layers, 1, 1024},
-        {"heads", "N", "heads (4)", cli_read_integer, &o.heads, 1, 65536},
-    };
-    cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT];
-    configuration_options(&o.configuration, shared);
-    machine_options(&o.machine, computing);
-    const cli_group groups[] = {{"training", training, CLI_COUNT(training)},
-                                {"model", size, CLI_COUNT(size)},
-                                {"attention (always causal; --dtype f32 or f64)", shared, CLI_COUNT(shared)},
-                                {"computing", computing, CLI_COUNT(computing)}};
-    const cli_command command = {
-        COMMAND,
-        "--text FILE --out MODEL.safetensors --segments A,B,.. --rates A,B,.. [OPTIONS]",
-        "Trains a byte-level language model. A killed run resumes to the same parameters, to the bit.",
-        "  dilated-attention train --text book.txt --out m.safetensors --segments 512,1024,2048 --rates 1,2,4",
-        groups,
-        CLI_COUNT(groups)};
-    int code = cli_parse(&command, argc, argv);
-    return code == CLI_CONTINUE ? run(&o) : code;
+    train_options options;
+    int code = train_options_parse(argc, argv, &options);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
+    train_state state = {.saved = -1};
+    code = prepare(&options, &state);
+    if (code == CLI_CONTINUE) {
+        code = train(&options, &state);
+    }
+    close_all(&state);
+    return code == CLI_OK && options.plot ? plot_logs(COMMAND, options.plot, &options.log, &options.log, 1) : code;
 }

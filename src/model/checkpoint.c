@@ -1,5 +1,7 @@
 /* Models and optimisers in .safetensors files. One table of fields says how configurations lie in the metadata, for writing
  * and for reading. */
+#include "model/checkpoint.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
@@ -219,6 +221,15 @@ static da_status describe(const char *path, const da_mapping *mapping, bool of_a
         }
     }
     return status;
+}
+
+static description description_of(const da_longnet *model, const da_adamw *adamw) {
+    description d = {.config = model->config, .multihead = model->multihead, .attention = model->attention};
+    if (adamw) {
+        d.adamw = adamw->config;
+        d.steps = adamw->steps;
+    }
+    return d;
 }
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
@@ -451,6 +462,40 @@ da_status da_longnet_note(const char *path, const char *key, char *buffer, size_
     return status;
 }
 
+/* ---- comparing --------------------------------------------------------------------------------------------------- */
+
+typedef struct comparing {
+    const char *path;
+    const description *ours;
+} comparing;
+
+static da_status compare_field(const char *key, const char *theirs, void *user) {
+    const comparing *c = user;
+    char ours[VALUE_BYTES], quoted[DA_QUOTE_BYTES];
+    for (size_t k = 0; k < FIELD_COUNT; k++) {
+        if (strcmp(key, fields[k].key) == 0 && fields[k].offset != offsetof(description, steps)) {
+            fields[k].write((const char *)c->ours + fields[k].offset, ours);
+            if (strcmp(ours, theirs) != 0) {
+                return da_report(DA_ERROR_INVALID_ARGUMENT, "%s: %s is %s; allowed: %s, as in the file", c->path,
+                                 key + strlen(PREFIX), ours, da_quote(quoted, theirs, strlen(theirs)));
+            }
+        }
+    }
+    return DA_OK;
+}
+
+da_status da_checkpoint_check_same(const char *path, const da_longnet *model, const da_adamw *adamw) {
+    description theirs, ours = description_of(model, adamw);
+    comparing c = {path, &ours};
+    da_mapping mapping;
+    da_status status = open_file(path, true, &mapping, &theirs);
+    if (status == DA_OK) {
+        status = da_safetensors_metadata(path, mapping.base, mapping.bytes, compare_field, &c);
+        da_mapping_close(&mapping);
+    }
+    return status;
+}
+
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
 
 #define NAME_BYTES 96
@@ -506,12 +551,8 @@ static void free_parts(saving *s) {
 }
 
 static size_t fill_notes(const saving *s) {
-    description d = {.config = s->model->config, .multihead = s->model->multihead, .attention = s->model->attention};
+    description d = description_of(s->model, s->adamw);
     size_t count = 0;
-    if (s->adamw) {
-        d.adamw = s->adamw->config;
-        d.steps = s->adamw->steps;
-    }
     s->file_notes[count++] = (da_file_note){PREFIX "format", FORMAT};
     for (size_t k = 0; k < FIELD_COUNT; k++) {
         if (s->adamw || !fields[k].of_adamw) {

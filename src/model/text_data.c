@@ -30,6 +30,15 @@ void da_text_data_close(da_text_data *text) {
     *text = (da_text_data){0};
 }
 
+/* Offset basis and prime: RFC 9923, section 5. */
+uint64_t da_text_data_hash(const da_text_data *text) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (int64_t k = 0; k < text->training + text->validation; k++) {
+        hash = (hash ^ text->bytes[k]) * 0x100000001b3u;
+    }
+    return hash;
+}
+
 static void copy_window(const unsigned char *bytes, int64_t n, int32_t *tokens, int32_t *targets) {
     for (int64_t i = 0; i < n; i++) {
         tokens[i] = bytes[i];

@@ -17,6 +17,9 @@ typedef struct da_text_data {
 da_status da_text_data_open(const char *path, double validation_part, int64_t n, da_text_data *out);
 void da_text_data_close(da_text_data *text);
 
+/* FNV-1a (64 bits) of all bytes: to notice that a training goes on with another text. */
+uint64_t da_text_data_hash(const da_text_data *text);
+
 /* Windows of a step: tokens and targets (batch, n), the targets one byte further on. */
 void da_text_data_sample(const da_text_data *text, uint64_t seed, int64_t step, int64_t batch, int64_t n,
                          int32_t *tokens, int32_t *targets);
