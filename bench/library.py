@@ -89,9 +89,9 @@ def tensor_view(array) -> Tensor:
 
 
 class Library:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, signatures=None):
         self.c = ctypes.CDLL(str(path))
-        for name, (result, arguments) in SIGNATURES.items():
+        for name, (result, arguments) in (SIGNATURES if signatures is None else signatures).items():
             function = getattr(self.c, name)
             function.restype, function.argtypes = result, arguments
 
@@ -130,17 +130,22 @@ class Context:
         self.library.c.da_context_free(self.handle)
 
 
+def attention_config(library: Library, segments, rates, *, causal=False, preset="longnet") -> Config:
+    c = library.c
+    config = library.initialised(Config, c.da_attention_config_init)
+    library.check(c.da_attention_config_set_patterns(
+        byref(config), (c_int64 * len(segments))(*segments), len(segments), (c_int64 * len(rates))(*rates), len(rates)))
+    library.check(c.da_attention_config_set_preset(byref(config), PRESETS[preset]))
+    config.causal = causal
+    return config
+
+
 class Attention:
-    def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet"):
+    def __init__(self, context: Context, implementation: str, segments, rates, **options):
         self.context, self.handle = context, c_void_p()
         self.library = context.library
         c = self.library.c
-        config = self.library.initialised(Config, c.da_attention_config_init)
-        self.library.check(c.da_attention_config_set_patterns(
-            byref(config), (c_int64 * len(segments))(*segments), len(segments), (c_int64 * len(rates))(*rates),
-            len(rates)))
-        self.library.check(c.da_attention_config_set_preset(byref(config), PRESETS[preset]))
-        config.causal = causal
+        config = attention_config(self.library, segments, rates, **options)
         self.library.check(c.da_attention_create(context.handle, implementation.encode(), byref(config),
                                                  byref(self.handle)))
 

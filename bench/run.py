@@ -20,6 +20,7 @@ import report
 import small
 import threads
 import tokens
+import training
 from bench import Bench
 
 # In this order; memory in processes of its own, before this one has grown.
@@ -27,6 +28,7 @@ PARTS = {
     "memory": memory.measure,
     **{group: partial(comparisons.measure, group=group) for group in comparisons.GROUPS},
     "backward": gradients.measure,
+    "training": training.measure,
     "threads": threads.measure,
     "small": small.measure,
     "implementations": implementations.measure,
