@@ -2,18 +2,12 @@
 
 #include <string.h>
 
-#define NAME_READER(reader, type, from_name)                                                                           \
-    static bool reader(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {               \
-        type value;                                                                                                    \
-        return cli_keep_name(option, text, from_name(text, &value), allowed, allowed_size);                            \
-    }
-
-NAME_READER(read_preset, da_preset, da_preset_from_name)
-NAME_READER(read_mixing, da_mixing, da_mixing_from_name)
-NAME_READER(read_offset_rule, da_offset_rule, da_offset_rule_from_name)
-NAME_READER(read_tail_rule, da_tail_rule, da_tail_rule_from_name)
-NAME_READER(read_overlap, da_overlap, da_overlap_from_name)
-NAME_READER(read_dtype, da_dtype, da_dtype_from_name)
+CLI_NAME_READER(read_preset, da_preset, da_preset_from_name)
+CLI_NAME_READER(read_mixing, da_mixing, da_mixing_from_name)
+CLI_NAME_READER(read_offset_rule, da_offset_rule, da_offset_rule_from_name)
+CLI_NAME_READER(read_tail_rule, da_tail_rule, da_tail_rule_from_name)
+CLI_NAME_READER(read_overlap, da_overlap, da_overlap_from_name)
+CLI_NAME_READER(read_dtype, da_dtype, da_dtype_from_name)
 
 static bool read_window(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
     configuration *chosen = option->target;

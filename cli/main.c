@@ -9,11 +9,22 @@ typedef struct command_entry {
     int (*run)(int argc, char **argv);
 } command_entry;
 
+#ifdef DA_CLI_HAS_NN
+#define NN_COMMANDS "train, plot, generate, "
+#else
+#define NN_COMMANDS ""
+#endif
+
 static const command_entry commands[] = {
     {"run", "compute attention on tensors in .npy or .safetensors files", command_run},
     {"explain", "say which implementation would be chosen for a problem, and why", command_explain},
     {"show", "draw which query sees which key", command_show},
     {"bench", "time the implementations against the machine's arithmetic peak", command_bench},
+#ifdef DA_CLI_HAS_NN
+    {"train", "train a language model on plain text", command_train},
+    {"plot", "draw the curves of trainings", command_plot},
+    {"generate", "write text with a trained model", command_generate},
+#endif
     {"info", "describe this machine and the implementations", command_info},
 };
 
@@ -34,7 +45,8 @@ static void print_help(void) {
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {
-        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, info, --help, --version");
+        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, " NN_COMMANDS
+                             "info, --help, --version");
     }
     const char *word = argv[1];
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
@@ -50,7 +62,9 @@ static int dispatch(int argc, char **argv) {
             return commands[i].run(argc - 1, argv + 1);
         }
     }
-    return cli_usage("", "\"%s\": unknown command; allowed: run, explain, show, bench, info, --help, --version", word);
+    return cli_usage(
+        "", "\"%s\": unknown command; allowed: run, explain, show, bench, " NN_COMMANDS "info, --help, --version",
+        word);
 }
 
 int main(int argc, char **argv) {

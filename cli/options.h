@@ -68,6 +68,12 @@ cli_reader cli_read_text;    /* const char *; not empty */
  * call, is DA_OK; otherwise passes on the library's list of names. */
 bool cli_keep_name(const cli_option *option, const char *text, da_status status, char *allowed, size_t allowed_size);
 
+#define CLI_NAME_READER(reader, type, from_name)                                                                       \
+    static bool reader(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {               \
+        type value;                                                                                                    \
+        return cli_keep_name(option, text, from_name(text, &value), allowed, allowed_size);                            \
+    }
+
 typedef struct cli_number {
     bool is_set;
     double value;

@@ -1,4 +1,5 @@
-/* dilated_attention_nn.h - multihead dilated attention as a module: projections, norms, position encodings, parameters.
+/* dilated_attention_nn.h - multihead dilated attention as a module: projections, norms, position encodings, parameters;
+ * and a language model made of it, with its training.
  *
  * A library of its own, dilated_attention_nn, because it needs a BLAS (CBLAS interface) and jansson; the library of
  * dilated_attention.h needs neither.
@@ -109,8 +110,8 @@ DA_API const char *da_multihead_implementation(const da_multihead *multihead);
 
 /* A parameter, or the gradient of one. */
 typedef struct da_parameter {
-    const char *name; /* lives as long as the process */
-    void *data;       /* dense; lives as long as the module (or the gradients) */
+    const char *name; /* a module's: lives as long as the process; a model's: as long as the model */
+    void *data;       /* dense; lives as long as the module (or model, or gradients) */
     da_dtype dtype;
     int rank;         /* 1 or 2 */
     int64_t shape[2]; /* shape[1] is 1 where rank is 1 */
@@ -237,6 +238,239 @@ DA_API void da_multihead_backward_tensors_init(da_multihead_backward_tensors *te
  * before anything is written; after a later error or a cancellation, outputs and gradients are unspecified. */
 DA_API da_status da_multihead_backward(const da_multihead *multihead, const da_multihead_saved *saved,
                                        const da_multihead_backward_tensors *tensors, const da_call_options *options);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * A language model: LongNet's decoder
+ *
+ * Of tokens t_0 .. t_(n-1), a stack of layers of width E = embed_dim makes a prediction of each next token:
+ *
+ *     x = embed.weight[t]
+ *     of every layer:  x = x + attention(layer_norm(x; norm1))                  a da_multihead, causal
+ *                      x = x + down(activation(up(layer_norm(x; norm2))))       up: E -> ffn_dim, down: ffn_dim -> E
+ *     logits = layer_norm(x; norm) out.weight^T                                 out.weight = embed.weight where tied
+ *
+ * loss = mean over the tokens with a target >= 0 of  log sum_v exp(logits_v) - logits_target  (cross-entropy, in nats).
+ *
+ *     da_longnet_create(context, "auto", &config, &multihead, &attention, &model);
+ *     da_longnet_initialise(model, 1);
+ *     da_longnet_gradients_create(model, &gradients);
+ *     da_adamw_create(model, &adamw_config, &adamw);
+ *     for (step = 0; step < schedule.total_steps; step++) {
+ *         ... tokens and targets into batch ...
+ *         da_longnet_gradients_zero(gradients);
+ *         da_longnet_backward(model, &batch, gradients, &loss);
+ *         da_adamw_step(adamw, gradients, da_schedule_rate(&schedule, step), NULL);
+ *     }
+ *     da_longnet_save("model.safetensors", model, adamw, NULL, 0);
+ *
+ * Losses, gradients and steps do not depend on the number of threads, to the last bit (see RULES for the BLAS).
+ */
+
+/* gelu: x (1 + erf(x / sqrt 2)) / 2 (arXiv:1606.08415); relu: max(x, 0). */
+typedef enum da_activation { DA_ACTIVATION_GELU = 0, DA_ACTIVATION_RELU = 1 } da_activation;
+
+DA_API const char *da_activation_name(da_activation value); /* "?" outside the enumeration */
+/* Errors: DA_ERROR_INVALID_ARGUMENT; the message lists the names. */
+DA_API da_status da_activation_from_name(const char *name, da_activation *out);
+
+/* What a model has beyond its attention. */
+typedef struct da_longnet_config {
+    size_t size;
+    int64_t vocab_size; /* 256: bytes; 1 .. 2^24 */
+    int64_t layers;     /* 4; 1 .. 1024 */
+    int64_t ffn_dim;    /* 0: 4 embed_dim */
+    da_activation activation;
+    bool tied_output; /* true */
+    double norm_eps;  /* 1e-5, of norm1, norm2 and norm; > 0 and finite */
+} da_longnet_config;
+
+DA_API void da_longnet_config_init(da_longnet_config *config);
+
+typedef struct da_longnet da_longnet;
+
+/* Creates a model. The attention must be causal; it is the implementation `name` of da_attention_create. The multihead's
+ * data type must be DA_F32 or DA_F64, its `bias` also decides over those of up and down, and its gamma_init is also the
+ * gain of theirs. All are validated and copied. Parameters are 0 but the norms' weights, which are 1. Errors:
+ * DA_ERROR_INVALID_ARGUMENT, and those of da_multihead_create. On error *out is NULL. */
+DA_API da_status da_longnet_create(const da_context *context, const char *name, const da_longnet_config *config,
+                                   const da_multihead_config *multihead, const da_attention_config *attention,
+                                   da_longnet **out);
+
+/* Frees a model; NULL is allowed. What was made from it must go first. */
+DA_API void da_longnet_free(da_longnet *model);
+
+/* Copies of the configurations, what was open filled in; each may be NULL, or must have its size set by its _init
+ * function. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_longnet_get_config(const da_longnet *model, da_longnet_config *config,
+                                       da_multihead_config *multihead, da_attention_config *attention);
+
+/* Name of the attention implementation that runs; NULL for NULL. */
+DA_API const char *da_longnet_implementation(const da_longnet *model);
+
+/* Parameters, in this order; K counts layers from 0, and those of K's attention are the module's (see "Parameters").
+ * Names live as long as the model.
+ *
+ * embed.weight                                       (vocab_size, E)
+ * layers.K.norm1.weight, layers.K.norm1.bias         (E)
+ * layers.K.attention.q_proj.weight, ...
+ * layers.K.norm2.weight, layers.K.norm2.bias         (E)
+ * layers.K.ffn.up.weight, layers.K.ffn.up.bias       (ffn_dim, E), (ffn_dim)     biases with multihead.bias
+ * layers.K.ffn.down.weight, layers.K.ffn.down.bias   (E, ffn_dim), (E)
+ * norm.weight, norm.bias                             (E)
+ * out.weight                                         (vocab_size, E)             unless tied
+ *
+ * Errors: DA_ERROR_INVALID_ARGUMENT (NULL; no such number or name). The data may be written while no call runs. */
+DA_API size_t da_longnet_parameter_count(const da_longnet *model);
+DA_API da_status da_longnet_parameter_at(da_longnet *model, size_t index, da_parameter *out);
+DA_API da_status da_longnet_parameter(da_longnet *model, const char *name, da_parameter *out);
+
+/* Draws the parameters: those of the attention as da_multihead_initialise, up and down by xavier normal with the gain
+ * gamma_init, embed.weight and out.weight normal with standard deviation 0.02, biases 0, norms 1 and 0. The numbers are a
+ * function of seed, parameter and place. Errors: DA_ERROR_INVALID_ARGUMENT (NULL). */
+DA_API da_status da_longnet_initialise(da_longnet *model, uint64_t seed);
+
+/* What a call reads. */
+typedef struct da_longnet_batch {
+    size_t size;
+    const int32_t *tokens;  /* (batch, n), each 0 .. vocab_size - 1 */
+    const int32_t *targets; /* (batch, n): what follows each token; negative: nothing to predict. At least one is not */
+    int64_t batch, n;       /* 1, 0 */
+    /* Dropout of attention weights, if the attention's configuration has it: every layer's seed is drawn from this. */
+    bool training;
+    uint64_t dropout_seed;
+    da_progress progress; /* NULL; after each layer, counting layers; false stops the call (DA_ERROR_CANCELLED) */
+    void *progress_user;
+} da_longnet_batch;
+
+DA_API void da_longnet_batch_init(da_longnet_batch *batch);
+
+/* The loss alone. Memory: 3 batch n E elements, and what a da_multihead needs. Errors: DA_ERROR_INVALID_ARGUMENT,
+ * DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED, DA_ERROR_UNSUPPORTED. */
+DA_API da_status da_longnet_loss(const da_longnet *model, const da_longnet_batch *batch, double *loss);
+
+/* Logits of tokens first .. first + count - 1 of each sequence: (batch, count, vocab_size) elements of the model's data
+ * type. Targets are not looked at. Memory and errors as da_longnet_loss. */
+DA_API da_status da_longnet_logits(const da_longnet *model, const da_longnet_batch *batch, int64_t first, int64_t count,
+                                   void *logits);
+
+/* Gradients of all parameters: numbers, names and shapes as the parameters', in the model's data type. Backward passes
+ * add to them; one at a time may. Created with zeros. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error
+ * *out is NULL. */
+typedef struct da_longnet_gradients da_longnet_gradients;
+DA_API da_status da_longnet_gradients_create(const da_longnet *model, da_longnet_gradients **out);
+DA_API void da_longnet_gradients_free(da_longnet_gradients *gradients); /* NULL is allowed */
+DA_API void da_longnet_gradients_zero(da_longnet_gradients *gradients); /* NULL is allowed */
+DA_API da_status da_longnet_gradient_at(da_longnet_gradients *gradients, size_t index, da_parameter *out);
+DA_API da_status da_longnet_gradient(da_longnet_gradients *gradients, const char *name, da_parameter *out);
+
+/* The loss, as da_longnet_loss to the bit, and its gradients, added to `gradients`. Activations are checkpointed: of the
+ * forward pass each layer's input is kept, and the backward pass computes the layer again. Memory: (layers + 4) batch n E
+ * elements, what a da_multihead needs for its backward pass, and blocks of logits and of the feed-forward's inner layer
+ * whose size does not depend on the length. After an error later than the checks, gradients are unspecified. Errors as
+ * da_longnet_loss. */
+DA_API da_status da_longnet_backward(const da_longnet *model, const da_longnet_batch *batch,
+                                     da_longnet_gradients *gradients, double *loss);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Optimiser
+ */
+
+/* AdamW (Loshchilov and Hutter, arXiv:1711.05101): with the gradient g, t counting steps from 1,
+ *
+ *     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+ *     p = p - rate (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
+ *
+ * The decay is that of matrices only: norms and biases have none. Before, g is multiplied by clip / |g| where the norm |g|
+ * of all gradients together is above clip. */
+typedef struct da_adamw_config {
+    size_t size;
+    double beta1, beta2; /* 0.9, 0.95; in [0, 1) */
+    double eps;          /* 1e-8; > 0 and finite */
+    double weight_decay; /* 0.1; >= 0 and finite */
+    double clip;         /* 1; >= 0 and finite; 0: no clipping */
+} da_adamw_config;
+
+DA_API void da_adamw_config_init(da_adamw_config *config);
+
+typedef struct da_adamw da_adamw;
+
+/* Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_adamw_create(da_longnet *model, const da_adamw_config *config, da_adamw **out);
+DA_API void da_adamw_free(da_adamw *adamw); /* NULL is allowed */
+
+/* Steps done so far; 0 for NULL. */
+DA_API int64_t da_adamw_steps(const da_adamw *adamw);
+
+/* One step: changes the model's parameters, not the gradients. *norm, unless NULL, is |g| before clipping. Errors:
+ * DA_ERROR_INVALID_ARGUMENT (NULL, gradients of another model, a rate that is negative or not finite, gradients that are
+ * not finite: then nothing is changed). */
+DA_API da_status da_adamw_step(da_adamw *adamw, const da_longnet_gradients *gradients, double rate, double *norm);
+
+/* Learning rate of a step: linear from peak / warmup_steps at step 0 to peak, then half a cosine down to `last` at
+ * total_steps (Loshchilov and Hutter, arXiv:1608.03983, without restarts); `last` from there on. */
+typedef struct da_schedule {
+    size_t size;
+    double peak, last;    /* 3e-4, 3e-5 */
+    int64_t warmup_steps; /* 0 */
+    int64_t total_steps;  /* 0: the rate is peak after the warm-up */
+} da_schedule;
+
+DA_API void da_schedule_init(da_schedule *schedule);
+DA_API double da_schedule_rate(const da_schedule *schedule, int64_t step);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Checkpoints: .safetensors files with the parameters under their names, the optimiser's moments under
+ * adamw.first.NAME and adamw.second.NAME, and as metadata the configurations, the optimiser's configuration and number of
+ * steps, and notes of the caller (a generator's seed, say).
+ */
+
+typedef struct da_note {
+    const char *key, *value; /* UTF-8; the key must not begin with "da." */
+} da_note;
+
+/* Writes a checkpoint under a temporary name beside the path, then renames it: the old file or the new one is there,
+ * whatever happens. Space is reserved first. adamw may be NULL. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO (a full
+ * disk, too), DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_longnet_save(const char *path, const da_longnet *model, const da_adamw *adamw, const da_note *notes,
+                                 size_t note_count);
+
+/* Makes the model that a checkpoint describes, with its parameters. A parameter that is missing, of another shape or data
+ * type, a tensor that belongs to nothing, or metadata that no such file has are refused. Errors:
+ * DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO, DA_ERROR_FORMAT, DA_ERROR_OUT_OF_MEMORY, and those of da_longnet_create. On
+ * error *out is NULL. */
+DA_API da_status da_longnet_load(const da_context *context, const char *name, const char *path, da_longnet **out);
+
+/* Makes the optimiser of a checkpoint, for the model that was loaded from it. Errors as da_longnet_load;
+ * DA_ERROR_FORMAT also where the file has no optimiser. */
+DA_API da_status da_adamw_load(da_longnet *model, const char *path, da_adamw **out);
+
+/* Copies a note's value, zero-terminated, into buffer. Errors: DA_ERROR_INVALID_ARGUMENT (no such note; a buffer too
+ * small), DA_ERROR_IO, DA_ERROR_FORMAT, DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_longnet_note(const char *path, const char *key, char *buffer, size_t size);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Generation, a token at a time
+ *
+ * A decoder keeps the keys and values of all layers, 2 E' elements a token and layer. The newest token's query sees those
+ * of them that the patterns hold (da_pattern_multiplicity), which is what a forward pass over all tokens computes for its
+ * last one; sums may differ in their order, and so in rounding.
+ */
+
+typedef struct da_longnet_decoder da_longnet_decoder;
+
+/* For sequences of up to `capacity` tokens. The model's parameters must not change while it lives. Errors:
+ * DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY, DA_ERROR_UNSUPPORTED. On error *out is NULL. */
+DA_API da_status da_longnet_decoder_create(const da_longnet *model, int64_t capacity, da_longnet_decoder **out);
+DA_API void da_longnet_decoder_free(da_longnet_decoder *decoder); /* NULL is allowed */
+
+/* Tokens fed so far; 0 for NULL. */
+DA_API int64_t da_longnet_decoder_length(const da_longnet_decoder *decoder);
+
+/* Appends tokens; logits, unless NULL, gets (vocab_size) elements of the model's data type: what follows the last. The
+ * first tokens that a decoder is fed are computed by one forward pass, later ones one by one. Errors:
+ * DA_ERROR_INVALID_ARGUMENT (NULL, no token, a token out of range, more than capacity), DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_longnet_decoder_feed(da_longnet_decoder *decoder, const int32_t *tokens, int64_t count,
+                                         void *logits);
 
 #ifdef __cplusplus
 }

@@ -44,8 +44,20 @@ da_status da_safetensors_read(const char *path, const char *name, const unsigned
 /* Calls `each` for the name of every tensor, by offset, until it returns something else than DA_OK, which is returned. */
 da_status da_safetensors_names(const char *path, const unsigned char *bytes, size_t size,
                                da_status (*each)(const char *name, void *user), void *user);
-/* Of `count` tensors whose data follow one another, without gaps, behind the header. The names must differ. */
+/* The same with the layout of each: all types must be readable. */
+da_status da_safetensors_layouts(const char *path, const unsigned char *bytes, size_t size,
+                                 da_status (*each)(const char *name, const da_file_layout *layout, void *user),
+                                 void *user);
+/* The same for keys and values of the metadata, which may be missing. */
+da_status da_safetensors_metadata(const char *path, const unsigned char *bytes, size_t size,
+                                  da_status (*each)(const char *key, const char *value, void *user), void *user);
+/* Metadata of a file that is written: pairs of texts. */
+typedef struct da_file_note {
+    const char *key, *value;
+} da_file_note;
+/* Of `count` tensors whose data follow one another, without gaps, behind the header. The names must differ. notes may be
+ * NULL, and their keys must differ. */
 da_status da_safetensors_header(const char *path, const char *const *names, const da_file_layout *layouts, size_t count,
-                                da_file_header *out);
+                                const da_file_note *notes, size_t note_count, da_file_header *out);
 
 #endif

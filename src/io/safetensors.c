@@ -366,6 +366,51 @@ da_status da_safetensors_names(const char *path, const unsigned char *bytes, siz
     return status;
 }
 
+da_status da_safetensors_layouts(const char *path, const unsigned char *bytes, size_t size,
+                                 da_status (*each)(const char *name, const da_file_layout *layout, void *user),
+                                 void *user) {
+    json_t *header;
+    uint64_t data_start;
+    da_status status = parse_header(path, bytes, size, &data_start, &header);
+    if (status != DA_OK) {
+        return status;
+    }
+    size_t count = json_object_size(header);
+    entry *tensors = da_allocate(NULL, count > 0 ? count : 1, sizeof *tensors);
+    status = tensors != NULL ? read_entries(path, header, size - data_start, tensors, &count) : DA_ERROR_OUT_OF_MEMORY;
+    for (size_t i = 0; status == DA_OK && i < count; ++i) {
+        da_file_layout layout;
+        status = describe(path, &tensors[i], data_start, &layout);
+        if (status == DA_OK) {
+            status = each(tensors[i].name, &layout, user);
+        }
+    }
+    da_release(NULL, tensors);
+    json_decref(header);
+    return status;
+}
+
+da_status da_safetensors_metadata(const char *path, const unsigned char *bytes, size_t size,
+                                  da_status (*each)(const char *key, const char *value, void *user), void *user) {
+    json_t *header;
+    uint64_t data_start;
+    da_status status = parse_header(path, bytes, size, &data_start, &header);
+    if (status != DA_OK) {
+        return status;
+    }
+    json_t *metadata = json_object_get(header, "__metadata__");
+    status = metadata != NULL ? check_metadata(path, metadata) : DA_OK;
+    const char *key;
+    json_t *value;
+    json_object_foreach(metadata, key, value) { /* nothing in what is no object */
+        if (status == DA_OK) {
+            status = each(key, json_string_value(value), user);
+        }
+    }
+    json_decref(header);
+    return status;
+}
+
 /* Adds "name": {"dtype": ..., "shape": [...], "data_offsets": [begin, begin + bytes]}; false if memory is short. */
 static bool add_entry(json_t *header, const char *name, const da_file_layout *layout, uint64_t begin) {
     json_t *shape = json_array();
@@ -377,10 +422,25 @@ static bool add_entry(json_t *header, const char *name, const da_file_layout *la
     return json_object_set_new(header, name, value) == 0; /* refuses what json_pack could not make */
 }
 
-static char *dump_header(const char *const *names, const da_file_layout *layouts, size_t count) {
+/* Adds "__metadata__": {key: value, ...}; false if memory is short. */
+static bool add_notes(json_t *header, const da_file_note *notes, size_t count) {
+    json_t *metadata = json_object();
+    bool added = metadata != NULL;
+    for (size_t i = 0; added && i < count; ++i) {
+        added = json_object_set_new(metadata, notes[i].key, json_string(notes[i].value)) == 0;
+    }
+    if (!added) {
+        json_decref(metadata);
+        return false;
+    }
+    return json_object_set_new(header, "__metadata__", metadata) == 0;
+}
+
+static char *dump_header(const char *const *names, const da_file_layout *layouts, size_t count,
+                         const da_file_note *notes, size_t note_count) {
     json_t *header = json_object();
     uint64_t begin = 0;
-    bool added = header != NULL;
+    bool added = header != NULL && (note_count == 0 || add_notes(header, notes, note_count));
     for (size_t i = 0; added && i < count; ++i) {
         added = add_entry(header, names[i], &layouts[i], begin);
         begin += layouts[i].bytes;
@@ -402,15 +462,34 @@ static da_status check_name(const char *path, const char *name) {
     return DA_OK;
 }
 
+static da_status check_notes(const char *path, const da_file_note *notes, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        json_t *key = json_string(notes[i].key), *value = json_string(notes[i].value);
+        bool valid = key != NULL && value != NULL;
+        json_decref(key);
+        json_decref(value);
+        if (!valid) {
+            char quoted[DA_QUOTE_BYTES];
+            return da_report(DA_ERROR_INVALID_ARGUMENT, "%s: metadata \"%s\" or its value is no UTF-8; allowed: UTF-8",
+                             path, NAME(quoted, notes[i].key));
+        }
+    }
+    return DA_OK;
+}
+
 da_status da_safetensors_header(const char *path, const char *const *names, const da_file_layout *layouts, size_t count,
-                                da_file_header *out) {
+                                const da_file_note *notes, size_t note_count, da_file_header *out) {
     for (size_t i = 0; i < count; ++i) {
         da_status status = check_name(path, names[i]);
         if (status != DA_OK) {
             return status;
         }
     }
-    char *text = dump_header(names, layouts, count);
+    da_status status = check_notes(path, notes, note_count);
+    if (status != DA_OK) {
+        return status;
+    }
+    char *text = dump_header(names, layouts, count, notes, note_count);
     size_t length = text != NULL ? strlen(text) : 0;
     size_t total = (LENGTH_BYTES + length + DA_FILE_ALIGNMENT - 1) / DA_FILE_ALIGNMENT * DA_FILE_ALIGNMENT;
     char *bytes = text != NULL ? da_allocate(NULL, total, 1) : NULL;

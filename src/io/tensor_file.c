@@ -146,7 +146,7 @@ static da_status check_tensor(const char *path, da_file_type type, int rank, con
 static da_status make_header(const char *path, const char *name, const da_file_layout *layout, da_file_header *out) {
     if (name != NULL || ends_with(path, safetensors_ending)) {
         const char *only = name != NULL ? name : "tensor";
-        return da_safetensors_header(path, &only, layout, 1, out);
+        return da_safetensors_header(path, &only, layout, 1, NULL, 0, out);
     }
     if (ends_with(path, npy_ending)) {
         return da_npy_header(layout, out);

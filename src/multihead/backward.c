@@ -11,6 +11,7 @@
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "multihead/convert.h"
+#include "multihead/linear.h"
 
 enum { CHUNK_BLOCKS = DA_CHUNK_ROWS / DA_ROW_BLOCK };
 
@@ -55,19 +56,6 @@ static void *scratch_of(const da_backward_work *work, int thread, int which) {
     return da_elements_on(work->scratch, (2 * thread + which) * elements, work->real);
 }
 
-static void add(da_dtype real, void *sum, const void *terms, int64_t count) {
-    double *sum64 = sum;
-    const double *terms64 = terms;
-    float *sum32 = sum;
-    const float *terms32 = terms;
-    for (int64_t c = 0; real == DA_F64 && c < count; c++) {
-        sum64[c] += terms64[c];
-    }
-    for (int64_t c = 0; real != DA_F64 && c < count; c++) {
-        sum32[c] += terms32[c];
-    }
-}
-
 static void *partial_of(const da_backward_work *work, int64_t block, int64_t first) {
     return da_elements_on(work->partials, block % CHUNK_BLOCKS * work->partial_width + first, work->real);
 }
@@ -79,7 +67,7 @@ static void clear_partials(const da_backward_work *work) {
 /* Adds `count` elements of every block's partial sums, from element `first`, in the order of blocks. */
 static void collect_partials(const da_backward_work *work, int64_t first, int64_t count, void *sum) {
     for (int64_t block = 0; sum && block < CHUNK_BLOCKS; block++) {
-        add(work->real, sum, partial_of(work, block, first), count);
+        da_add_elements(work->real, sum, partial_of(work, block, first), count);
     }
 }
 
@@ -302,13 +290,6 @@ static void projection_block(int64_t index, int thread, void *user) {
 
 /* ---- projections: weights ---------------------------------------------------------------------------------------- */
 
-/* bias[c] += the sum of column c. */
-static void add_columns(da_dtype real, da_matrix rows, int64_t count, int64_t width, void *bias) {
-    for (int64_t r = 0; bias && r < count; r++) {
-        add(real, bias, (const char *)rows.data + (size_t)(r * rows.ld) * da_dtype_size(real), width);
-    }
-}
-
 /* Features first .. first + count - 1 of one projection: gradient (rows, features), input (rows, E). */
 static void weight_gradient(const da_backward_work *work, da_parameter_id weight, da_parameter_id bias, int64_t first,
                             int64_t count, da_matrix gradient, da_matrix input) {
@@ -316,11 +297,7 @@ static void weight_gradient(const da_backward_work *work, da_parameter_id weight
     int64_t width = work->multihead->config.embed_dim;
     char *of_weight = da_parameter_address(table, work->gradients->values, work->real, weight);
     char *of_bias = da_parameter_address(table, work->gradients->values, work->real, bias);
-    size_t size = da_dtype_size(work->real);
-    gradient.data = (const char *)gradient.data + (size_t)first * size;
-    da_product(work->real, DA_PRODUCT_A_TRANSPOSED, count, width, work->chunk.count, gradient, input, true,
-               of_weight + (size_t)(first * width) * size, width);
-    add_columns(work->real, gradient, work->chunk.count, count, of_bias ? of_bias + (size_t)first * size : NULL);
+    da_linear_feature_gradient(work->real, first, count, work->chunk.count, width, gradient, input, of_weight, of_bias);
 }
 
 /* Blocks of features of q, k, v and out, one after the other. */
@@ -404,8 +381,9 @@ static void projection_gradients(da_backward_work *work) {
         }
     }
     if (work->gradients && multihead->config.layer_norm) { /* weight and bias follow one another */
-        add(work->real, da_parameter_address(&multihead->table, work->gradients->values, work->real, DA_NORM_WEIGHT),
-            work->norm_sums, 2 * width);
+        da_add_elements(work->real,
+                        da_parameter_address(&multihead->table, work->gradients->values, work->real, DA_NORM_WEIGHT),
+                        work->norm_sums, 2 * width);
     }
 }
 

@@ -5,13 +5,8 @@
 #include "multihead/module.h"
 #include "multihead/rows.h"
 
-/* Rows whose weights' gradients are added at once: a multiple of DA_ROW_BLOCK. And output features that are one job. */
+/* Rows whose weights' gradients are added at once: a multiple of DA_ROW_BLOCK. */
 #define DA_CHUNK_ROWS 2048
-#define DA_FEATURE_BLOCK 128
-
-static inline int64_t da_feature_blocks(int64_t features) {
-    return (features + DA_FEATURE_BLOCK - 1) / DA_FEATURE_BLOCK;
-}
 
 /* Rows that are in work; the arrays are in the real type. */
 typedef struct da_backward_chunk {

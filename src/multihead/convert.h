@@ -10,7 +10,7 @@ static inline da_dtype da_real_of(da_dtype dtype) {
 }
 
 /* The address `elements` further on in an array. */
-static inline void *da_elements_on(void *array, int64_t elements, da_dtype dtype) {
+static inline void *da_elements_on(const void *array, int64_t elements, da_dtype dtype) {
     return (char *)array + (size_t)elements * da_dtype_size(dtype);
 }
 

@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "multihead/convert.h"
+#include "multihead/linear.h"
 #include "multihead/module.h"
 #include "multihead/product_onednn.h"
 #include "multihead/rows.h"
@@ -46,21 +47,6 @@ static forward_scratch scratch_of(const forward_work *work, int thread) {
 
 static int64_t block_rows(const forward_work *work, int64_t first) {
     return work->rows - first < DA_ROW_BLOCK ? work->rows - first : DA_ROW_BLOCK;
-}
-
-static void add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld) {
-    const double *bias64 = bias;
-    const float *bias32 = bias;
-    double *rows64 = rows;
-    float *rows32 = rows;
-    for (int64_t r = 0; bias && r < count; r++) {
-        for (int64_t c = 0; real == DA_F64 && c < width; c++) {
-            rows64[r * ld + c] += bias64[c];
-        }
-        for (int64_t c = 0; real != DA_F64 && c < width; c++) {
-            rows32[r * ld + c] += bias32[c];
-        }
-    }
 }
 
 /* ---- q, k, v ----------------------------------------------------------------------------------------------------- */
@@ -132,7 +118,7 @@ static void project_block(int64_t block, int thread, void *user) {
     void *target = da_elements_on(work->saved->projected, first * ld, config->dtype);
     void *q = direct ? target : scratch.output;
     multiply(work, first, count, scratch.input, q);
-    add_bias(work->real, work->parameters.at[DA_Q_BIAS], ld, count, q, ld);
+    da_add_bias(work->real, work->parameters.at[DA_Q_BIAS], ld, count, q, ld);
     if (config->qk_layer_norm) {
         norm_query_and_key(work, first, count, q);
     }
@@ -181,7 +167,7 @@ static void output_block(int64_t block, int thread, void *user) {
         const block_product product = {&attended, first, count, DA_OUT_WEIGHT, width};
         multiply_block(work, &product, scratch.input, target, ld);
     }
-    add_bias(work->real, work->parameters.at[DA_OUT_BIAS], width, count, target, ld);
+    da_add_bias(work->real, work->parameters.at[DA_OUT_BIAS], width, count, target, ld);
     if (!direct) {
         da_rows_store(work->out, first, count, work->real, (da_matrix){target, ld});
     }

@@ -59,6 +59,9 @@ da_status da_parameter_find(const da_parameter_table *table, void *base, da_dtyp
 void da_parameters_initialise(const da_parameter_table *table, void *base, const da_multihead_config *config,
                               uint64_t seed);
 
+/* Normal numbers of mean 0: element e is a function of seed, stream and e. */
+void da_draw_normal(da_dtype dtype, void *data, int64_t count, double deviation, uint64_t seed, uint32_t stream);
+
 /* Sets all to 0, and the norms' weights to 1. */
 void da_parameters_reset(const da_parameter_table *table, void *base, da_dtype dtype);
 

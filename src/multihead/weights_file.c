@@ -206,7 +206,7 @@ static da_status make_header(const da_multihead *multihead, const char *path, co
         (void)da_file_layout_set(&layouts[k], file_type_of(multihead->config.dtype), table->entries[k].rank, shape,
                                  false); /* it is in memory, so it fits */
     }
-    da_status status = da_safetensors_header(path, names, layouts, table->count, out);
+    da_status status = da_safetensors_header(path, names, layouts, table->count, NULL, 0, out);
     da_release(multihead->allocator, text);
     return status;
 }
