@@ -1,7 +1,7 @@
 """The attention and its backward pass as PyTorch operators, `torch.ops.dilated_attention.forward` and `.backward`.
 
-Options travel as one line of text (`_config.encode`), the seed of dropout as a tensor, so that both can stand in a traced
-graph and the seed be drawn anew each time it runs.
+Options travel as one line of text (`_config.encode`), the seed of dropout as a tensor, so that both can stand in a
+traced graph and the seed be drawn anew each time it runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
+from torch.autograd import forward_ad, profiler
 
 from . import _core
 from ._config import encode, handle
@@ -33,7 +33,7 @@ _library.define(
 )
 
 
-# ---- The C library's calls --------------------------------------------------------------------------------------------
+# ---- The C library's calls -----------------------------------------------------------------------------------------
 
 
 def _view(tensor: Tensor) -> _core.View:
@@ -97,7 +97,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads = _empty_gradients((query, key, value), wanted)
     if query.shape[:1] != (0,):
-        views = [_view(grad) if want else None for grad, want in zip(grads, wanted)]
+        grad_query, grad_key, grad_value = (_view(grad) if want else None for grad, want in zip(grads, wanted))
         handle(config, dropout, torch.get_num_threads()).backward(
             _view(query),
             _view(key),
@@ -106,7 +106,9 @@ def _backward(
             _view(lse),
             _view(grad_out),
             None if grad_lse is None else _view(grad_lse),
-            *views,
+            grad_query,
+            grad_key,
+            grad_value,
             _address(key_lengths, query),
             _number(seed),
         )
@@ -134,7 +136,26 @@ torch.library.impl("dilated_attention::forward", "CPU", _forward, lib=_library)
 torch.library.impl("dilated_attention::backward", "CPU", _backward, lib=_library)
 
 
-# ---- Shapes alone, for tracing ----------------------------------------------------------------------------------------
+# ---- CUDA tensors: composed of other libraries' kernels ---------------------------------------------------------------
+
+
+def _composed_forward(*inputs: Any) -> Any:
+    from . import composition
+
+    return composition.operator_forward(*inputs)
+
+
+def _composed_backward(*inputs: Any) -> Any:
+    from . import composition
+
+    return composition.operator_backward(*inputs)
+
+
+torch.library.impl("dilated_attention::forward", "CUDA", _composed_forward, lib=_library)
+torch.library.impl("dilated_attention::backward", "CUDA", _composed_backward, lib=_library)
+
+
+# ---- Shapes alone, for tracing -------------------------------------------------------------------------------------
 
 
 def _fake_forward(
@@ -164,7 +185,7 @@ torch.library.register_fake("dilated_attention::forward", _fake_forward, lib=_li
 torch.library.register_fake("dilated_attention::backward", _fake_backward, lib=_library)
 
 
-# ---- Gradients ----------------------------------------------------------------------------------------------------------
+# ---- Gradients -----------------------------------------------------------------------------------------------------
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -198,7 +219,7 @@ torch.library.register_autograd(
 )
 
 
-# ---- torch.func.vmap: what is mapped over joins the batch ------------------------------------------------------------------
+# ---- torch.func.vmap: what is mapped over joins the batch ----------------------------------------------------------
 
 
 def _fold(tensor: Optional[Tensor], dim: Optional[int], size: int) -> Optional[Tensor]:
@@ -209,7 +230,7 @@ def _fold(tensor: Optional[Tensor], dim: Optional[int], size: int) -> Optional[T
     return mapped.flatten(0, 1)
 
 
-def _unfold(tensor: Tensor, size: int) -> Tensor:
+def _unfold(tensor: Tensor, size: int) -> Any:
     return tensor.unflatten(0, (size, tensor.shape[0] // size))
 
 
@@ -246,32 +267,32 @@ torch.library.register_vmap(
 )
 
 
-# ---- Calls without the dispatcher ----------------------------------------------------------------------------------------
+# ---- Calls without the dispatcher ----------------------------------------------------------------------------------
 #
-# A short sequence is computed in less time than PyTorch's dispatcher takes to call Python back (30 us, 60 with gradients),
-# so that plain tensors in plain surroundings go straight to the library. Everything else takes the operators.
+# The dispatcher takes 30 us to call Python back, 60 with gradients, in which a short sequence is computed. So plain
+# tensors in plain surroundings go straight to the library. Everything else takes the operators.
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, *inputs: Any) -> Any:
         output = _forward(*inputs)
         _save(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_differentiate)  # type: ignore[assignment]
+    backward = staticmethod(_differentiate)
 
 
 class _Gradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, *inputs: Any) -> Any:
         return _backward(*inputs)
 
     backward = staticmethod(_refuse_second_derivative)
 
 
-# torch.func's transforms know no operators whose autograd is registered from Python, but functions of this form. They are
-# slow to call.
+# torch.func's transforms know no operators whose autograd is registered from Python, but functions of this form. They
+# are slow to call.
 
 
 class _TransformedAttention(torch.autograd.Function):
@@ -280,7 +301,7 @@ class _TransformedAttention(torch.autograd.Function):
         return torch.ops.dilated_attention.forward.default(*inputs)
 
     setup_context = staticmethod(_save)
-    backward = staticmethod(_differentiate)  # type: ignore[assignment]
+    backward = staticmethod(_differentiate)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Optional[int], ...], *args: Any) -> Any:
@@ -303,17 +324,30 @@ class _TransformedGradient(torch.autograd.Function):
 _transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
 
 def _surroundings_are_plain() -> bool:
-    """Nobody watches the calls: no tracer, mode, or profiler."""
-    return not (_dispatch_modes() or _function_modes() or torch.jit.is_tracing() or profiler._is_profiler_enabled)
+    """Nobody watches the calls: no mode, profiler, tracer or forward differentiation."""
+    return not (
+        _dispatch_modes()
+        or _function_modes()
+        or profiler._is_profiler_enabled
+        or _tracing_state() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def _is_plain(tensor: Tensor) -> bool:
     """A tensor whose elements lie in this machine's memory as its strides say."""
     return type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_neg()
+
+
+def _refuse_tangents(*tensors: Tensor) -> None:
+    """The operators would lose them without a word."""
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise RuntimeError("dilated_attention is differentiated in reverse only (backward), not forward (jvp)")
 
 
 def _call_forward(*inputs: Any) -> Any:
@@ -325,6 +359,7 @@ def _call_forward(*inputs: Any) -> Any:
         return _TransformedAttention.apply(*inputs)
     if not (_surroundings_are_plain() and _is_plain(query) and _is_plain(key) and _is_plain(value)):
         _check_tensors(query, key, value)
+        _refuse_tangents(query, key, value)
         return torch.ops.dilated_attention.forward.default(*inputs)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         return _Attention.apply(*inputs)
@@ -344,7 +379,7 @@ def _call_backward(grad_out: Tensor, grad_lse: Optional[Tensor], *inputs: Any) -
     return _backward(grad_out, grad_lse, *inputs)
 
 
-# ---- The function ---------------------------------------------------------------------------------------------------------
+# ---- The function --------------------------------------------------------------------------------------------------
 
 
 @torch.compiler.assume_constant_result

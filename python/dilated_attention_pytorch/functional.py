@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     Array = Union[np.ndarray[Any, Any], torch.Tensor]
 
-# The library's number of each data type (da_dtype), in this machine's byte order. bfloat16, which NumPy has from the package
-# ml_dtypes, joins them when it is first met.
+# The library's number of each data type (da_dtype), in this machine's byte order. bfloat16, which NumPy has from the
+# package ml_dtypes, joins them when it is first met.
 _NUMPY_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.float16): 4}
 
 
@@ -88,18 +88,19 @@ def dilated_attention(
     segment_lengths, dilation_rates: the patterns; 1 <= rate <= length, and neither needs to divide anything.
     is_causal: key j is seen by query i only if j <= i. window: W >= 0, only keys with i - j <= W are seen.
     softmax_scale: None is 1 / sqrt(head_dim).
-    preset: "longnet" (the paper), "torchscale" (checkpoints trained with it), "head_groups" (those of the packages that
-    split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block"), tail_rule
-    ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c) or "once".
+    preset: "longnet" (the paper), "torchscale" (checkpoints trained with it), "head_groups" (those of the packages
+    that split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block") and
+    tail_rule ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c)
+    or "once".
     key_lengths: None, or batch integers: keys from key_lengths[b] on do not exist, and may hold anything.
     implementation: "auto", or one that `_core.implementations()` lists.
-    dropout_p: attention weights dropped, in [0, 1). The seed comes from PyTorch's default generator (torch.manual_seed),
-    for arrays from NumPy's (numpy.random.seed).
-    return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, float32,
-    and float64 for float64 tensors. -inf where a query has no key; its output is 0.
+    dropout_p: the share of attention weights that are dropped, in [0, 1). The seed comes from PyTorch's default
+    generator (torch.manual_seed), for arrays from NumPy's (numpy.random.seed).
+    return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, in
+    float32, for float64 tensors in float64. -inf where a query has no key; its output is 0.
 
-    Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are composed
-    of the best kernels that are installed (see composition.py).
+    Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are
+    composed of the best kernels that are installed (composition.py).
 
     Raises TypeError for an argument of the wrong kind and ValueError for a value that is not allowed; the message names
     the argument, its value, and what is allowed.
@@ -108,7 +109,7 @@ def dilated_attention(
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         from . import _torch_ops
 
-        compute = _torch_ops.attention
+        compute: Any = _torch_ops.attention
     else:
         compute = _numpy_attention
     dropout = probability("dropout_p", dropout_p)
@@ -123,9 +124,10 @@ def _view(array: Any) -> _core.View:
     return array.__array_interface__["data"][0], _NUMPY_DTYPES[array.dtype], array.shape, strides
 
 
-def _checked(name: str, array: Any) -> np.ndarray[Any, Any]:
+def _checked(name: str, array: Any) -> Any:
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a {type(array).__name__}; allowed: a NumPy array or a PyTorch tensor, as the others")
+        kind = type(array).__name__
+        raise TypeError(f"{name} is a {kind}; allowed: a NumPy array or a PyTorch tensor, as the others")
     if array.dtype not in _NUMPY_DTYPES:
         if array.dtype.name != "bfloat16":
             raise TypeError(

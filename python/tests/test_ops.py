@@ -1,4 +1,4 @@
-"""The operators in PyTorch's machinery: opcheck, fake tensors, compile, export, autocast, vmap, profilers, subclasses."""
+"""The operators in PyTorch's machinery: opcheck, fake tensors, compile, export, autocast, vmap, modes, subclasses."""
 
 import io
 import threading
@@ -247,6 +247,21 @@ def test_negative_views_are_read_right():
     negative = torch._neg_view(x.real.contiguous())
     assert negative.is_neg()
     assert torch.equal(attend(negative, negative, negative), attend(*[-x.real.contiguous()] * 3))
+
+
+def test_forward_differentiation_is_refused():
+    """Tangents must not be lost without a word."""
+    q, k, v = inputs()
+    with pytest.raises((RuntimeError, NotImplementedError)), torch.autograd.forward_ad.dual_level():
+        attend(torch.autograd.forward_ad.make_dual(q, torch.ones_like(q)), k, v)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.func.jvp(lambda q: attend(q, k, v), (q,), (torch.ones_like(q),))
+
+
+def test_sparse_tensors_are_refused():
+    q, k, v = inputs()
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"[Ss]parse"):
+        attend(q.to_sparse(), k, v)
 
 
 def test_parameters_are_tensors():
