@@ -136,7 +136,7 @@ torch.library.impl("dilated_attention::forward", "CPU", _forward, lib=_library)
 torch.library.impl("dilated_attention::backward", "CPU", _backward, lib=_library)
 
 
-# ---- CUDA tensors: composed of other libraries' kernels ---------------------------------------------------------------
+# ---- CUDA tensors: composed of other libraries' kernels --------------------------------------------------------------
 
 
 def _composed_forward(*inputs: Any) -> Any:
