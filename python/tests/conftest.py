@@ -2,9 +2,11 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # the package's, PyTorch's and NumPy's threads share the cores
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))
 sys.dont_write_bytecode = True
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
