@@ -113,10 +113,10 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
     def _weights(self, heads: tuple[Tensor, Tensor, Tensor], call: dict[str, Any],
                  queries: Union[Tensor, Sequence[int], None]) -> Tensor:
         """Attention weights (batch, heads, queries, n), from the logsumexp of one more pass without dropout."""
-        from . import weights
-
         if not isinstance(self.attention, KernelAttention):
             raise ValueError(f"need_weights=True with {type(self.attention).__name__}; allowed: built-in implementations")
+        from . import weights
+
         q, k, v = (x.detach() for x in heads)
         batch, n, count, _ = q.shape
         if queries is None:
