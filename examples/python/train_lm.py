@@ -3,8 +3,8 @@
     python examples/python/train_lm.py                  # the book of the demo: Debian's bible-kjv
     python examples/python/train_lm.py --text FILE      # any other text
 
-What is PyTorch's is used as it is: the optimiser, its schedule, the loss. Only the model's attention is ours; it is dilated,
-so a step's cost grows with the length of the text seen at once, and not with its square: try --length 16384.
+What is PyTorch's is used as it is: the optimiser, its schedule, the loss. Only the model's attention is ours; it is
+dilated, so a step's cost grows with the length of the text seen at once, and not with its square: try --length 16384.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-
 from dilated_attention_pytorch.checkpoints import save_checkpoint
 from dilated_attention_pytorch.long_net import LongNetLM
 
@@ -40,11 +39,20 @@ def read_text(file: Path | None) -> torch.Tensor:
 
 
 def make_model(width: int, layers: int, length: int) -> LongNetLM:
-    """Three patterns: a dense neighbourhood, and two that reach as far as the model sees. All layers are causal, and there is
+    """Three patterns: a dense neighbourhood, and two that reach as far as the model sees. All layers are causal, and
+    there is
     no decoder beside them: what is called a decoder-only model."""
-    return LongNetLM(BYTES, d_model=width, nhead=width // 32, num_encoder_layers=layers, num_decoder_layers=0,
-                     dim_feedforward=4 * width, segment_lengths=[min(length, 128), min(length, 512), length],
-                     dilation_rates=[1, 2, 8], activation="gelu")
+    return LongNetLM(
+        BYTES,
+        d_model=width,
+        nhead=width // 32,
+        num_encoder_layers=layers,
+        num_decoder_layers=0,
+        dim_feedforward=4 * width,
+        segment_lengths=[min(length, 128), min(length, 512), length],
+        dilation_rates=[1, 2, 8],
+        activation="gelu",
+    )
 
 
 def loss_of(model: LongNetLM, chunk: torch.Tensor) -> torch.Tensor:

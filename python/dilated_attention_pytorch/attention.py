@@ -17,17 +17,30 @@ from .core.registry import require_available
 from .masks import causal_and_window, key_lengths_of
 
 # Arguments of the packages that this one takes the place of, which choose how something was computed there.
-WITHOUT_EFFECT = frozenset({
-    "op", "enable_memory_pool", "enable_profiling", "lightweight_pool", "use_flash_attention", "compile_model", "block_size",
-    "ring_size", "use_checkpointing", "use_memory_pool", "enable_memory_optimization",
-})
+WITHOUT_EFFECT = frozenset(
+    {
+        "op",
+        "enable_memory_pool",
+        "enable_profiling",
+        "lightweight_pool",
+        "use_flash_attention",
+        "compile_model",
+        "block_size",
+        "ring_size",
+        "use_checkpointing",
+        "use_memory_pool",
+        "enable_memory_optimization",
+    }
+)
 
 
 def drop_old_options(options: dict[str, Any], class_name: str) -> dict[str, Any]:
     """The options without those that have no effect here; a warning names them, if they ask for something."""
     asked = sorted(name for name in WITHOUT_EFFECT & options.keys() if options[name] is not None)
     if asked:
-        warnings.warn(f"{class_name}: {', '.join(asked)} has no effect here; the C library chooses", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"{class_name}: {', '.join(asked)} has no effect here; the C library chooses", UserWarning, stacklevel=4
+        )
     return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
 
 
@@ -51,7 +64,7 @@ class KernelAttention(BaseDilatedAttention):
         """The dropout, by the name that it has in functional interfaces."""
         return self.dropout
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -67,17 +80,31 @@ class KernelAttention(BaseDilatedAttention):
 
         is_causal: key j is seen by query i only if j <= i; also where the configuration says so.
         attention_mask: an (n, n) mask that says causal or a window (see masks.py); others are refused.
-        key_padding_mask: (batch, n), True where a key is padding, at the end of a sequence; or key_lengths, their numbers.
+        key_padding_mask: (batch, n), True where a key is padding, at the end of a sequence; or key_lengths, their
+        numbers.
         return_lse: also return the logsumexp, (batch, n, heads).
 
         Returns the output, like query; a query without keys gives 0. In training mode, dropout is applied."""
         return functional.dilated_attention(  # type: ignore[no-any-return]
-            query, key, value, dropout_p=self.dropout if self.training else 0.0, return_lse=return_lse,
-            **self.call_arguments(query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths))
+            query,
+            key,
+            value,
+            dropout_p=self.dropout if self.training else 0.0,
+            return_lse=return_lse,
+            **self.call_arguments(
+                query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths
+            ),
+        )
 
-    def call_arguments(self, batch: int, n: int, is_causal: bool = False, attention_mask: Optional[Tensor] = None,
-                       key_padding_mask: Optional[Tensor] = None,
-                       key_lengths: Union[Tensor, Sequence[int], None] = None) -> dict[str, Any]:
+    def call_arguments(
+        self,
+        batch: int,
+        n: int,
+        is_causal: bool = False,
+        attention_mask: Optional[Tensor] = None,
+        key_padding_mask: Optional[Tensor] = None,
+        key_lengths: Union[Tensor, Sequence[int], None] = None,
+    ) -> dict[str, Any]:
         """What forward hands to functional.dilated_attention beside the tensors: the configuration, and the masks of a
         call in the library's terms."""
         arguments = self.config.attention_arguments()
@@ -90,20 +117,33 @@ class KernelAttention(BaseDilatedAttention):
             if key_lengths is not None:
                 raise ValueError("key_padding_mask and key_lengths are both given; allowed: one of them")
             key_lengths = key_lengths_of(key_padding_mask, batch, n)
-        return {**arguments, "segment_lengths": self.segment_lengths, "dilation_rates": self.dilation_rates,
-                "is_causal": is_causal, "key_lengths": key_lengths}
+        return {
+            **arguments,
+            "segment_lengths": self.segment_lengths,
+            "dilation_rates": self.dilation_rates,
+            "is_causal": is_causal,
+            "key_lengths": key_lengths,
+        }
 
 
 class DilatedAttention(KernelAttention):
     """Dilated attention in plain C, to read and to compare with.
 
-    softmax_scale: None: 1 / sqrt(head_dim). attention_dropout: dropout of attention weights, also by the name `dropout`.
+    softmax_scale: None: 1 / sqrt(head_dim). attention_dropout: dropout of attention weights, also by the name
+    `dropout`.
     op: of xFormers; has no effect here. options: the other fields of DilatedAttentionConfig."""
 
     implementation = "standard"
 
-    def __init__(self, segment_lengths: Sequence[int], dilation_rates: Sequence[int], softmax_scale: Optional[float] = None,
-                 attention_dropout: float = 0.0, op: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        softmax_scale: Optional[float] = None,
+        attention_dropout: float = 0.0,
+        op: Any = None,
+        **options: Any,
+    ) -> None:
         options = drop_old_options({"op": op, **options}, type(self).__name__)
         options.setdefault("dropout", attention_dropout)
         self._start(DilatedAttentionConfig(segment_lengths, dilation_rates, softmax_scale=softmax_scale, **options))
@@ -116,10 +156,20 @@ class ImprovedDilatedAttention(KernelAttention):
 
     implementation = "improved"
 
-    def __init__(self, segment_lengths: Sequence[int], dilation_rates: Sequence[int], dropout: float = 0.0,
-                 use_tf32: bool = True, device: Device = None, dtype: Optional[torch.dtype] = None, **options: Any) -> None:
+    def __init__(
+        self,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        dropout: float = 0.0,
+        use_tf32: bool = True,
+        device: Device = None,
+        dtype: Optional[torch.dtype] = None,
+        **options: Any,
+    ) -> None:
         options = drop_old_options(options, type(self).__name__)
-        self._start(DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options))
+        self._start(
+            DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options)
+        )
 
 
 class RingDilatedAttention(ImprovedDilatedAttention):

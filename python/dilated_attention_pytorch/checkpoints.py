@@ -3,13 +3,13 @@
 Names of parameters that are understood, beside our own (docs/multihead.md), under any prefix:
 
     fkodom's package     our names; pos_embedding.scale of its language model is a constant and passed over
-    DarcStar's package   q_ln and k_ln, where q_ln is also the norm before the output projection; or qkv_proj, one matrix
-                         of query, key and value, where q_ln is that norm alone and k_ln is not used
+    DarcStar's package   q_ln and k_ln, where q_ln is also the norm before the output projection; or qkv_proj, one
+                         matrix of query, key and value, where q_ln is that norm alone and k_ln is not used
     torchscale           inner_attn_ln for norm, and an encoder's layers: self_attn_layer_norm, final_layer_norm,
                          ffn.fc1, ffn.ffn_layernorm, ffn.fc2, and layer_norm after the last
 
-Names say nothing of what the attention computes. Weights that were trained with torchscale want preset="torchscale", those of
-the head-group packages preset="head_groups".
+Names say nothing of what the attention computes. Weights that were trained with torchscale want preset="torchscale",
+those of the head-group packages preset="head_groups".
 """
 
 from __future__ import annotations
@@ -29,15 +29,20 @@ Source = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 NAMES = ("own", "torchscale")
 
 # torchscale's names in an encoder layer, and ours.
-_LAYER = (("self_attn_layer_norm.", "norm1."), ("final_layer_norm.", "norm2."), ("ffn.fc1.", "linear1."),
-          ("ffn.ffn_layernorm.", "norm3."), ("ffn.fc2.", "linear2."))
+_LAYER = (
+    ("self_attn_layer_norm.", "norm1."),
+    ("final_layer_norm.", "norm2."),
+    ("ffn.fc1.", "linear1."),
+    ("ffn.ffn_layernorm.", "norm3."),
+    ("ffn.fc2.", "linear2."),
+)
 
 _OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "qkv_proj", "out_proj", "q_ln", "k_ln", "norm", "inner_attn_ln"}
 
 
 def read_state_dict(source: Source) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, of a file that torch.save wrote (only tensors are unpickled), or of a mapping.
-    Tensors below "state_dict", "model" or "module", where training programs put them, are found.
+    """The tensors of a .safetensors file, of a file that torch.save wrote (only tensors are unpickled), or of a
+    mapping. Tensors below "state_dict", "model" or "module", where training programs put them, are found.
 
     ValueError: no tensors there. ImportError: a .safetensors file without the package safetensors."""
     if isinstance(source, Mapping):
@@ -46,14 +51,20 @@ def read_state_dict(source: Source) -> dict[str, Tensor]:
         try:
             from safetensors.torch import load_file
         except ImportError:
-            raise ImportError("reading .safetensors files needs the package safetensors: pip install safetensors") from None
+            raise ImportError(
+                "reading .safetensors files needs the package safetensors: pip install safetensors"
+            ) from None
         found = load_file(source)
     else:
         found = torch.load(source, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model", "module"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, Mapping) else {}
+    tensors = (
+        {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        if isinstance(found, Mapping)
+        else {}
+    )
     if not tensors:
         raise ValueError(f"{source if not isinstance(source, Mapping) else 'the mapping'} holds no tensors by name")
     return tensors
@@ -90,12 +101,16 @@ def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # torchscale's encoder: its last norm stands beside `layers`.
     renamed = {re.sub(r"(^|\.)layer_norm\.", r"\1norm.", name): tensor for name, tensor in renamed.items()}
     found = (re.search(r"(?:^|\.)((?:q|qkv)_proj\.weight)$", name) for name in renamed)
-    prefixes = {match.string[:match.start(1)] for match in found if match}
+    prefixes = {match.string[: match.start(1)] for match in found if match}
     result = dict(renamed)
     for prefix in sorted(prefixes):
-        below = {name[len(prefix):]: renamed[name] for name in renamed
-                 if name.startswith(prefix) and re.fullmatch(r"[a-z_]+\.(weight|bias)", name[len(prefix):])
-                 and name[len(prefix):].split(".")[0] in _OF_ATTENTION}
+        below = {
+            name[len(prefix) :]: renamed[name]
+            for name in renamed
+            if name.startswith(prefix)
+            and re.fullmatch(r"[a-z_]+\.(weight|bias)", name[len(prefix) :])
+            and name[len(prefix) :].split(".")[0] in _OF_ATTENTION
+        }
         for name in below:
             del result[prefix + name]
         result.update({prefix + name: tensor for name, tensor in _attention_names(below, prefix).items()})
@@ -110,22 +125,28 @@ def load_checkpoint(module: nn.Module, source: Source, *, prefix: str = "") -> N
 
     The checkpoint is checked as a whole before a parameter changes. ValueError: a parameter is missing or has another
     shape, or a tensor is no parameter of the module; the message lists them."""
-    state = {name[len(prefix):]: tensor for name, tensor in read_state_dict(source).items() if name.startswith(prefix)}
+    state = {name[len(prefix) :]: tensor for name, tensor in read_state_dict(source).items() if name.startswith(prefix)}
     if not state:
         raise ValueError(f"prefix is {prefix!r}, and no tensor's name starts with it")
     named, wanted = own_names(state), module.state_dict()
     missing = sorted(wanted.keys() - named.keys())
     unknown = sorted(named.keys() - wanted.keys())
-    shapes = [f"{name} is {tuple(named[name].shape)}, here {tuple(wanted[name].shape)}"
-              for name in sorted(named.keys() & wanted.keys()) if named[name].shape != wanted[name].shape]
-    faults = [f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-              for what, names in (("missing", missing), ("no parameter here", unknown), ("another shape", shapes)) if names]
+    shapes = [
+        f"{name} is {tuple(named[name].shape)}, here {tuple(wanted[name].shape)}"
+        for name in sorted(named.keys() & wanted.keys())
+        if named[name].shape != wanted[name].shape
+    ]
+    faults = [
+        f"{what}: {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+        for what, names in (("missing", missing), ("no parameter here", unknown), ("another shape", shapes))
+        if names
+    ]
     if faults:
         raise ValueError(f"the checkpoint does not fit the module. {'; '.join(faults)}")
     module.load_state_dict(named)
 
 
-def save_checkpoint(module: nn.Module, path: Union[str, "os.PathLike[str]"], *, names: str = "own") -> None:
+def save_checkpoint(module: nn.Module, path: Union[str, os.PathLike[str]], *, names: str = "own") -> None:
     """Writes a module's parameters to a .safetensors file, or with another suffix by torch.save: under a temporary name
     beside it, then renamed.
 
@@ -150,13 +171,16 @@ def save_checkpoint(module: nn.Module, path: Union[str, "os.PathLike[str]"], *, 
 
 
 def _torchscale_names(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    attentions = [f"{name}." if name else "" for name, part in module.named_modules()
-                  if isinstance(part, BaseMultiheadDilatedAttention)]
+    attentions = [
+        f"{name}." if name else ""
+        for name, part in module.named_modules()
+        if isinstance(part, BaseMultiheadDilatedAttention)
+    ]
     renamed = {}
     for name, tensor in state.items():
         within = next((p for p in attentions if name.startswith(p)), None)
         if within is not None:
-            kind = name[len(within):]
+            kind = name[len(within) :]
             if kind.startswith(("q_ln.", "k_ln.")):
                 raise ValueError(f"names is 'torchscale', which has no {name}; allowed with qk_layer_norm: 'own'")
             name = within + (f"inner_attn_ln.{kind[5:]}" if kind.startswith("norm.") else kind)

@@ -1,5 +1,5 @@
-"""The import path of fkodom's package, with its classes. The function of the same name keeps its place in the package: these
-names join it there."""
+"""The import path of fkodom's package, with its classes. The function of the same name keeps its place in the
+package: these names join it there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MultiheadDilatedAttention(_MultiheadDilatedAttention):
     """The module as fkodom's package has it under this path: a call always returns a pair, the output and the weights,
     which are None unless need_weights=True asks for them."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Optional[Tensor]]:  # type: ignore[override]
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Optional[Tensor]]:
         result = super().forward(*args, **kwargs)
         return result if isinstance(result, tuple) else (result, None)
 

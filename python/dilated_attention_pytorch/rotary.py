@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 
-def rotate(x: Tensor, *, xpos: bool = False, inverse_scale: bool = False, layout: str = "adjacent", base: float = 10000.0,
-           scale_base: float = 512.0) -> Tensor:
+def rotate(
+    x: Tensor,
+    *,
+    xpos: bool = False,
+    inverse_scale: bool = False,
+    layout: str = "adjacent",
+    base: float = 10000.0,
+    scale_base: float = 512.0,
+) -> Tensor:
     """x (batch, n, heads, head_dim), every pair of channels turned by its position times its frequency.
 
     RoFormer, arXiv:2104.09864, eq. 34; with `xpos` also multiplied by s, or 1 / s with `inverse_scale` (the key),

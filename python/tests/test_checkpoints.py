@@ -1,9 +1,9 @@
-"""Checkpoints of the packages that this one takes the place of: their names, and what their modules computed with them."""
+"""Checkpoints of the packages that this one takes the place of: their names, and what their modules computed with
+them."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-
 from dilated_attention_pytorch import functional
 from dilated_attention_pytorch.checkpoints import load_checkpoint, own_names, read_state_dict, save_checkpoint
 from dilated_attention_pytorch.core import create_multihead_dilated_attention
@@ -104,7 +104,9 @@ def encoder_of_torchscale(layers=2, wide=40):
 def test_torchscales_encoder():
     """The whole encoder, and its formulas written out: pre-norm, sub-norms, gelu."""
     state, x = encoder_of_torchscale(), tokens()
-    made = LongNet(E, 4, 2, 0, 40, **PATTERNS, activation="gelu", encoder_norm=True, preset="torchscale", dtype=torch.float64)
+    made = LongNet(
+        E, 4, 2, 0, 40, **PATTERNS, activation="gelu", encoder_norm=True, preset="torchscale", dtype=torch.float64
+    )
     load_checkpoint(made.encoder, state)
     y = x
     for number in range(2):
@@ -133,7 +135,7 @@ def test_fkodoms_language_model_with_its_constant():
 def test_darcstars_decoder_lacks_a_norm():
     made = language_model(decoder_self_attn_layer_norm=False)
     assert "long_net.decoder.layers.0.self_attn.norm.weight" not in made.state_dict()
-    with pytest.raises(ValueError, match="missing: long_net.decoder.layers.0.self_attn.norm.bias"):
+    with pytest.raises(ValueError, match=r"missing: long_net.decoder.layers.0.self_attn.norm.bias"):
         load_checkpoint(language_model(), made.state_dict())
     load_checkpoint(language_model(decoder_self_attn_layer_norm=False), made.state_dict())
 
@@ -184,10 +186,13 @@ def test_torchscales_names_are_written(tmp_path):
     assert own_names(torch.load(tmp_path / "e.pt", weights_only=True)).keys() == encoder.state_dict().keys()
 
 
-@pytest.mark.parametrize("module, message", [
-    (lambda: multihead(qk_layer_norm=True), "has no k_ln|has no q_ln"),
-    (lambda: LongNet(E, 4, 1, 1, 40, **PATTERNS), "belongs to a decoder"),
-])
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (lambda: multihead(qk_layer_norm=True), "has no k_ln|has no q_ln"),
+        (lambda: LongNet(E, 4, 1, 1, 40, **PATTERNS), "belongs to a decoder"),
+    ],
+)
 def test_what_torchscale_has_no_name_for(module, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save_checkpoint(module(), tmp_path / "x.pt", names="torchscale")
@@ -199,12 +204,21 @@ def test_what_torchscale_has_no_name_for(module, message, tmp_path):
 # ---- What does not fit ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: s.pop("q_proj.bias"), "missing: q_proj.bias"),
-    (lambda s: s.update(extra=torch.ones(2)), "no parameter here: extra"),
-    (lambda s: s.update({"out_proj.weight": torch.ones(3, E)}), r"another shape: out_proj.weight is \(3, 24\), here \(24, 24\)"),
-    (lambda s: s.update({"q_ln.weight": torch.ones(E), "q_ln.bias": torch.ones(E)}), "no parameter here: q_ln.bias, q_ln.weight"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("q_proj.bias"), "missing: q_proj.bias"),
+        (lambda s: s.update(extra=torch.ones(2)), "no parameter here: extra"),
+        (
+            lambda s: s.update({"out_proj.weight": torch.ones(3, E)}),
+            r"another shape: out_proj.weight is \(3, 24\), here \(24, 24\)",
+        ),
+        (
+            lambda s: s.update({"q_ln.weight": torch.ones(E), "q_ln.bias": torch.ones(E)}),
+            "no parameter here: q_ln.bias, q_ln.weight",
+        ),
+    ],
+)
 def test_a_checkpoint_that_does_not_fit_changes_nothing(change, message):
     made, state = multihead(), dict(multihead().state_dict())
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
@@ -224,7 +238,7 @@ def test_types_are_converted():
 def test_nothing_to_read():
     with pytest.raises(ValueError, match="the mapping holds no tensors"):
         load_checkpoint(multihead(), {"epoch": 3})
-    with pytest.raises(ValueError, match="prefix is 'decoder.', and no tensor's name starts with it"):
+    with pytest.raises(ValueError, match=r"prefix is 'decoder.', and no tensor's name starts with it"):
         load_checkpoint(multihead(), multihead().state_dict(), prefix="decoder.")
-    with pytest.raises(ValueError, match="qkv_proj.weight has 25 rows; allowed: a multiple of 3"):
+    with pytest.raises(ValueError, match=r"qkv_proj.weight has 25 rows; allowed: a multiple of 3"):
         load_checkpoint(multihead(), linear("qkv_proj", rows=25))

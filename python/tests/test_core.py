@@ -1,10 +1,8 @@
 """The factory: creation, configurations, registration, information, the rules of "auto"."""
 
+import dilated_attention_pytorch.core as core
 import pytest
 import torch
-from torch import nn
-
-import dilated_attention_pytorch.core as core
 from dilated_attention_pytorch import _core
 from dilated_attention_pytorch.core import (
     BaseDilatedAttention,
@@ -17,9 +15,10 @@ from dilated_attention_pytorch.core import (
     get_implementation_info,
     register_attention_implementation,
     register_multihead_attention_implementation,
+    registry,
     select_implementation,
 )
-from dilated_attention_pytorch.core import registry
+from torch import nn
 
 SMALL = {"embed_dim": 24, "num_heads": 3, "segment_lengths": [4, 8], "dilation_rates": [1, 2]}
 PATTERNS = {"segment_lengths": [4, 8], "dilation_rates": [1, 2]}
@@ -46,7 +45,9 @@ def missing(monkeypatch):
             if name in available:
                 found.update(available=available[name], reason="" if available[name] else f"no {name} today")
             return found
+
         monkeypatch.setattr(_core, "info", answer)
+
     return make
 
 
@@ -71,7 +72,9 @@ def test_defaults_are_the_guides():
 def test_configurations_reach_the_module_and_arguments_win():
     attention = DilatedAttentionConfig([4, 8], [1, 2], dropout=0.1, use_tf32=False, window=3)
     multihead = MultiheadConfig(24, 3, bias=False, layer_norm=False, gamma_init=0.5)
-    made = create_multihead_dilated_attention("auto", multihead_config=multihead, attention_config=attention, dropout=0.2)
+    made = create_multihead_dilated_attention(
+        "auto", multihead_config=multihead, attention_config=attention, dropout=0.2
+    )
     assert made.embed_dim == 24 and made.q_proj.bias is None and made.norm is None and made.gamma_init == 0.5
     assert made.attention.dropout == 0.2 and made.attention.config.window == 3 and not made.attention.config.use_tf32
     assert attention.dropout == 0.1, "the caller's configuration stays as it is"
@@ -84,11 +87,17 @@ def test_device_and_dtype_reach_every_parameter():
     made = create_multihead_dilated_attention("auto", **SMALL, qk_layer_norm=True, dtype=torch.bfloat16, device="meta")
     assert {(p.dtype, p.device.type) for p in made.parameters()} == {(torch.bfloat16, "meta")}
     of_config = create_multihead_dilated_attention(
-        "auto", attention_config=DilatedAttentionConfig([4], [1], dtype=torch.float64), embed_dim=8, num_heads=2)
+        "auto", attention_config=DilatedAttentionConfig([4], [1], dtype=torch.float64), embed_dim=8, num_heads=2
+    )
     assert of_config.q_proj.weight.dtype == torch.float64
-    with pytest.raises(ValueError, match="multihead_config.dtype is torch.float32, attention_config.dtype torch.float64"):
-        create_multihead_dilated_attention("auto", multihead_config=MultiheadConfig(8, 2, dtype=torch.float32),
-                                           attention_config=DilatedAttentionConfig([4], [1], dtype=torch.float64))
+    with pytest.raises(
+        ValueError, match=r"multihead_config.dtype is torch.float32, attention_config.dtype torch.float64"
+    ):
+        create_multihead_dilated_attention(
+            "auto",
+            multihead_config=MultiheadConfig(8, 2, dtype=torch.float32),
+            attention_config=DilatedAttentionConfig([4], [1], dtype=torch.float64),
+        )
 
 
 @pytest.mark.parametrize("create", [create_dilated_attention, create_multihead_dilated_attention])
@@ -102,7 +111,9 @@ def test_unknown_names_are_refused_with_the_known_ones(create, name):
 @pytest.mark.parametrize("name", ["ring", "distributed", "block_sparse"])
 def test_an_unavailable_implementation_says_why(create, name, missing):
     missing(**{name: False})
-    with pytest.raises(ValueError, match=f"'{name}' is not available: no {name} today; available: auto, standard, improved"):
+    with pytest.raises(
+        ValueError, match=f"'{name}' is not available: no {name} today; available: auto, standard, improved"
+    ):
         create(name)
 
 
@@ -111,7 +122,9 @@ def test_an_implementation_is_created_as_soon_as_the_library_has_it(name, missin
     missing(**{name: True})
     assert name in get_available_implementations()
     made = create_multihead_dilated_attention(name, **SMALL)
-    assert made.attention.config.implementation == name and type(made).__name__.lower().startswith(name.replace("_", ""))
+    assert made.attention.config.implementation == name and type(made).__name__.lower().startswith(
+        name.replace("_", "")
+    )
 
 
 @pytest.mark.parametrize("name", ["ring", "distributed", "block_sparse"])
@@ -127,7 +140,7 @@ def test_the_librarys_own_answer(name):
 
 @pytest.mark.parametrize("create", [create_dilated_attention, create_multihead_dilated_attention])
 def test_unknown_arguments_are_named(create):
-    with pytest.raises(TypeError, match="got the argument 'dropuot'; allowed: .*dropout"):
+    with pytest.raises(TypeError, match=r"got the argument 'dropuot'; allowed: .*dropout"):
         create("auto", dropuot=0.1)
     with pytest.raises(TypeError, match="'implementation'"):
         create("auto", implementation="ring")
@@ -143,50 +156,56 @@ def test_configurations_of_another_kind_are_refused():
 # ---- Configurations ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields, error, message", [
-    ({"segment_lengths": [4]}, ValueError, "segment_lengths"),
-    ({"segment_lengths": [], "dilation_rates": []}, ValueError, "0 values"),
-    ({"segment_lengths": [4, 0]}, ValueError, r"segment_lengths\[1\] is 0"),
-    ({"dilation_rates": [1, 9]}, ValueError, r"dilation_rates\[1\] is 9"),
-    ({"segment_lengths": [4.0, 8]}, TypeError, r"segment_lengths\[0\] is 4.0"),
-    ({"segment_lengths": 4}, TypeError, "segment_lengths is 4"),
-    ({"dropout": 1.0}, ValueError, "dropout is 1.0"),
-    ({"dropout": -0.1}, ValueError, "dropout is -0.1"),
-    ({"dropout": "much"}, TypeError, "dropout is 'much'"),
-    ({"dropout": float("nan")}, ValueError, "dropout is nan"),
-    ({"window": -1}, ValueError, "window is -1"),
-    ({"softmax_scale": float("inf")}, ValueError, "softmax_scale is inf"),
-    ({"preset": "long_net"}, ValueError, "preset is 'long_net'; allowed: .*'head_groups'"),
-    ({"mixing": "sum"}, ValueError, "mixing is 'sum'"),
-    ({"offset_rule": "none"}, ValueError, "offset_rule is 'none'"),
-    ({"tail_rule": "wrap"}, ValueError, "tail_rule is 'wrap'"),
-    ({"overlap": "twice"}, ValueError, "overlap is 'twice'"),
-    ({"is_causal": 1}, TypeError, "is_causal is 1"),
-    ({"use_tf32": "yes"}, TypeError, "use_tf32 is 'yes'"),
-    ({"dtype": torch.int32}, ValueError, "dtype is torch.int32"),
-    ({"device": "toaster"}, ValueError, "device is 'toaster'"),
-])
+@pytest.mark.parametrize(
+    "fields, error, message",
+    [
+        ({"segment_lengths": [4]}, ValueError, "segment_lengths"),
+        ({"segment_lengths": [], "dilation_rates": []}, ValueError, "0 values"),
+        ({"segment_lengths": [4, 0]}, ValueError, r"segment_lengths\[1\] is 0"),
+        ({"dilation_rates": [1, 9]}, ValueError, r"dilation_rates\[1\] is 9"),
+        ({"segment_lengths": [4.0, 8]}, TypeError, r"segment_lengths\[0\] is 4.0"),
+        ({"segment_lengths": 4}, TypeError, "segment_lengths is 4"),
+        ({"dropout": 1.0}, ValueError, "dropout is 1.0"),
+        ({"dropout": -0.1}, ValueError, "dropout is -0.1"),
+        ({"dropout": "much"}, TypeError, "dropout is 'much'"),
+        ({"dropout": float("nan")}, ValueError, "dropout is nan"),
+        ({"window": -1}, ValueError, "window is -1"),
+        ({"softmax_scale": float("inf")}, ValueError, "softmax_scale is inf"),
+        ({"preset": "long_net"}, ValueError, "preset is 'long_net'; allowed: .*'head_groups'"),
+        ({"mixing": "sum"}, ValueError, "mixing is 'sum'"),
+        ({"offset_rule": "none"}, ValueError, "offset_rule is 'none'"),
+        ({"tail_rule": "wrap"}, ValueError, "tail_rule is 'wrap'"),
+        ({"overlap": "twice"}, ValueError, "overlap is 'twice'"),
+        ({"is_causal": 1}, TypeError, "is_causal is 1"),
+        ({"use_tf32": "yes"}, TypeError, "use_tf32 is 'yes'"),
+        ({"dtype": torch.int32}, ValueError, "dtype is torch.int32"),
+        ({"device": "toaster"}, ValueError, "device is 'toaster'"),
+    ],
+)
 def test_attention_configurations_are_checked(fields, error, message):
     with pytest.raises(error, match=message):
         DilatedAttentionConfig(**{**PATTERNS, **fields})
 
 
-@pytest.mark.parametrize("fields, error, message", [
-    ({"embed_dim": 25}, ValueError, "embed_dim is 25; allowed: multiples of num_heads, 3"),
-    ({"embed_dim": 0}, ValueError, "embed_dim is 0"),
-    ({"num_heads": 2.0}, TypeError, "num_heads is 2.0"),
-    ({"embed_dim": 900}, ValueError, "300; allowed: 1 to 256"),
-    ({"kv_heads": 2}, ValueError, "kv_heads is 2; allowed: None, divisors of num_heads, 3"),
-    ({"bias": None}, TypeError, "bias is None"),
-    ({"layer_norm_eps": 0.0}, ValueError, "layer_norm_eps is 0.0"),
-    ({"gamma_init": -1.0}, ValueError, "gamma_init is -1.0"),
-    ({"rope_base": 1.0}, ValueError, "rope_base is 1.0"),
-    ({"xpos_scale_base": 0}, ValueError, "xpos_scale_base is 0"),
-    ({"position": "sine"}, ValueError, "position is 'sine'; allowed: 'none', 'rope', 'xpos'"),
-    ({"embed_dim": 27, "position": "rope"}, ValueError, "9; allowed with position 'rope': even"),
-    ({"rotary_layout": "mixed"}, ValueError, "rotary_layout is 'mixed'"),
-    ({"dtype": "float32"}, ValueError, "dtype is 'float32'"),
-])
+@pytest.mark.parametrize(
+    "fields, error, message",
+    [
+        ({"embed_dim": 25}, ValueError, "embed_dim is 25; allowed: multiples of num_heads, 3"),
+        ({"embed_dim": 0}, ValueError, "embed_dim is 0"),
+        ({"num_heads": 2.0}, TypeError, "num_heads is 2.0"),
+        ({"embed_dim": 900}, ValueError, "300; allowed: 1 to 256"),
+        ({"kv_heads": 2}, ValueError, "kv_heads is 2; allowed: None, divisors of num_heads, 3"),
+        ({"bias": None}, TypeError, "bias is None"),
+        ({"layer_norm_eps": 0.0}, ValueError, "layer_norm_eps is 0.0"),
+        ({"gamma_init": -1.0}, ValueError, "gamma_init is -1.0"),
+        ({"rope_base": 1.0}, ValueError, "rope_base is 1.0"),
+        ({"xpos_scale_base": 0}, ValueError, "xpos_scale_base is 0"),
+        ({"position": "sine"}, ValueError, "position is 'sine'; allowed: 'none', 'rope', 'xpos'"),
+        ({"embed_dim": 27, "position": "rope"}, ValueError, "9; allowed with position 'rope': even"),
+        ({"rotary_layout": "mixed"}, ValueError, "rotary_layout is 'mixed'"),
+        ({"dtype": "float32"}, ValueError, "dtype is 'float32'"),
+    ],
+)
 def test_multihead_configurations_are_checked(fields, error, message):
     with pytest.raises(error, match=message):
         MultiheadConfig(**{"embed_dim": 24, "num_heads": 3, **fields})
@@ -256,14 +275,26 @@ def test_auto_never_picks_what_was_registered(registered, missing):
         select_implementation(10)
 
 
-@pytest.mark.parametrize("name, error", [("auto", ValueError), ("improved", ValueError), ("a b", ValueError), ("", ValueError),
-                                         ("x" * 64, ValueError), ("é", ValueError), (7, TypeError)])
+@pytest.mark.parametrize(
+    "name, error",
+    [
+        ("auto", ValueError),
+        ("improved", ValueError),
+        ("a b", ValueError),
+        ("", ValueError),
+        ("x" * 64, ValueError),
+        ("é", ValueError),
+        (7, TypeError),
+    ],
+)
 def test_names_that_cannot_be_registered(name, error, registered):
     with pytest.raises(error, match="name is"):
         register_attention_implementation(name, Doubled)
 
 
-@pytest.mark.parametrize("cls", [nn.Linear, Doubled(DilatedAttentionConfig([4], [1])), BaseMultiheadDilatedAttention, None])
+@pytest.mark.parametrize(
+    "cls", [nn.Linear, Doubled(DilatedAttentionConfig([4], [1])), BaseMultiheadDilatedAttention, None]
+)
 def test_classes_that_cannot_be_registered(cls, registered):
     with pytest.raises(TypeError, match="allowed: subclasses of BaseDilatedAttention"):
         register_attention_implementation("mine", cls)

@@ -1,6 +1,7 @@
 """Every Python block of docs/factory_pattern_guide.md runs, in order and in one namespace, as a reader would type it.
 
-What the guide leaves open ("...") is filled in, the query of a GPU is guarded, and a list of implementations is cut to those
+What the guide leaves open ("...") is filled in, the query of a GPU is guarded, and a list of implementations is cut
+to those
 that are available: all as the guide's own text asks for."""
 
 import re
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from dilated_attention_pytorch.core import get_available_implementations, registry
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "factory_pattern_guide.md"
@@ -19,9 +19,15 @@ FILLED = "embed_dim=64, num_heads=4, segment_lengths=[16, 32], dilation_rates=[1
 def as_a_reader_would(block: str) -> str:
     block = block.replace(", ...)", f", {FILLED})")
     available = ["auto", *get_available_implementations()]
-    block = re.sub(r"^implementations = (\[.*\])$", rf"implementations = [i for i in \1 if i in {available!r}]", block,
-                   flags=re.MULTILINE)
-    return block.replace("if torch.cuda.get_device_properties", "if torch.cuda.is_available() and torch.cuda.get_device_properties")
+    block = re.sub(
+        r"^implementations = (\[.*\])$",
+        rf"implementations = [i for i in \1 if i in {available!r}]",
+        block,
+        flags=re.MULTILINE,
+    )
+    return block.replace(
+        "if torch.cuda.get_device_properties", "if torch.cuda.is_available() and torch.cuda.get_device_properties"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-
 from dilated_attention_pytorch.long_net import LongNet, LongNetLM
 from dilated_attention_pytorch.rotary import rotate
 from dilated_attention_pytorch.transformer import DilatedTransformerDecoderLayer, DilatedTransformerEncoderLayer
@@ -42,8 +41,9 @@ def words(n=21, batch=2, vocabulary=50):
 def test_an_encoder_layer_is_magnetos(is_causal, activation):
     """x + attention(norm x), then x + ff(norm x) with a norm within, written out."""
     torch.manual_seed(0)
-    layer = DilatedTransformerEncoderLayer(32, 4, **PATTERNS, dim_feedforward=48, dropout=0.0, activation=activation,
-                                           dtype=torch.float64)
+    layer = DilatedTransformerEncoderLayer(
+        32, 4, **PATTERNS, dim_feedforward=48, dropout=0.0, activation=activation, dtype=torch.float64
+    )
     x = tokens()
     middle = x + layer.self_attn(layer.norm1(x), is_causal=is_causal)
     act = activation if callable(activation) else {"relu": F.relu, "gelu": F.gelu}[activation]
@@ -68,22 +68,54 @@ def test_a_decoder_layer_reads_its_memory():
 
 def test_names_of_parameters_are_those_of_the_packages():
     names = set(net(LongNetLM, 50).state_dict())
-    for layer, parts in (("encoder", ("norm1", "self_attn.q_proj", "self_attn.norm", "self_attn.out_proj", "norm2", "linear1",
-                                      "norm3", "linear2")),
-                         ("decoder", ("norm1", "self_attn.v_proj", "norm2", "multihead_attn.k_proj", "multihead_attn.norm",
-                                      "norm3", "linear1", "norm4", "linear2"))):
+    for layer, parts in (
+        (
+            "encoder",
+            (
+                "norm1",
+                "self_attn.q_proj",
+                "self_attn.norm",
+                "self_attn.out_proj",
+                "norm2",
+                "linear1",
+                "norm3",
+                "linear2",
+            ),
+        ),
+        (
+            "decoder",
+            (
+                "norm1",
+                "self_attn.v_proj",
+                "norm2",
+                "multihead_attn.k_proj",
+                "multihead_attn.norm",
+                "norm3",
+                "linear1",
+                "norm4",
+                "linear2",
+            ),
+        ),
+    ):
         for part in parts:
             assert {f"long_net.{layer}.layers.1.{part}.weight", f"long_net.{layer}.layers.1.{part}.bias"} <= names
     assert {"token_embedding.weight", "norm.weight", "norm.bias", "out.weight", "out.bias"} <= names
 
 
-@pytest.mark.parametrize("layers, gains", [((3, 2), (math.sqrt(math.log(6) * math.log(6) / 3), math.sqrt(math.log(6)))),
-                                           ((5, 0), (math.sqrt(math.log(10)), None))])
+@pytest.mark.parametrize(
+    "layers, gains",
+    [
+        ((3, 2), (math.sqrt(math.log(6) * math.log(6) / 3), math.sqrt(math.log(6)))),
+        ((5, 0), (math.sqrt(math.log(10)), None)),
+    ],
+)
 def test_gains_are_magnetos(layers, gains):
     made = net(num_encoder_layers=layers[0], num_decoder_layers=layers[1])
     assert [len(made.encoder.layers), len(made.decoder.layers)] == list(layers)
     assert made.encoder.layers[0].gamma_init == pytest.approx(gains[0])
-    assert all(layer.gamma_init == layer.self_attn.gamma_init == pytest.approx(gains[1]) for layer in made.decoder.layers)
+    assert all(
+        layer.gamma_init == layer.self_attn.gamma_init == pytest.approx(gains[1]) for layer in made.decoder.layers
+    )
     weights = [layer.linear1.weight for layer in made.encoder.layers]
     assert not torch.equal(weights[0], weights[1]), "each layer is drawn by itself"
 
@@ -129,7 +161,9 @@ def test_the_embedding_position_is_fkodoms():
     i = torch.arange(n, dtype=torch.float64)[:, None]
     angle, scale = i * 10000.0 ** (-p / 16), ((2 * p + 12.8) / 44.8) ** ((i - 11) / 512)
     even, odd = e[..., 0::2], e[..., 1::2]
-    expected = torch.stack(((even * angle.cos() - odd * angle.sin()) * scale, (odd * angle.cos() + even * angle.sin()) * scale), -1)
+    expected = torch.stack(
+        ((even * angle.cos() - odd * angle.sin()) * scale, (odd * angle.cos() + even * angle.sin()) * scale), -1
+    )
     torch.testing.assert_close(turned, expected.flatten(-2))
     torch.testing.assert_close(made(x), made.out(made.norm(made.long_net(e + turned))))
 
@@ -145,7 +179,9 @@ def test_models_are_copied_compiled_and_exported(cls, first):
 
 
 def test_options_reach_every_attention():
-    made = net(LongNetLM, 50, implementation="standard", preset="head_groups", kv_heads=2, encoder_norm=True, dropout=0.1)
+    made = net(
+        LongNetLM, 50, implementation="standard", preset="head_groups", kv_heads=2, encoder_norm=True, dropout=0.1
+    )
     attentions = [m for m in made.modules() if hasattr(m, "attention_config")]
     assert len(attentions) == 6
     for each in attentions:
@@ -165,8 +201,15 @@ def test_the_first_loss_is_that_of_a_guess():
 @pytest.mark.parametrize("layers", [(1, 1), (2, 0)])
 def test_a_language_model_learns_a_rule(layers):
     """Token i + 1 is token i - 2: found by attention alone."""
-    made = net(LongNetLM, 12, num_encoder_layers=layers[0], num_decoder_layers=layers[1], dtype=torch.float32,
-               segment_lengths=[8, 24], dilation_rates=[1, 1])
+    made = net(
+        LongNetLM,
+        12,
+        num_encoder_layers=layers[0],
+        num_decoder_layers=layers[1],
+        dtype=torch.float32,
+        segment_lengths=[8, 24],
+        dilation_rates=[1, 1],
+    )
     optimizer = torch.optim.Adam(made.parameters(), 5e-3)
     generator = torch.Generator().manual_seed(2)
     losses = []
@@ -180,14 +223,17 @@ def test_a_language_model_learns_a_rule(layers):
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"num_encoder_layers": 0}, "num_encoder_layers is 0; allowed: integers from 1"),
-    ({"num_decoder_layers": -1}, "num_decoder_layers is -1; allowed: integers from 0"),
-    ({"activation": "swish"}, "activation is 'swish'; allowed: 'relu', 'gelu'"),
-    ({"nhead": 5}, "embed_dim is 32; allowed: multiples of num_heads, 5"),
-    ({"dilation_rates": [1, 2]}, "dilation_rates has 2 values"),
-    ({"implementation": "nonsense"}, "allowed: auto, standard"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_encoder_layers": 0}, "num_encoder_layers is 0; allowed: integers from 1"),
+        ({"num_decoder_layers": -1}, "num_decoder_layers is -1; allowed: integers from 0"),
+        ({"activation": "swish"}, "activation is 'swish'; allowed: 'relu', 'gelu'"),
+        ({"nhead": 5}, "embed_dim is 32; allowed: multiples of num_heads, 5"),
+        ({"dilation_rates": [1, 2]}, "dilation_rates has 2 values"),
+        ({"implementation": "nonsense"}, "allowed: auto, standard"),
+    ],
+)
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         net(**options)
@@ -199,5 +245,5 @@ def test_wrong_inputs_of_the_language_model():
         net(LongNetLM, 50, position="sine")
     with pytest.raises(ValueError, match=r"x has the shape \(2, 21, 32\)"):
         made(tokens())
-    with pytest.raises(ValueError, match="data type torch.float32"):
+    with pytest.raises(ValueError, match=r"data type torch.float32"):
         made(words().float())

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from dilated_attention_pytorch.masks import causal_and_window, key_lengths_of
 from hypothesis import given
 from hypothesis import strategies as st
-
-from dilated_attention_pytorch.masks import causal_and_window, key_lengths_of
 
 
 def band(n, future, past):
@@ -56,24 +55,30 @@ def test_a_hole_in_the_padding_is_refused():
         key_lengths_of(mask, 2, 3)
 
 
-@pytest.mark.parametrize("mask, error, message", [
-    (torch.zeros(2, 4, dtype=torch.bool), ValueError, r"shape \(2, 4\); allowed: \(batch, n\), here \(2, 3\)"),
-    (torch.zeros(2, 3, dtype=torch.int64), TypeError, "data type torch.int64"),
-    (torch.full((2, 3), 0.5), ValueError, "values other than 0 and -inf"),
-    ([[False] * 3] * 2, TypeError, "is a list"),
-])
+@pytest.mark.parametrize(
+    "mask, error, message",
+    [
+        (torch.zeros(2, 4, dtype=torch.bool), ValueError, r"shape \(2, 4\); allowed: \(batch, n\), here \(2, 3\)"),
+        (torch.zeros(2, 3, dtype=torch.int64), TypeError, "data type torch.int64"),
+        (torch.full((2, 3), 0.5), ValueError, "values other than 0 and -inf"),
+        ([[False] * 3] * 2, TypeError, "is a list"),
+    ],
+)
 def test_padding_masks_that_are_none(mask, error, message):
     with pytest.raises(error, match=f"key_padding_mask .*{message}"):
         key_lengths_of(mask, 2, 3)
 
 
-@pytest.mark.parametrize("mask, error, message", [
-    (torch.zeros(3, 4, dtype=torch.bool), ValueError, r"shape \(3, 4\)"),
-    (torch.zeros(2, 3, 3, dtype=torch.bool), ValueError, r"shape \(2, 3, 3\)"),
-    (torch.zeros(3, 3, dtype=torch.uint8), TypeError, "data type torch.uint8"),
-    (torch.full((3, 3), -1.0), ValueError, "values other than 0 and -inf"),
-    (torch.ones(3, 3, dtype=torch.bool), ValueError, "no causal mask and no window"),
-])
+@pytest.mark.parametrize(
+    "mask, error, message",
+    [
+        (torch.zeros(3, 4, dtype=torch.bool), ValueError, r"shape \(3, 4\)"),
+        (torch.zeros(2, 3, 3, dtype=torch.bool), ValueError, r"shape \(2, 3, 3\)"),
+        (torch.zeros(3, 3, dtype=torch.uint8), TypeError, "data type torch.uint8"),
+        (torch.full((3, 3), -1.0), ValueError, "values other than 0 and -inf"),
+        (torch.ones(3, 3, dtype=torch.bool), ValueError, "no causal mask and no window"),
+    ],
+)
 def test_attention_masks_that_cannot_be_expressed(mask, error, message):
     with pytest.raises(error, match=f"attn_mask .*{message}"):
         causal_and_window(mask, 3, False)

@@ -6,17 +6,16 @@ import io
 import pickle
 import warnings
 
+import dilated_attention_pytorch
 import numpy as np
 import pytest
 import torch
-from module_cases import built, close, draw_module, reference
-from torch import nn
-
-import dilated_attention_pytorch
 from dilated_attention_pytorch import functional
 from dilated_attention_pytorch.core import create_dilated_attention, create_multihead_dilated_attention
 from dilated_attention_pytorch.improved_multihead_dilated_attention import ImprovedMultiheadDilatedAttention
 from dilated_attention_pytorch.multihead_dilated_attention import MultiheadDilatedAttention
+from module_cases import built, close, draw_module, reference
+from torch import nn
 
 PATTERNS = {"segment_lengths": [4, 8], "dilation_rates": [1, 2]}
 SMALL = {"embed_dim": 24, "num_heads": 3, **PATTERNS}
@@ -41,7 +40,9 @@ def test_names_and_shapes_of_parameters_are_those_of_the_c_module():
     assert not list(made.buffers())
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("name", ["standard", "improved"])
 def test_copies_compute_the_same_and_share_nothing(duplicate, name):
     made = small(name, qk_layer_norm=True, position="rope")
@@ -62,7 +63,7 @@ def test_state_dicts_and_saved_files():
     other.load_state_dict(torch.load(file, weights_only=True))
     x = tokens()
     torch.testing.assert_close(other(x), made(x), rtol=1e-12, atol=1e-12)
-    with pytest.raises(RuntimeError, match="norm.weight"):
+    with pytest.raises(RuntimeError, match=r"norm.weight"):
         small(layer_norm=False).load_state_dict(made.state_dict())
 
 
@@ -83,7 +84,9 @@ def test_representations_say_what_is_not_default():
 @pytest.mark.parametrize("gamma", [1.0, 0.25, 3.0])
 def test_initialisation_is_magnetos(gamma):
     torch.manual_seed(3)
-    made = create_multihead_dilated_attention("improved", 256, 8, [4], [1], kv_heads=2, gamma_init=gamma, qk_layer_norm=True)
+    made = create_multihead_dilated_attention(
+        "improved", 256, 8, [4], [1], kv_heads=2, gamma_init=gamma, qk_layer_norm=True
+    )
     for name, gain in (("q_proj", 1.0), ("k_proj", 1.0), ("v_proj", gamma), ("out_proj", gamma)):
         weight, bias = getattr(made, name).weight, getattr(made, name).bias
         expected = gain * (2 / sum(weight.shape)) ** 0.5
@@ -139,18 +142,27 @@ def test_padding_hides_keys_whatever_they_hold(name):
     assert torch.equal(made(x, key_lengths=torch.tensor([12, 19])), expected)
     assert torch.equal(made(x, key_padding_mask=torch.zeros(2, 19).masked_fill(mask, float("-inf"))), expected)
     filled = torch.where(mask[..., None], torch.nan, x)
-    torch.testing.assert_close(made(x, filled, filled, key_lengths=[12, 19]), made(x, x.clone(), x.clone(), key_lengths=[12, 19]))
+    torch.testing.assert_close(
+        made(x, filled, filled, key_lengths=[12, 19]), made(x, x.clone(), x.clone(), key_lengths=[12, 19])
+    )
     with pytest.raises(ValueError, match="both given"):
         made(x, key_padding_mask=mask, key_lengths=[12, 19])
 
 
-@pytest.mark.parametrize("arguments, error, message", [
-    ((torch.randn(2, 5, 23),), ValueError, r"query has the shape \(2, 5, 23\)"),
-    ((torch.randn(5, 24),), ValueError, r"query has the shape \(5, 24\)"),
-    ((torch.randn(2, 5, 24), torch.randn(2, 6, 24)), ValueError, r"key has the shape \(2, 6, 24\)"),
-    ((torch.randn(2, 5, 24), torch.randn(2, 5, 24), torch.randn(1, 5, 24)), ValueError, r"value has the shape \(1, 5, 24\)"),
-    ((np.zeros((2, 5, 24)),), TypeError, "query is a ndarray"),
-])
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((torch.randn(2, 5, 23),), ValueError, r"query has the shape \(2, 5, 23\)"),
+        ((torch.randn(5, 24),), ValueError, r"query has the shape \(5, 24\)"),
+        ((torch.randn(2, 5, 24), torch.randn(2, 6, 24)), ValueError, r"key has the shape \(2, 6, 24\)"),
+        (
+            (torch.randn(2, 5, 24), torch.randn(2, 5, 24), torch.randn(1, 5, 24)),
+            ValueError,
+            r"value has the shape \(1, 5, 24\)",
+        ),
+        ((np.zeros((2, 5, 24)),), TypeError, "query is a ndarray"),
+    ],
+)
 def test_wrong_inputs_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         small(dtype=torch.float32)(*arguments)
@@ -272,8 +284,14 @@ def test_weights_of_chosen_queries(seed):
     padding = np.arange(n) >= np.array([[n], [15]])
     _, kept = reference.forward(module, x, x, x, padding)
     queries = [0, 7, 22]
-    out, weights = made(torch.from_numpy(x), need_weights=True, weight_queries=queries, average_attn_weights=False,
-                        is_causal=module.causal, key_padding_mask=torch.from_numpy(padding))
+    out, weights = made(
+        torch.from_numpy(x),
+        need_weights=True,
+        weight_queries=queries,
+        average_attn_weights=False,
+        is_causal=module.causal,
+        key_padding_mask=torch.from_numpy(padding),
+    )
     close(out, kept["out"])
     close(weights, kept["p"][:, :, queries])
     _, averaged = made(torch.from_numpy(x), need_weights=True, is_causal=module.causal, key_lengths=[n, 15])
@@ -282,7 +300,9 @@ def test_weights_of_chosen_queries(seed):
 
 def test_weights_are_not_given_where_they_would_not_fit():
     made = small(dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"would return 75,000,000 weights; allowed: up to 67,108,864, or weight_queries"):
+    with pytest.raises(
+        ValueError, match=r"would return 75,000,000 weights; allowed: up to 67,108,864, or weight_queries"
+    ):
         made(torch.zeros(1, 5000, 24), need_weights=True)
     with pytest.raises(ValueError, match="weight_queries is given without need_weights=True"):
         made(torch.zeros(1, 5, 24), weight_queries=[1])
@@ -291,13 +311,20 @@ def test_weights_are_not_given_where_they_would_not_fit():
 # ---- Imports of the other packages ---------------------------------------------------------------------------------
 
 OLD_IMPORTS = [
-    ("dilated_attention", "DilatedAttention"), ("dilated_attention", "MultiheadDilatedAttention"),
-    ("multihead_dilated_attention", "MultiheadDilatedAttention"), ("improved_dilated_attention", "ImprovedDilatedAttention"),
-    ("improved_multihead_dilated_attention", "ImprovedMultiheadDilatedAttention"), ("long_net", "LongNet"),
-    ("long_net", "LongNetLM"), ("transformer", "DilatedTransformerEncoderLayer"),
-    ("transformer", "DilatedTransformerDecoderLayer"), ("base.dilated_attention", "DilatedAttention"),
-    ("base.improved_multihead_dilated_attention", "ImprovedMultiheadDilatedAttention"), ("models.long_net", "LongNet"),
-    ("ring_dilated_attention", "RingDilatedAttention"), ("ring_multihead_dilated_attention", "RingMultiheadDilatedAttention"),
+    ("dilated_attention", "DilatedAttention"),
+    ("dilated_attention", "MultiheadDilatedAttention"),
+    ("multihead_dilated_attention", "MultiheadDilatedAttention"),
+    ("improved_dilated_attention", "ImprovedDilatedAttention"),
+    ("improved_multihead_dilated_attention", "ImprovedMultiheadDilatedAttention"),
+    ("long_net", "LongNet"),
+    ("long_net", "LongNetLM"),
+    ("transformer", "DilatedTransformerEncoderLayer"),
+    ("transformer", "DilatedTransformerDecoderLayer"),
+    ("base.dilated_attention", "DilatedAttention"),
+    ("base.improved_multihead_dilated_attention", "ImprovedMultiheadDilatedAttention"),
+    ("models.long_net", "LongNet"),
+    ("ring_dilated_attention", "RingDilatedAttention"),
+    ("ring_multihead_dilated_attention", "RingMultiheadDilatedAttention"),
     ("block_sparse_ring_dilated_attention", "BlockSparseRingDilatedAttention"),
     ("block_sparse_ring_multihead_dilated_attention", "BlockSparseRingMultiheadDilatedAttention"),
     ("distributed_dilated_attention", "DistributedDilatedAttention"),
@@ -315,6 +342,7 @@ def test_old_imports(path, name):
         words = {"embed_dim": 24, "num_heads": 3} if "Multihead" in name else {}
         implementation = cls.implementation
         from dilated_attention_pytorch.core import get_implementation_info
+
         if get_implementation_info(implementation)["available"]:
             assert cls(**words, **PATTERNS).state_dict() is not None
         else:

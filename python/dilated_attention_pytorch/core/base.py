@@ -1,7 +1,7 @@
 """Base classes of attention modules: what every implementation has, built in or yours.
 
-An implementation of your own derives from BaseDilatedAttention (or BaseMultiheadDilatedAttention), writes `forward`, and is
-registered by register_attention_implementation.
+An implementation of your own derives from BaseDilatedAttention (or BaseMultiheadDilatedAttention), writes `forward`,
+and is registered by register_attention_implementation.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
         for name in ("device", "dtype"):
             mine, other = getattr(multihead_config, name), getattr(attention_config, name)
             if mine is not None and other is not None and mine != other:
-                raise ValueError(f"multihead_config.{name} is {mine}, attention_config.{name} {other}; allowed: the same, or None")
+                raise ValueError(
+                    f"multihead_config.{name} is {mine}, attention_config.{name} {other}; allowed: the same, or None"
+                )
             made[name] = other if mine is None else mine
         self.embed_dim, self.num_heads = multihead_config.embed_dim, multihead_config.num_heads
         self.head_dim = multihead_config.head_dim
@@ -103,8 +105,9 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls: type[Multihead], multihead_config: MultiheadConfig,
-                    attention_config: DilatedAttentionConfig) -> Multihead:
+    def from_config(
+        cls: type[Multihead], multihead_config: MultiheadConfig, attention_config: DilatedAttentionConfig
+    ) -> Multihead:
         """A module of this class; the factory calls this. Override it where your constructor takes something else."""
         return cls(multihead_config, attention_config)
 
@@ -115,10 +118,14 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
         return attention_from_config(self.attention_config)
 
     def reset_parameters(self) -> None:
-        """MAGNETO's initialisation (arXiv:2210.06423, figure 2): xavier normal, with the gain gamma_init for the value and
-        output projections; biases 0, norms 1 and 0."""
-        for projection, gain in ((self.q_proj, 1.0), (self.k_proj, 1.0), (self.v_proj, self.gamma_init),
-                                 (self.out_proj, self.gamma_init)):
+        """MAGNETO's initialisation (arXiv:2210.06423, figure 2): xavier normal, with the gain gamma_init for the
+        value and output projections; biases 0, norms 1 and 0."""
+        for projection, gain in (
+            (self.q_proj, 1.0),
+            (self.k_proj, 1.0),
+            (self.v_proj, self.gamma_init),
+            (self.out_proj, self.gamma_init),
+        ):
             nn.init.xavier_normal_(projection.weight, gain=gain)
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
@@ -127,8 +134,9 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
                 norm.reset_parameters()
 
     @abstractmethod
-    def forward(self, query: Tensor, key: Optional[Tensor] = None, value: Optional[Tensor] = None, *args: Any,
-                **kwargs: Any) -> Union[Tensor, tuple[Tensor, Optional[Tensor]]]:
+    def forward(
+        self, query: Tensor, key: Optional[Tensor] = None, value: Optional[Tensor] = None, *args: Any, **kwargs: Any
+    ) -> Union[Tensor, tuple[Tensor, Optional[Tensor]]]:
         """The module's output, (batch, n, embed_dim)."""
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,12 +160,15 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
         return q, k, v
 
     def _check_xpos_range(self, x: Tensor) -> None:
-        """Refuses lengths whose factors leave the range of numbers, with the bounds of include/dilated_attention_nn.h."""
+        """Refuses lengths whose factors leave the range of numbers, with the bounds of
+        include/dilated_attention_nn.h."""
         doublings = x.shape[1] / 2 * math.log2(1.4 / 0.4) / self.multihead_config.xpos_scale_base
         allowed = {torch.float64: 1000, torch.float16: 8}.get(x.dtype, 100)
         if doublings > allowed:
-            raise ValueError(f"n is {x.shape[1]}: position 'xpos' multiplies by up to 2^{doublings:.0f}; allowed for {x.dtype}: "
-                             f"up to 2^{allowed} (a larger xpos_scale_base helps)")
+            raise ValueError(
+                f"n is {x.shape[1]}: position 'xpos' multiplies by up to 2^{doublings:.0f}; allowed for {x.dtype}: "
+                f"up to 2^{allowed} (a larger xpos_scale_base helps)"
+            )
 
     def merge_heads(self, attended: Tensor) -> Tensor:
         """The module's output from the attention's: MAGNETO's norm and the output projection."""

@@ -52,7 +52,8 @@ class DilatedAttentionConfig:
     softmax_scale: None: 1 / sqrt(head_dim).
     is_causal: True: every call is causal. False: the call's `is_causal` decides.
     window: None, or W >= 0: query i sees only keys j with i - j <= W.
-    preset: "longnet" (the paper), "torchscale" (its checkpoints), "head_groups" (checkpoints of the head-group packages);
+    preset: "longnet" (the paper), "torchscale" (its checkpoints), "head_groups" (checkpoints of the head-group
+    packages);
         mixing, offset_rule, tail_rule, overlap: None: the preset's.
     implementation: what computes it; the factory and the modules set this.
     """
@@ -158,7 +159,9 @@ class MultiheadConfig:
         _config.one_of("position", self.position, POSITIONS)
         _config.one_of("rotary_layout", self.rotary_layout, ROTARY_LAYOUTS)
         if self.position != "none" and self.head_dim % 2:
-            raise ValueError(f"embed_dim / num_heads is {self.head_dim}; allowed with position {self.position!r}: even numbers")
+            raise ValueError(
+                f"embed_dim / num_heads is {self.head_dim}; allowed with position {self.position!r}: even numbers"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -20,8 +19,8 @@ from .registry import (
     require_available,
 )
 
-# What modules get where neither arguments nor configuration say it: the guide's patterns, and the base model's sizes of the
-# LongNet paper.
+# What modules get where neither arguments nor configuration say it: the guide's patterns, and the base model's sizes
+# of the LongNet paper.
 DEFAULT_SEGMENT_LENGTHS = (2048, 4096, 8192)
 DEFAULT_DILATION_RATES = (1, 2, 4)
 DEFAULT_EMBED_DIM = 768
@@ -71,8 +70,8 @@ def select_implementation(sequence_length: Optional[int] = None, num_gpus: Optio
 
 
 def attention_from_config(config: DilatedAttentionConfig) -> BaseDilatedAttention:
-    """The attention module that a configuration's `implementation` names; what "auto" chooses where that is "auto", or the
-    name of an implementation that is a multihead module only."""
+    """The attention module that a configuration's `implementation` names; what "auto" chooses where that is "auto",
+    or the name of an implementation that is a multihead module only."""
     name = config.implementation
     if name == "auto" or not get_implementation_info(name)["attention"]:
         name = select_implementation().implementation
@@ -86,13 +85,16 @@ def _with_values(config: Any, values: dict[str, Any], defaults: dict[str, Any], 
         return cls(**{**defaults, **values})
     if not isinstance(config, cls):
         raise TypeError(f"the configuration is a {type(config).__name__}; allowed: {cls.__name__}")
-    return dataclasses.replace(copy.copy(config), **values)
+    changed: Any = dataclasses.replace(config, **values)
+    return changed
 
 
 def _check_names(options: dict[str, Any], allowed: set[str], function: str) -> None:
     for name in options:
         if name not in allowed or name == "implementation":
-            raise TypeError(f"{function} got the argument {name!r}; allowed: {', '.join(sorted(allowed - {'implementation'}))}")
+            raise TypeError(
+                f"{function} got the argument {name!r}; allowed: {', '.join(sorted(allowed - {'implementation'}))}"
+            )
 
 
 def create_dilated_attention(
@@ -112,8 +114,8 @@ def create_dilated_attention(
     config: a DilatedAttentionConfig; arguments win over it. options: its other fields, by name.
     sequence_length, num_gpus: what "auto" is to expect, see select_implementation.
 
-    ValueError: an unknown or unavailable implementation (the message says why, and which are available), or a value that is
-    not allowed. TypeError: an unknown argument."""
+    ValueError: an unknown or unavailable implementation (the message says why, and which are available), or a value
+    that is not allowed. TypeError: an unknown argument."""
     _check_names(options, _ATTENTION_FIELDS, "create_dilated_attention")
     name = _resolve(attention_type, sequence_length, num_gpus)
     values = {"segment_lengths": segment_lengths, "dilation_rates": dilation_rates, **options, "implementation": name}
@@ -137,22 +139,36 @@ def create_multihead_dilated_attention(
     """A multihead module: forward(query, key=None, value=None, ...) on (batch, n, embed_dim).
 
     attention_type, sequence_length, num_gpus: as in create_dilated_attention.
-    embed_dim, num_heads: by default 768 and 12. segment_lengths, dilation_rates: by default (2048, 4096, 8192), (1, 2, 4).
+    embed_dim, num_heads: by default 768 and 12. segment_lengths, dilation_rates: by default (2048, 4096, 8192), (1,
+    2, 4).
     multihead_config, attention_config: configurations; arguments win over them. options: their other fields, by name.
 
     Errors: as of create_dilated_attention."""
     _check_names(options, _ATTENTION_FIELDS | _MULTIHEAD_FIELDS, "create_multihead_dilated_attention")
     name = _resolve(attention_type, sequence_length, num_gpus)
-    of_attention = {key: value for key, value in options.items() if key in _ATTENTION_FIELDS and key not in _SHARED_FIELDS}
+    of_attention = {
+        key: value for key, value in options.items() if key in _ATTENTION_FIELDS and key not in _SHARED_FIELDS
+    }
     of_multihead = {key: value for key, value in options.items() if key in _MULTIHEAD_FIELDS}
     shared = {key: options[key] for key in _SHARED_FIELDS if key in options}
     attention = _with_values(
         attention_config,
-        {"segment_lengths": segment_lengths, "dilation_rates": dilation_rates, **of_attention, **shared, "implementation": name},
-        {"segment_lengths": DEFAULT_SEGMENT_LENGTHS, "dilation_rates": DEFAULT_DILATION_RATES}, DilatedAttentionConfig)
+        {
+            "segment_lengths": segment_lengths,
+            "dilation_rates": dilation_rates,
+            **of_attention,
+            **shared,
+            "implementation": name,
+        },
+        {"segment_lengths": DEFAULT_SEGMENT_LENGTHS, "dilation_rates": DEFAULT_DILATION_RATES},
+        DilatedAttentionConfig,
+    )
     multihead = _with_values(
-        multihead_config, {"embed_dim": embed_dim, "num_heads": num_heads, **of_multihead},
-        {"embed_dim": DEFAULT_EMBED_DIM, "num_heads": DEFAULT_NUM_HEADS}, MultiheadConfig)
+        multihead_config,
+        {"embed_dim": embed_dim, "num_heads": num_heads, **of_multihead},
+        {"embed_dim": DEFAULT_EMBED_DIM, "num_heads": DEFAULT_NUM_HEADS},
+        MultiheadConfig,
+    )
     return multihead_class(name).from_config(multihead, attention)
 
 

@@ -14,8 +14,14 @@ BUILT_IN = {
     "standard": (("attention", "DilatedAttention"), ("multihead", "MultiheadDilatedAttention")),
     "improved": (("attention", "ImprovedDilatedAttention"), ("multihead", "ImprovedMultiheadDilatedAttention")),
     "ring": (("attention", "RingDilatedAttention"), ("multihead", "RingMultiheadDilatedAttention")),
-    "distributed": (("attention", "DistributedDilatedAttention"), ("multihead", "DistributedMultiheadDilatedAttention")),
-    "block_sparse": (("attention", "BlockSparseDilatedAttention"), ("multihead", "BlockSparseMultiheadDilatedAttention")),
+    "distributed": (
+        ("attention", "DistributedDilatedAttention"),
+        ("multihead", "DistributedMultiheadDilatedAttention"),
+    ),
+    "block_sparse": (
+        ("attention", "BlockSparseDilatedAttention"),
+        ("multihead", "BlockSparseMultiheadDilatedAttention"),
+    ),
 }
 AUTO = {
     "name": "auto",
@@ -39,8 +45,10 @@ def _register(name: str, cls: Any, base: type, table: dict[str, Any]) -> None:
         if name == "auto" or name in BUILT_IN:
             raise ValueError(f"name is {name!r}, which is built in; allowed: a name that is free")
         if table.get(name, cls) is not cls and table[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"name is {name!r}, under which {table[name].__qualname__} is registered; allowed: a name that is "
-                             "free (the same class may be registered again)")
+            raise ValueError(
+                f"name is {name!r}, under which {table[name].__qualname__} is registered; allowed: a name that is "
+                "free (the same class may be registered again)"
+            )
         table[name] = cls
 
 
@@ -96,13 +104,22 @@ def get_available_implementations() -> list[str]:
 
 
 def get_implementation_info(name: str) -> dict[str, Any]:
-    """What is known of an implementation: name, description, best_for, memory, built_in, available, reason (why it is not),
-    backward, and for built-in ones features and dtypes; attention and multihead say which of the two it can be created as.
+    """What is known of an implementation: name, description, best_for, memory, built_in, available, reason (why it is
+    not), backward, and for built-in ones features and dtypes; attention and multihead say which of the two it can be
+    created as.
 
     ValueError: an unknown name; the message lists the known ones."""
     if name == "auto":
-        return {**AUTO, "memory": "that of the one chosen", "built_in": True, "available": True, "reason": "", "backward": True,
-                "attention": True, "multihead": True}
+        return {
+            **AUTO,
+            "memory": "that of the one chosen",
+            "built_in": True,
+            "available": True,
+            "reason": "",
+            "backward": True,
+            "attention": True,
+            "multihead": True,
+        }
     if name in BUILT_IN:
         return {**_core_info(name), "attention": True, "multihead": True}
     with _lock:
@@ -111,9 +128,18 @@ def get_implementation_info(name: str) -> dict[str, Any]:
     if cls is None:
         raise ValueError(f"implementation is {name!r}; allowed: {', '.join(['auto', *BUILT_IN, *_registered()])}")
     own = cls.__doc__ is not None and cls.__doc__ != (cls.__mro__[1].__doc__ or "")
-    return {"name": name, "description": (cls.__doc__ or "").strip().split("\n")[0] if own else cls.__qualname__, "best_for": "",
-            "memory": "", "built_in": False, "available": True, "reason": "", "backward": True, "attention": attention,
-            "multihead": True}
+    return {
+        "name": name,
+        "description": (cls.__doc__ or "").strip().split("\n")[0] if own else cls.__qualname__,
+        "best_for": "",
+        "memory": "",
+        "built_in": False,
+        "available": True,
+        "reason": "",
+        "backward": True,
+        "attention": attention,
+        "multihead": True,
+    }
 
 
 def _core_info(name: str) -> dict[str, Any]:
@@ -126,5 +152,7 @@ def require_available(name: str) -> None:
         raise TypeError(f"implementation is {name!r}; allowed: a string")
     info = get_implementation_info(name)
     if not info["available"]:
-        raise ValueError(f"implementation {name!r} is not available: {info['reason']}; available: "
-                         f"{', '.join(['auto', *get_available_implementations()])}")
+        raise ValueError(
+            f"implementation {name!r} is not available: {info['reason']}; available: "
+            f"{', '.join(['auto', *get_available_implementations()])}"
+        )

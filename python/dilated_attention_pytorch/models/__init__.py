@@ -1,4 +1,5 @@
-"""Import paths of a later layout of the packages that this one takes the place of: models.long_net, models.transformer."""
+"""Import paths of a later layout of the packages that this one takes the place of: models.long_net,
+models.transformer."""
 
 import importlib
 import sys
