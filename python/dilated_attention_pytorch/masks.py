@@ -4,8 +4,9 @@ The library knows no matrix of pairs: nothing grows with the square of the lengt
 end here" or "no key from the future" is recognised; any other one is refused, with what it holds that cannot be
 expressed.
 
-Recognising looks at the mask's values. While PyTorch compiles or exports there are none: then a padding mask is taken
-at its word, and an attention mask needs is_causal=True beside it, PyTorch's own sign that it is the causal one.
+Recognising looks at the mask's values. While PyTorch compiles or exports there are none: then a padding mask is checked
+when the compiled program runs (RuntimeError), and an attention mask needs is_causal=True beside it, PyTorch's own sign
+that it is the causal one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+
+_SUFFIXES = (
+    "allowed: masks that hide a suffix of each sequence (padding at the end), since tokens keep their places in the "
+    "segments"
+)
 
 
 def _hidden(name: str, mask: Any) -> Tensor:
@@ -44,15 +50,12 @@ def key_lengths_of(key_padding_mask: Any, batch: int, n: int) -> Tensor:
         raise ValueError(
             f"key_padding_mask has the shape {tuple(hidden.shape)}; allowed: (batch, n), here ({batch}, {n})"
         )
-    if not torch.compiler.is_compiling():
-        uncovered = hidden[:, :-1] & ~hidden[:, 1:]
-        if bool(uncovered.any()):
-            row, place = (int(i) for i in uncovered.nonzero()[0])
-            raise ValueError(
-                f"key_padding_mask hides key {place} of sequence {row} and not key {place + 1}; allowed: masks "
-                "that hide a suffix of each sequence (padding at the end), since tokens keep their places in "
-                "the segments"
-            )
+    uncovered = hidden[:, :-1] & ~hidden[:, 1:]
+    if torch.compiler.is_compiling():
+        torch._assert_async(~uncovered.any(), f"key_padding_mask hides a key before one that it does not; {_SUFFIXES}")
+    elif bool(uncovered.any()):
+        row, place = (int(i) for i in uncovered.nonzero()[0])
+        raise ValueError(f"key_padding_mask hides key {place} of sequence {row} and not key {place + 1}; {_SUFFIXES}")
     return (~hidden).sum(1)
 
 

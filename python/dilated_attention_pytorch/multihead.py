@@ -120,7 +120,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
             return output
         with torch.no_grad():
             weights = self._weights(heads, call, weight_queries)
-        return output, weights.mean(1) if average_attn_weights else weights
+        return output, (weights.mean(1) if average_attn_weights else weights)
 
     def _check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[int, int]:
         for name, x in (("query", query), ("key", key), ("value", value)):
@@ -160,13 +160,8 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
         arguments = self.attention.call_arguments(batch, n, **call)
         _, lse = functional.dilated_attention(q, k, v, return_lse=True, **arguments)
         del arguments["implementation"]
-        return weights.attention_weights(
-            q,
-            k,
-            lse,
-            queries=[int(i) for i in queries],  # type: ignore[no-any-return]
-            **arguments,
-        )
+        found: Tensor = weights.attention_weights(q, k, lse, queries=[int(i) for i in queries], **arguments)
+        return found
 
 
 class ImprovedMultiheadDilatedAttention(MultiheadDilatedAttention):

@@ -66,3 +66,21 @@ def test_what_the_blocks_defined(namespace):
     assert type(namespace["create_dilated_attention"]("custom", [4], [1])) is namespace["MyCustomAttention"]
     assert namespace["small_model"].embed_dim == 512 and namespace["large_model"].num_heads == 16
     assert namespace["base_config"].dropout == 0.1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python-modules.md"])
+def test_other_pages_run(page, tmp_path, monkeypatch):
+    """As they stand, but for lengths: shorter ones do here."""
+    text = (GUIDE.parents[1] / page).read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 2
+    found = {}
+    before = dict(registry._attentions)
+    for number, block in enumerate(blocks):
+        shorter = block.replace("10_000", "1_000").replace("5000", "500").replace("3100", "310")
+        exec(compile(shorter, f"{page}, block {number}", "exec"), found)
+    registry._attentions.clear()
+    registry._attentions.update(before)
+    assert torch.isfinite(torch.as_tensor(found["out"])).all()

@@ -229,6 +229,8 @@ def test_compiles_and_exports_whole():
     torch.testing.assert_close(compiled(x, is_causal=True), made(x, is_causal=True))
     mask = torch.arange(19) >= torch.tensor([[12], [19]])
     torch.testing.assert_close(compiled(x, key_padding_mask=mask), made(x, key_padding_mask=mask))
+    with pytest.raises(RuntimeError, match="key_padding_mask hides a key before one"):
+        compiled(x, key_padding_mask=~mask)
     exported = torch.export.export(made, (x,))
     torch.testing.assert_close(exported.module()(x), made(x))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ DEFAULT_NUM_HEADS = 12
 _ATTENTION_FIELDS = {f.name for f in dataclasses.fields(DilatedAttentionConfig)}
 _MULTIHEAD_FIELDS = {f.name for f in dataclasses.fields(MultiheadConfig)}
 _SHARED_FIELDS = ("device", "dtype")
+
+Config = TypeVar("Config", DilatedAttentionConfig, MultiheadConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +80,16 @@ def attention_from_config(config: DilatedAttentionConfig) -> BaseDilatedAttentio
     return attention_class(name).from_config(dataclasses.replace(config, implementation=name))
 
 
-def _with_values(config: Any, values: dict[str, Any], defaults: dict[str, Any], cls: type) -> Any:
+def _with_values(
+    config: Optional[Config], values: dict[str, Any], defaults: dict[str, Any], cls: type[Config]
+) -> Config:
     """A configuration from the caller's, which is not changed, and from arguments, which win over it."""
     values = {name: value for name, value in values.items() if value is not None}
     if config is None:
         return cls(**{**defaults, **values})
     if not isinstance(config, cls):
         raise TypeError(f"the configuration is a {type(config).__name__}; allowed: {cls.__name__}")
-    changed: Any = dataclasses.replace(config, **values)
-    return changed
+    return dataclasses.replace(config, **values)
 
 
 def _check_names(options: dict[str, Any], allowed: set[str], function: str) -> None:
