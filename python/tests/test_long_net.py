@@ -174,7 +174,8 @@ def test_models_are_copied_compiled_and_exported(cls, first):
     x = words() if first else tokens()
     expected = made(x)
     assert torch.equal(pickle.loads(pickle.dumps(made))(x), expected)
-    torch.testing.assert_close(torch.compile(made, fullgraph=True, backend="aot_eager")(x), expected)
+    if cls is LongNetLM:  # which holds the other
+        torch.testing.assert_close(torch.compile(made, fullgraph=True, backend="aot_eager")(x), expected)
     torch.testing.assert_close(torch.export.export(made, (x,)).module()(x), expected)
 
 
