@@ -1,0 +1,74 @@
+"""Multihead modules against the float64 reference: generated options, forward and all gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from module_cases import built, close, draw_module, reference
+
+IMPLEMENTATIONS = ("standard", "improved")
+
+
+def compare(module, rng, made, n, batch, joint, padded):
+    shape = (batch, n, module.embed_dim)
+    inputs = [rng.standard_normal(shape)] * 3 if joint else [rng.standard_normal(shape) for _ in range(3)]
+    lengths = rng.integers(0, n + 1, batch) if padded else None
+    padding = None if lengths is None else np.arange(n) >= lengths[:, None]
+    expected, kept = reference.forward(module, *inputs, padding)
+    grad_out = rng.standard_normal(shape)
+    grad_inputs, grad_weights = reference.backward(module, kept, grad_out)
+
+    tensors = [torch.from_numpy(x).requires_grad_() for x in inputs[: 1 if joint else 3]]
+    mask = None if padding is None else torch.from_numpy(padding)
+    out = made(*tensors, key_padding_mask=mask, is_causal=module.causal)
+    close(out, expected)
+    out.backward(torch.from_numpy(grad_out))
+    if joint:
+        close(tensors[0].grad, sum(grad_inputs), 1e-9)
+    else:
+        for tensor, grad in zip(tensors, grad_inputs):
+            close(tensor.grad, grad, 1e-9)
+    parameters = dict(made.named_parameters())
+    assert parameters.keys() == grad_weights.keys() == module.weights.keys()
+    for name, parameter in parameters.items():
+        close(parameter.grad, grad_weights[name], 1e-9)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("seed", range(24))
+def test_generated_options(seed, implementation):
+    module, rng = draw_module(seed)
+    n, batch = int(rng.integers(1, 40)), int(rng.integers(1, 4))
+    compare(module, rng, built(module, implementation), n, batch, joint=seed % 2 == 0, padded=seed % 3 == 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1000, 10**6), st.integers(1, 50), st.booleans(), st.booleans(), st.sampled_from(IMPLEMENTATIONS))
+def test_any_options(seed, n, joint, padded, implementation):
+    module, rng = draw_module(seed)
+    compare(module, rng, built(module, implementation), n, 2, joint, padded)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 8e-2), (torch.float16, 1e-2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_other_data_types(seed, dtype, tolerance):
+    """The parameters are rounded to the type first, so that what is left are the roundings of inputs and on the way."""
+    module, rng = draw_module(100 + seed)
+    made = built(module, "improved").to(dtype)
+    for name, tensor in made.state_dict().items():
+        module.weights[name] = tensor.double().numpy()
+    x = torch.from_numpy(rng.standard_normal((2, 30, module.embed_dim))).to(dtype)
+    expected, _ = reference.forward(module, *[x.double().numpy()] * 3)
+    close(made(x, is_causal=module.causal), expected, tolerance)
+
+
+def test_wrong_weights_are_noticed():
+    """The comparison itself: one weight off by a little must not pass."""
+    module, rng = draw_module(3)
+    made = built(module, "standard")
+    with torch.no_grad():
+        made.k_proj.weight[0, 0] += 1e-3
+        made.out_proj.weight[0, 0] += 1e-3
+    with pytest.raises(AssertionError):
+        compare(module, rng, made, 20, 2, True, False)
