@@ -286,14 +286,26 @@ class _ComposedAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: Optional[Tensor], grad_lse: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
         query, key, value, out, lse = ctx.saved_tensors
         if grad_out is None and grad_lse is None:
             return None, None, None, None
-        grads = composed_backward(ctx.composition, query, key, value, out, lse,
-                                  torch.zeros_like(out) if grad_out is None else grad_out, grad_lse)
-        return (*grads, None)
+        with torch.no_grad():
+            grads = composed_backward(ctx.composition, query, key, value, out, lse,
+                                      torch.zeros_like(out) if grad_out is None else grad_out, grad_lse)
+        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """Passes gradients on, and says that they cannot be differentiated when that is tried."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError("dilated attention has no second derivative: its gradients cannot be differentiated")
 
 
 # ---- the interface ---------------------------------------------------------------------------------------------------

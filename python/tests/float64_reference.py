@@ -35,7 +35,7 @@ class Exact:
 
 def exact(query: Any, key: Any, value: Any, segment_lengths: Any, dilation_rates: Any, grad_out: Any = None,
           grad_lse: Any = None, *, dtype: torch.dtype, scale: float | None = None, key_lengths: Any = None,
-          rounded_weights: bool = False, **options: Any) -> Exact:
+          rounded_weights: bool = False, seed_of_dropout: int = 0, **options: Any) -> Exact:
     """The definition's results, and tests/tolerances.md's bounds of them.
 
     Composing adds one item to those: each pattern's output, and its share of a gradient, is stored in the data type before
@@ -55,7 +55,7 @@ def exact(query: Any, key: Any, value: Any, segment_lengths: Any, dilation_rates
     result = Exact(np.zeros(q.shape), np.zeros(q.shape[:3]), [np.zeros(s) for s in shapes],
                    np.zeros(q.shape), np.zeros(q.shape[:3]), [np.zeros(s) for s in shapes])
     for b, h, kv, qh, kh, vh, one in head_passes(q, k, v, segment_lengths, dilation_rates, go, gl, scale=scale,
-                                                 key_padding=padding, **options):
+                                                 key_padding=padding, seed=seed_of_dropout, **options):
         g, dl = go[b, :, h], gl[b, :, h]
         seen = one.c > 0
         sizes = np.where(seen, np.abs(scale) * (np.abs(qh) @ np.abs(kh).T), 0)
