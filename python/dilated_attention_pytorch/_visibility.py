@@ -9,17 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Sequence
 
-PRESETS = {
-    "longnet": ("longnet", "mod", "mask"),
-    "torchscale": ("longnet", "block", "zero_pad"),
-    "head_groups": ("head_groups", "mod", "mask"),
-}
+import numpy as np
+import numpy.typing as npt
 
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
-    return value
+from ._config import Options
 
 
 @dataclass(frozen=True)
@@ -33,65 +26,28 @@ class HeadsOfPattern:
     offsets: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Visibility:
-    """The options that decide who sees whom, checked; `resolve` makes one from what a user gives."""
-
-    segment_lengths: tuple[int, ...]
-    dilation_rates: tuple[int, ...]
-    is_causal: bool = False
-    mixing: str = "longnet"
-    offset_rule: str = "mod"
-    tail_rule: str = "mask"
-    overlap: str = "count"
-    window: Optional[int] = None
-
-    @property
-    def groups(self) -> int:
-        """What the output is divided by."""
-        return len(self.segment_lengths) if self.mixing == "head_groups" else 1
-
-    def patterns(self, heads: int) -> list[HeadsOfPattern]:
-        """The patterns in order, each with its heads."""
-        found: list[HeadsOfPattern] = []
-        count, first = len(self.segment_lengths), 0
-        for g, (w, r) in enumerate(zip(self.segment_lengths, self.dilation_rates)):
-            if self.mixing == "head_groups":
-                size = heads // count + (g < heads % count)
-                mine = tuple(range(first, first + size))
-                first += size
-                offsets = (g % r,) * size
-            else:
-                mine = tuple(range(heads))
-                per_block = math.ceil(heads / r)
-                offsets = tuple(h % r if self.offset_rule == "mod" else h // per_block for h in mine)
-            if mine:
-                found.append(HeadsOfPattern(g, w, r, mine, offsets))
-        return found
+def groups(options: Options) -> int:
+    """What the output is divided by."""
+    return len(options.segment_lengths) if options.mixing == "head_groups" else 1
 
 
-def resolve(segment_lengths: Sequence[int], dilation_rates: Sequence[int], *, is_causal: bool = False,
-            preset: str = "longnet", mixing: Optional[str] = None, offset_rule: Optional[str] = None,
-            tail_rule: Optional[str] = None, overlap: Optional[str] = None,
-            window: Optional[int] = None) -> Visibility:
-    """Checks the options and fills in the preset's. Raises ValueError."""
-    lengths, rates = tuple(int(w) for w in segment_lengths), tuple(int(r) for r in dilation_rates)
-    if not lengths or len(lengths) != len(rates):
-        raise ValueError(f"segment_lengths has {len(lengths)} values and dilation_rates {len(rates)}; "
-                         "allowed: the same number, at least 1")
-    for w, r in zip(lengths, rates):
-        if not 1 <= r <= w:
-            raise ValueError(f"dilation_rates has {r} for a segment of {w}; allowed: 1 to the segment's length")
-    if window is not None and int(window) < 0:
-        raise ValueError(f"window is {window}; allowed: None or a number of tokens from 0 on")
-    default = PRESETS[_one_of("preset", preset, tuple(PRESETS))]
-    return Visibility(
-        lengths, rates, bool(is_causal),
-        _one_of("mixing", default[0] if mixing is None else mixing, ("longnet", "head_groups")),
-        _one_of("offset_rule", default[1] if offset_rule is None else offset_rule, ("mod", "block")),
-        _one_of("tail_rule", default[2] if tail_rule is None else tail_rule, ("mask", "zero_pad")),
-        _one_of("overlap", "count" if overlap is None else overlap, ("count", "once")),
-        None if window is None else int(window))
+def patterns(options: Options, heads: int) -> list[HeadsOfPattern]:
+    """The patterns in order, each with its heads."""
+    found: list[HeadsOfPattern] = []
+    count, first = len(options.segment_lengths), 0
+    for g, (w, r) in enumerate(zip(options.segment_lengths, options.dilation_rates)):
+        if options.mixing == "head_groups":
+            size = heads // count + (g < heads % count)
+            mine = tuple(range(first, first + size))
+            first += size
+            offsets = (g % r,) * size
+        else:
+            mine = tuple(range(heads))
+            per_block = math.ceil(heads / r)
+            offsets = tuple(h % r if options.offset_rule == "mod" else h // per_block for h in mine)
+        if mine:
+            found.append(HeadsOfPattern(g, w, r, mine, offsets))
+    return found
 
 
 def kept(offset: int, length: int, rate: int) -> int:
@@ -146,11 +102,11 @@ def _windowed_pieces(rate: int, queries: int, keys: int, causal: bool,
         yield {"query_from": keys, "query_to": end, "keys": keys, "window": within}
 
 
-def pieces(visibility: Visibility, heads: int, n: int, key_lengths: Sequence[int]) -> list[Piece]:
+def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> list[Piece]:
     """All kernel calls of one attention; key_lengths has one value for each row of the batch."""
     found: list[Piece] = []
-    zero_pad = visibility.tail_rule == "zero_pad"
-    for pattern in visibility.patterns(heads):
+    zero_pad = options.tail_rule == "zero_pad"
+    for pattern in patterns(options, heads):
         w, r = min(pattern.segment_length, n), pattern.dilation_rate
         whole = math.ceil((w if zero_pad else pattern.segment_length) / r)
         places: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
@@ -168,8 +124,41 @@ def pieces(visibility: Visibility, heads: int, n: int, key_lengths: Sequence[int
                 common = {"pattern": pattern, "heads": tuple(pattern.heads[c] for c in chosen),
                           "offsets": tuple(pattern.offsets[c] for c in chosen),
                           "rows": tuple(rows_of), "starts": tuple(starts_of)}
-                for cut in _windowed_pieces(r, queries, keys, visibility.is_causal, visibility.window):
+                for cut in _windowed_pieces(r, queries, keys, options.is_causal, options.window):
                     found.append(Piece(**common, **cut))
-                if zero_pad and not visibility.is_causal and queries and whole > queries:
+                if zero_pad and not options.is_causal and queries and whole > queries:
                     found.append(Piece(**common, query_from=0, query_to=queries, keys=0, zeros=whole - queries))
     return found
+
+
+# ---- pairs, one by one -----------------------------------------------------------------------------------------------
+
+
+def multiplicities(options: Options, heads: int, n: int, queries: Sequence[int],
+                   keys: Optional[range] = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How often each of these queries sees each key: (heads, queries, keys); and its zero keys, (heads, queries).
+
+    keys: the positions wanted; None: all n. Key padding is the caller's.
+    """
+    i = np.asarray(queries, np.int64)[:, None]
+    j = np.arange(n) if keys is None else np.arange(keys.start, keys.stop)
+    count = np.zeros((heads, len(i), len(j)), np.int64)
+    zeros = np.zeros((heads, len(i)), np.int64)
+    zero_pad = options.tail_rule == "zero_pad"
+    for pattern in patterns(options, heads):
+        w, r = min(pattern.segment_length, n), pattern.dilation_rate
+        same = i // w == j // w
+        starts = i[:, 0] // w * w
+        for head, offset in zip(pattern.heads, pattern.offsets):
+            keeps = i % w % r == offset
+            count[head] += same & keeps & (j % w % r == offset)
+            if zero_pad and not options.is_causal:
+                there = np.array([kept(offset, int(length), r) for length in np.minimum(w, n - starts)], np.int64)
+                zeros[head] += np.where(keeps[:, 0], math.ceil(w / r) - there, 0)
+    if options.overlap == "once":
+        count = np.minimum(count, 1)
+    if options.is_causal:
+        count[:, j > i] = 0
+    if options.window is not None:
+        count[:, i - j > options.window] = 0
+    return count, zeros

@@ -20,30 +20,33 @@ import torch
 from torch import Tensor
 
 from . import backends
-from ._visibility import HeadsOfPattern, Piece, Visibility, pieces, resolve
+from ._config import Options, decode, normal_options, probability
+from ._visibility import HeadsOfPattern, Piece, groups, patterns, pieces
 from .backends import Call, Kernel, Need
 
 MASK_ELEMENTS = 1 << 26   # scores of one call with a mask: 256 MiB in f32
+
+
+def masks_overlap(options: Options) -> bool:
+    """Whether keys that an earlier pattern holds have to be hidden from a later one."""
+    return options.overlap == "once" and options.mixing == "longnet" and len(options.segment_lengths) > 1
 
 
 @dataclass(frozen=True)
 class Composition:
     """One attention, planned: what forward and backward share."""
 
-    visibility: Visibility
+    options: Options
     scale: float
+    heads: int
     kernel: Kernel
     pieces: tuple[Piece, ...]
     dropout_p: float = 0.0
     dropout_seed: int = 0
 
-    @property
-    def masks_overlap(self) -> bool:
-        return self.visibility.overlap == "once" and len(self.visibility.patterns(1)) > 1
-
     def dense(self, piece: Piece) -> bool:
         """Whether this piece needs a matrix of its own over queries and keys."""
-        return (self.masks_overlap or self.dropout_p > 0 or self.kernel.keeps_scores
+        return (masks_overlap(self.options) or self.dropout_p > 0 or self.kernel.keeps_scores
                 or (piece.window is not None and not self.kernel.window))
 
 
@@ -115,15 +118,11 @@ def _mask(composition: Composition, part: Part, dtype: torch.dtype) -> Tensor:
         hidden |= behind < 0
     if part.piece.window is not None:
         hidden |= behind > part.piece.window
-    if composition.masks_overlap:
-        for earlier in composition.visibility.patterns(_head_count(composition)):
+    if masks_overlap(composition.options):
+        for earlier in patterns(composition.options, composition.heads):
             if earlier.place < part.piece.pattern.place:
                 hidden |= _also_seen(part, earlier)
     return torch.zeros(shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
-
-
-def _head_count(composition: Composition) -> int:
-    return 1 + max(h for piece in composition.pieces for h in piece.heads)
 
 
 # ---- dropout: the C library's definition (da_dropout_keeps) ----------------------------------------------------------
@@ -228,15 +227,15 @@ def composed_forward(composition: Composition, query: Tensor, key: Tensor, value
                 empty = call.mask.isneginf().all(-1).transpose(1, 2)
                 out, lse = out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, -math.inf)
             mixture.add(part, out, lse)
-    return (mixture.out / composition.visibility.groups).to(query.dtype), mixture.lse
+    return (mixture.out / groups(composition.options)).to(query.dtype), mixture.lse
 
 
 def composed_backward(composition: Composition, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
                       grad_out: Tensor, grad_lse: Optional[Tensor] = None) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    dtype, groups = _accumulator(query.dtype), composition.visibility.groups
+    dtype, divisor = _accumulator(query.dtype), groups(composition.options)
     repeat = query.shape[2] // key.shape[2]
-    undivided, grad_undivided = out * groups, grad_out / groups
+    undivided, grad_undivided = out * divisor, grad_out / divisor
     grads = [query.new_zeros(query.shape, dtype=dtype) for _ in range(3)]   # key's and value's for each query head
     for piece in composition.pieces:
         if piece.zeros:
@@ -333,47 +332,71 @@ def checked_lengths(key_lengths: Optional[Union[Sequence[int], Any]], batch: int
     return lengths
 
 
-def plan(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, *, softmax_scale: Optional[float] = None,
+def plan(query: Tensor, key: Tensor, value: Tensor, options: Options, *,
          key_lengths: Optional[Union[Sequence[int], Any]] = None, dropout_p: float = 0.0, dropout_seed: int = 0,
          kernels: Optional[Sequence[Union[str, Kernel]]] = None) -> Composition:
     """Checks the tensors, chooses a kernel and cuts the work. Raises ValueError."""
     _check_tensors(query, key, value)
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"dropout_p is {dropout_p}; allowed: 0 up to, but not including, 1")
+    if options.implementation not in ("auto", "improved", "standard"):
+        raise ValueError(f"implementation is {options.implementation!r}; allowed for tensors on {query.device.type}: "
+                         "'auto', 'improved', 'standard'")
     batch, n, heads, head_dim = query.shape
     lengths = checked_lengths(key_lengths, batch, n)
-    several = len(visibility.segment_lengths) > 1 and visibility.mixing == "longnet"
-    need = Need.of(query, window=visibility.window is not None, dropout=dropout_p > 0,
-                   mask=visibility.overlap == "once" and several)
+    need = Need.of(query, window=options.window is not None, dropout=dropout_p > 0, mask=masks_overlap(options))
     offered = None if kernels is None else tuple(
         backends.by_name([k])[0] if isinstance(k, str) else k for k in kernels)
-    scale = 1 / math.sqrt(head_dim) if softmax_scale is None else float(softmax_scale)
-    return Composition(visibility, scale, backends.choose(need, offered),
-                       tuple(pieces(visibility, heads, n, lengths)), float(dropout_p), int(dropout_seed))
+    scale = 1 / math.sqrt(head_dim) if options.softmax_scale is None else options.softmax_scale
+    return Composition(options, scale, heads, backends.choose(need, offered),
+                       tuple(pieces(options, heads, n, lengths)), dropout_p, dropout_seed)
 
 
 def composed_attention(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int],
-                       dilation_rates: Sequence[int], *, is_causal: bool = False,
-                       softmax_scale: Optional[float] = None, preset: str = "longnet", mixing: Optional[str] = None,
-                       offset_rule: Optional[str] = None, tail_rule: Optional[str] = None,
-                       overlap: Optional[str] = None, window: Optional[int] = None,
-                       key_lengths: Optional[Union[Sequence[int], Tensor]] = None, implementation: str = "auto",
+                       dilation_rates: Sequence[int], *, key_lengths: Optional[Union[Sequence[int], Tensor]] = None,
                        dropout_p: float = 0.0, return_lse: bool = False, dropout_seed: Optional[int] = None,
-                       kernels: Optional[Sequence[Union[str, Kernel]]] = None) -> Union[Tensor, tuple[Tensor, Tensor]]:
+                       kernels: Optional[Sequence[Union[str, Kernel]]] = None,
+                       **options: Any) -> Union[Tensor, tuple[Tensor, Tensor]]:
     """`dilated_attention`, composed of attention kernels of the tensors' device; its arguments, and:
 
     dropout_seed: None draws one from torch's default generator. kernels: names or objects of `backends`, in the order of
     preference; None: all. `implementation` names implementations of the C library; here it must be "auto", "improved" or
     "standard", which are computed alike. Raises ValueError; where no kernel can do what is asked, with the reason of each.
     """
-    if implementation not in ("auto", "improved", "standard"):
-        raise ValueError(f"implementation is {implementation!r}; allowed on {query.device.type}: 'auto', 'improved', "
-                         "'standard'")
+    normal = normal_options(segment_lengths, dilation_rates, **options)
+    dropout = probability("dropout_p", dropout_p)
     if dropout_seed is None:
-        dropout_seed = int(torch.randint(2 ** 63 - 1, ())) if dropout_p > 0 else 0
-    visibility = resolve(segment_lengths, dilation_rates, is_causal=is_causal, preset=preset, mixing=mixing,
-                         offset_rule=offset_rule, tail_rule=tail_rule, overlap=overlap, window=window)
-    composition = plan(query, key, value, visibility, softmax_scale=softmax_scale, key_lengths=key_lengths,
-                       dropout_p=dropout_p, dropout_seed=dropout_seed, kernels=kernels)
+        dropout_seed = int(torch.randint(2 ** 63 - 1, ())) if dropout > 0 else 0
+    composition = plan(query, key, value, normal, key_lengths=key_lengths, dropout_p=dropout, dropout_seed=dropout_seed,
+                       kernels=kernels)
     out, lse = _ComposedAttention.apply(query, key, value, composition)
     return (out, lse) if return_lse else out
+
+
+# ---- the package's operators on CUDA tensors -------------------------------------------------------------------------
+
+
+def _of_operator(query: Tensor, key: Tensor, value: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor],
+                 config: str, dropout: float) -> Composition:
+    if seed is None:
+        return plan(query, key, value, decode(config), key_lengths=key_lengths)
+    return plan(query, key, value, decode(config), key_lengths=key_lengths, dropout_p=dropout, dropout_seed=int(seed))
+
+
+def operator_forward(query: Tensor, key: Tensor, value: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor],
+                     config: str, dropout: float) -> tuple[Tensor, Tensor]:
+    """torch.ops.dilated_attention.forward."""
+    if query.shape[0] == 0:
+        return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_accumulator(query.dtype))
+    return composed_forward(_of_operator(query, key, value, key_lengths, seed, config, dropout), query, key, value)
+
+
+def operator_backward(grad_out: Tensor, grad_lse: Optional[Tensor], query: Tensor, key: Tensor, value: Tensor, out: Tensor,
+                      lse: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor], config: str, dropout: float,
+                      wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.ops.dilated_attention.backward: dense gradients, and empty tensors in place of those that are not wanted."""
+    if query.shape[0] == 0:
+        grads = (query, key, value)
+    else:
+        composition = _of_operator(query, key, value, key_lengths, seed, config, dropout)
+        grads = composed_backward(composition, query, key, value, out, lse, grad_out, grad_lse)
+    first, second, third = (grad.contiguous() if want else grad.new_empty(0) for grad, want in zip(grads, wanted))
+    return first, second, third

@@ -227,3 +227,35 @@ def test_tensors_that_are_refused(change: Any) -> None:
     q, k, v, _, _ = tensors(8, 2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="key "):
         composed_attention(q, change(k), v, (8,), (2,))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_the_operators_on_gpu_tensors(dropout: float) -> None:
+    """What torch.ops.dilated_attention does with CUDA tensors, called with CPU tensors: as the C library does it."""
+    from dilated_attention_pytorch import _torch_ops as _torch_ops
+    from dilated_attention_pytorch._config import encode, normal_options
+    from dilated_attention_pytorch.composition import operator_backward, operator_forward
+    q, k, v, grad_out, grad_lse = tensors(21, 6, 2, dtype=torch.float64)
+    config = encode(normal_options((4, 9, 30), (1, 3, 2), preset="torchscale", is_causal=True))
+    rest = (torch.tensor([21, 9]), torch.tensor(-12345) if dropout else None, config, dropout)
+    operators = torch.ops.dilated_attention
+    out, lse = operator_forward(q, k, v, *rest)
+    for found, expected in zip((out, lse), operators.forward(q, k, v, *rest)):
+        torch.testing.assert_close(found, expected)
+    for wanted in ([True, True, True], [False, False, True]):
+        found = operator_backward(grad_out, grad_lse, q, k, v, out, lse, *rest, wanted)
+        expected = operators.backward(grad_out, grad_lse, q, k, v, out, lse, *rest, wanted)
+        for mine, theirs in zip(found, expected):
+            assert mine.shape == theirs.shape and mine.is_contiguous()
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_an_empty_batch() -> None:
+    from dilated_attention_pytorch._config import encode, normal_options
+    from dilated_attention_pytorch.composition import operator_backward, operator_forward
+    q = torch.zeros(0, 5, 2, 4)
+    rest = (None, None, encode(normal_options((5,), (1,))), 0.0)
+    out, lse = operator_forward(q, q, q, *rest)
+    assert out.shape == q.shape and lse.shape == q.shape[:3]
+    grads = operator_backward(out, None, q, q, q, out, lse, *rest, [True, False, True])
+    assert [grad.shape for grad in grads] == [q.shape, (0,), q.shape]
