@@ -129,6 +129,25 @@ torch.library.impl("dilated_attention::forward", "CPU", _forward, lib=_library)
 torch.library.impl("dilated_attention::backward", "CPU", _backward, lib=_library)
 
 
+# ---- CUDA tensors: composed of other libraries' kernels ------------------------------------------------------------------
+
+
+def _forward_cuda(*args: Any) -> tuple[Tensor, Tensor]:
+    from . import composition
+
+    return composition.operator_forward(*args)
+
+
+def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from . import composition
+
+    return composition.operator_backward(*args)
+
+
+torch.library.impl("dilated_attention::forward", "CUDA", _forward_cuda, lib=_library)
+torch.library.impl("dilated_attention::backward", "CUDA", _backward_cuda, lib=_library)
+
+
 # ---- Shapes alone, for tracing ----------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,9 @@ r-th token of a segment from its offset on, and a kept query sees the kept keys 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +122,7 @@ def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> 
             for place, offset in enumerate(pattern.offsets):
                 alike.setdefault((kept(offset, length, r), kept(offset, visible, r)), []).append(place)
             for (queries, keys), chosen in alike.items():
-                common = {"pattern": pattern, "heads": tuple(pattern.heads[c] for c in chosen),
+                common: dict[str, Any] = {"pattern": pattern, "heads": tuple(pattern.heads[c] for c in chosen),
                           "offsets": tuple(pattern.offsets[c] for c in chosen),
                           "rows": tuple(rows_of), "starts": tuple(starts_of)}
                 for cut in _windowed_pieces(r, queries, keys, options.is_causal, options.window):

@@ -15,8 +15,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -103,8 +104,8 @@ class Kernel:
                  call: Call) -> Gradients:
         """This call's share of the gradients; out and lse may be those of a softmax over further keys, too."""
         head_dim = query.shape[-1]
-        wide = (self._aligned(x) for x in (grad_out, query, key, value, out))
-        grads = self._backward(*wide, lse, call)
+        grad_out, query, key, value, out = map(self._aligned, (grad_out, query, key, value, out))
+        grads = self._backward(grad_out, query, key, value, out, lse, call)
         return grads[0][..., :head_dim], grads[1][..., :head_dim], grads[2][..., :head_dim]
 
     def _aligned(self, x: Tensor) -> Tensor:

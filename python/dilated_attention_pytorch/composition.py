@@ -13,8 +13,9 @@ goes to one that takes masks, in parts of at most MASK_ELEMENTS scores.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -161,10 +162,10 @@ def _philox_4x32(first: Tensor, second: Tensor, seed: int) -> Tensor:
 
 def _dropout_factor(composition: Composition, part: Part, dtype: torch.dtype) -> Tensor:
     """(segments, heads, queries, keys): 0, or 1 / (1 - dropout_p)."""
-    heads, rows = torch.broadcast_tensors(part.heads, part.rows[:, :, 0])
-    key = _philox_4x32(heads, rows, composition.dropout_seed)[:, :, None, None]
-    queries, keys = part.queries.transpose(1, 2)[..., None], part.keys.transpose(1, 2)[..., None, :]
-    words = _philox_2x32(*torch.broadcast_tensors(queries, keys), key)
+    rows = part.rows[:, :, 0]
+    heads = part.heads + torch.zeros_like(rows)
+    key = _philox_4x32(heads, rows + torch.zeros_like(heads), composition.dropout_seed)[:, :, None, None]
+    words = _philox_2x32(part.queries.transpose(1, 2)[..., None], part.keys.transpose(1, 2)[..., None, :], key)
     kept = words >= int(composition.dropout_p * 2.0 ** 32)
     return kept.to(dtype) / (1 - composition.dropout_p)
 
@@ -257,7 +258,7 @@ def composed_backward(composition: Composition, query: Tensor, key: Tensor, valu
                     place = (part.rows, positions, part.heads)
                     grad[place] = grad[place] + more.to(dtype)
     if repeat > 1:
-        grads[1:] = [grad.unflatten(2, (-1, repeat)).sum(3) for grad in grads[1:]]
+        grads[1:] = [grad.view(*key.shape[:3], repeat, -1).sum(3) for grad in grads[1:]]
     return grads[0].to(query.dtype), grads[1].to(key.dtype), grads[2].to(value.dtype)
 
 
@@ -292,7 +293,7 @@ class _ComposedAttention(torch.autograd.Function):
         with torch.no_grad():
             grads = composed_backward(ctx.composition, query, key, value, out, lse,
                                       torch.zeros_like(out) if grad_out is None else grad_out, grad_lse)
-        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)
+        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)  # type: ignore[no-untyped-call]
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -367,7 +368,7 @@ def composed_attention(query: Tensor, key: Tensor, value: Tensor, segment_length
         dropout_seed = int(torch.randint(2 ** 63 - 1, ())) if dropout > 0 else 0
     composition = plan(query, key, value, normal, key_lengths=key_lengths, dropout_p=dropout, dropout_seed=dropout_seed,
                        kernels=kernels)
-    out, lse = _ComposedAttention.apply(query, key, value, composition)
+    out, lse = _ComposedAttention.apply(query, key, value, composition)  # type: ignore[no-untyped-call]
     return (out, lse) if return_lse else out
 
 

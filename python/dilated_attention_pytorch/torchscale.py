@@ -15,13 +15,15 @@ import ast
 import importlib
 import math
 import sys
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Optional, Sequence, Union, cast
+from typing import Any, Optional, Union, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import weights
 from ._config import Options, normal_options, one_of
 from ._visibility import multiplicities
 from .functional import dilated_attention
@@ -119,8 +121,8 @@ def _attend_to_all(query: Tensor, key: Tensor, value: Tensor, options: Options, 
     zero_keys = zeros.to(wide).log()[None, :, :, None].expand(scores.shape[0], -1, -1, 1)
     empty = ~(seen.any(-1, keepdim=True) | (zero_keys > -math.inf))
     scores = torch.cat([scores.masked_fill(~seen, -math.inf), zero_keys], -1).masked_fill(empty, 0)
-    weights = F.dropout(scores.softmax(-1)[..., :-1].masked_fill(~seen, 0), dropout_p)
-    return torch.einsum("bhqk,bkhd->bqhd", weights, v).to(query.dtype)
+    shares = F.dropout(scores.softmax(-1)[..., :-1].masked_fill(~seen, 0), dropout_p)
+    return torch.einsum("bhqk,bkhd->bqhd", shares, v).to(query.dtype)
 
 
 def _attend_as_torchscale_differentiates(query: Tensor, key: Tensor, value: Tensor, options: Options,
@@ -198,8 +200,8 @@ class DilatedAttention(nn.Module):
         self.xpos = (XPos(self.head_dim, getattr(args, "xpos_scale_base", 512))
                      if getattr(args, "xpos_rel_pos", False) and self_attention else None)
 
-    def _multiway(self, make: Any) -> nn.Module:
-        first: nn.Module = make()
+    def _multiway(self, make: Callable[[], nn.Module]) -> nn.Module:
+        first = make()
         return MultiwayNetwork(first, make()) if getattr(self.args, "multiway", False) else first
 
     def _options(self, is_causal: bool) -> Options:
@@ -245,11 +247,38 @@ class DilatedAttention(nn.Module):
             attention = self.inner_attn_ln(attention)
         return self.out_proj(attention), None
 
+    def attention_weights(self, x: Tensor, queries: Sequence[int], *, is_causal: bool = False,
+                          key_padding_mask: Optional[Tensor] = None, average_heads: bool = False) -> Tensor:
+        """What `weights.attention_weights` gives for a forward pass with query, key and value x."""
+        found = weights.attention_weights(
+            *self._query_and_key(x), queries=queries, average_heads=average_heads,
+            **self._weights_options(x, is_causal, key_padding_mask))
+        return cast(Tensor, found)
+
+    def key_mass(self, x: Tensor, *, is_causal: bool = False, key_padding_mask: Optional[Tensor] = None) -> Tensor:
+        """What each token of x receives from all queries, `weights.key_mass`: (batch, n, num_heads)."""
+        mass = weights.key_mass(*self._query_and_key(x),
+                                          **self._weights_options(x, is_causal, key_padding_mask))
+        return cast(Tensor, mass)
+
+    def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(x, x, x, None)
+        q, k = (projection(x).unflatten(-1, (self.num_heads, self.head_dim)) for projection in (self.q_proj, self.k_proj))
+        if self.xpos is not None:
+            q, k = self.xpos(q, x.shape[1]), self.xpos(k, x.shape[1], downscale=True)
+        return q, k
+
+    def _weights_options(self, x: Tensor, is_causal: bool, key_padding_mask: Optional[Tensor]) -> dict[str, Any]:
+        options = self._options(is_causal)
+        return {"segment_lengths": options.segment_lengths, "dilation_rates": options.dilation_rates,
+                "preset": "torchscale", "is_causal": is_causal,
+                "key_lengths": self._key_lengths(self._padding(key_padding_mask, x))}
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options, padding: Optional[Tensor]) -> Tensor:
         dropout_p = self.dropout_module.p if self.training else 0.0
         if q.shape[1] < k.shape[1]:
             return _attend_to_all(q, k, v, options, padding, dropout_p)
-        rest = {"key_lengths": self._key_lengths(padding), "dropout_p": dropout_p}
+        rest: dict[str, Any] = {"key_lengths": self._key_lengths(padding), "dropout_p": dropout_p}
         if self.gradient == "torchscale":
             return _attend_as_torchscale_differentiates(q, k, v, options, **rest)
         return cast(Tensor, dilated_attention(q, k, v, options.segment_lengths, options.dilation_rates,

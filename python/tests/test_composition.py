@@ -239,6 +239,8 @@ def test_the_operators_on_gpu_tensors(dropout: float) -> None:
     config = encode(normal_options((4, 9, 30), (1, 3, 2), preset="torchscale", is_causal=True))
     rest = (torch.tensor([21, 9]), torch.tensor(-12345) if dropout else None, config, dropout)
     operators = torch.ops.dilated_attention
+    for name in ("forward", "backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dilated_attention::{name}", "CUDA")
     out, lse = operator_forward(q, k, v, *rest)
     for found, expected in zip((out, lse), operators.forward(q, k, v, *rest)):
         torch.testing.assert_close(found, expected)

@@ -294,6 +294,23 @@ def test_manners_of_a_module() -> None:
     assert "segment_length=[4, 16], dilated_ratio=[1, 3]" in repr(attention)
 
 
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("use_xpos", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_and_masses(causal: bool, use_xpos: bool) -> None:
+    attention, x = made(args=args_of(xpos_rel_pos=use_xpos), subln=False), tokens()
+    mask = torch.arange(19) >= torch.tensor([[19], [12]])
+    given = {"is_causal": causal, "key_padding_mask": mask}
+    weights = attention.attention_weights(x, range(19), **given)
+    values = attention.v_proj(x).unflatten(-1, (4, 6))
+    out = attention.out_proj(torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2))
+    torch.testing.assert_close(out, attention(x, x, x, **given)[0], **NEAR)
+    torch.testing.assert_close(attention.key_mass(x, **given), weights.sum(2).transpose(1, 2), **NEAR)
+    torch.testing.assert_close(attention.attention_weights(x, [4], average_heads=True, **given), weights.mean(1)[:, [4]])
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
