@@ -86,7 +86,7 @@ def run_pytest(build, paths):
     report = build / "pytest.xml"
     report.unlink(missing_ok=True)
     environment = dict(os.environ, DA_CLI=str(build / "bin" / "dilated-attention"), DA_BUILD_DIR=str(build),
-                       PYTHONDONTWRITEBYTECODE="1")
+                       PYTHONPATH=str(build / "python"), PYTHONDONTWRITEBYTECODE="1")
     status = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={report}", *paths],
         check=False, cwd=ROOT, env=environment,

@@ -78,7 +78,7 @@ int core_config_from(PyObject *options, da_attention_config *config) {
                : 0;
 }
 
-int core_view(PyObject *object, const char *name, da_tensor *view, const da_tensor **given) {
+int core_view(PyObject *object, const char *name, Py_ssize_t rank, da_tensor *view, const da_tensor **given) {
     *given = NULL;
     if (object == Py_None) {
         return 0;
@@ -92,14 +92,14 @@ int core_view(PyObject *object, const char *name, da_tensor *view, const da_tens
     if (PyErr_Occurred()) {
         return -1;
     }
-    Py_ssize_t rank = integers_from(PyTuple_GetItem(object, 2), name, view->shape, 4);
-    Py_ssize_t strides = rank < 0 ? -1 : integers_from(PyTuple_GetItem(object, 3), name, view->stride, 4);
+    Py_ssize_t dimensions = integers_from(PyTuple_GetItem(object, 2), name, view->shape, 4);
+    Py_ssize_t strides = dimensions < 0 ? -1 : integers_from(PyTuple_GetItem(object, 3), name, view->stride, 4);
     if (strides < 0) {
         return -1;
     }
-    if (rank < 3 || strides != rank) {
-        PyErr_Format(PyExc_ValueError, "%s has %zd dimensions and %zd strides; allowed: 4 of each, 3 for a logsumexp", name,
-                     rank, strides);
+    if (dimensions != rank || strides != rank) {
+        PyErr_Format(PyExc_ValueError, "%s has the shape %R; allowed: %s", name, PyTuple_GetItem(object, 2),
+                     rank == 4 ? "(batch, n, heads, head_dim)" : "(batch, n, heads)");
         return -1;
     }
     if (rank == 3) {

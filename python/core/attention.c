@@ -104,7 +104,7 @@ static PyObject *attention_forward(PyObject *object, PyObject *args) {
         return NULL;
     }
     for (int k = 0; k < 5; k++) {
-        if (core_view(given[k], names[k], &views[k], &tensors[k])) {
+        if (core_view(given[k], names[k], k == 4 ? 3 : 4, &views[k], &tensors[k])) {
             return NULL;
         }
     }
@@ -136,7 +136,7 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
         return NULL;
     }
     for (int k = 0; k < COUNT; k++) {
-        if (core_view(given[k], names[k], &views[k], fields[k])) {
+        if (core_view(given[k], names[k], k == 4 || k == 6 ? 3 : 4, &views[k], fields[k])) {
             return NULL;
         }
     }

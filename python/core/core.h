@@ -29,9 +29,10 @@ const da_context *core_context(int threads);
 /* Fills a configuration from the arguments that Attention() and explain() share; -1 with an exception. */
 int core_config_from(PyObject *options, da_attention_config *config);
 
-/* A view of the tensor that a tuple (address, data type, shape, strides) describes; a shape of three dimensions gets a last
- * one of 1. None leaves *view as it is and sets *given to NULL, otherwise *given is view. -1 with an exception. */
-int core_view(PyObject *object, const char *name, da_tensor *view, const da_tensor **given);
+/* A view of the tensor that a tuple (address, data type, shape, strides) describes: of rank 4, or 3 for a logsumexp, which
+ * gets a last dimension of 1. None leaves *view as it is and sets *given to NULL, otherwise *given is view. -1 with an
+ * exception. */
+int core_view(PyObject *object, const char *name, Py_ssize_t rank, da_tensor *view, const da_tensor **given);
 
 /* fork.c */
 

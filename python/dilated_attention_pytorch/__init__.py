@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from .core import register_multihead_attention_implementation as register_multihead_attention_implementation
     from .dilated_attention import DilatedAttention as DilatedAttention
     from .improved_dilated_attention import ImprovedDilatedAttention as ImprovedDilatedAttention
-    from .improved_multihead_dilated_attention import ImprovedMultiheadDilatedAttention as ImprovedMultiheadDilatedAttention
+    from .improved_multihead_dilated_attention import (
+        ImprovedMultiheadDilatedAttention as ImprovedMultiheadDilatedAttention,
+    )
     from .long_net import LongNet as LongNet
     from .long_net import LongNetLM as LongNetLM
     from .multihead_dilated_attention import MultiheadDilatedAttention as MultiheadDilatedAttention
@@ -80,7 +82,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(f"{__name__}.{name} needs PyTorch, which is not installed; install it with: pip install torch") from error
+        message = f"{__name__}.{name} needs PyTorch, which is not installed; install it with: pip install torch"
+        raise ImportError(message) from error
     value = getattr(module, name)
     globals()[name] = value
     return value

@@ -1,7 +1,7 @@
 """The options of an attention: checked once, brought into a normal form, and the handles that belong to them.
 
-An attention's options are a plain tuple inside the package (`Options`); `encode` makes a line of text of it, which is what
-PyTorch's operators take as an argument, so that an exported graph says what it computes.
+An attention's options are a plain tuple inside the package (`Options`); `encode` makes a line of text of it, which is
+what PyTorch's operators take as an argument, so that an exported graph says what it computes.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Options(NamedTuple):
 
 
 def integer(name: str, value: object, least: int) -> int:
-    """A Python or NumPy integer that is at least `least`; TypeError, ValueError."""
+    """A Python or NumPy integer of 64 bits that is at least `least`; TypeError, ValueError."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} is {value!r}; allowed: an integer of at least {least}")
-    number = operator.index(value)  # type: ignore[arg-type]
-    if number < least:
-        raise ValueError(f"{name} is {number}; allowed: an integer of at least {least}")
+    number = operator.index(value)
+    if not least <= number < 2**63:
+        raise ValueError(f"{name} is {number}; allowed: an integer of at least {least} and below 2^63")
     return number
 
 
@@ -81,10 +81,11 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
 
 
 def probability(name: str, value: object) -> float:
-    number = real(name, value)
+    """A number in [0, 1). Plain numbers are compared and nothing else, which torch.compile can trace."""
+    number = value if isinstance(value, (float, int)) and not isinstance(value, bool) else real(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name} is {number}; allowed: a number in [0, 1)")
-    return number
+    return float(number)
 
 
 def patterns(segment_lengths: object, dilation_rates: object) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -144,28 +145,31 @@ def normal_options(
     )
 
 
+@lru_cache(maxsize=1024)
 def encode(options: Options) -> str:
     """A line of JSON that `decode` reads."""
     return json.dumps(options._asdict())
 
 
-@lru_cache(maxsize=1024)
 def decode(text: str) -> Options:
     """The options that a text describes; checked again, since an exported graph may come from anywhere."""
     try:
-        fields = json.loads(text)
-        return normal_options(**fields)
+        return normal_options(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise ValueError(f"config is {text!r}; allowed: what dilated_attention_pytorch writes ({error})") from None
 
 
 @lru_cache(maxsize=256)
-def handle(options: Options, dropout: float, threads: int) -> _core.Attention:
+def handle(config: str, dropout: float, threads: int) -> _core.Attention:
     """The handle of an attention on so many threads (0: one per core). Handles are kept: making one takes longer than
     computing a short sequence."""
-    lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, implementation = options
-    choices = (lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, dropout)
-    return _core.Attention(implementation, choices, threads)
+    options = decode(config)
+    return _core.Attention(options.implementation, _for_core(options, dropout), threads)
+
+
+def _for_core(options: Options, dropout: float) -> _core.Options:
+    lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, _ = options
+    return lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, dropout
 
 
 def explain(
@@ -183,8 +187,14 @@ def explain(
     """What `implementation="auto"` chooses for a problem, and why: the library's rules in order, the alternatives, and
     the cost. `options` are those of `dilated_attention`; `dtype` is "f32", "f64", "bf16" or "f16"."""
     chosen = normal_options(segment_lengths, dilation_rates, **options)
-    choices = (*chosen[:9], 0.0)
-    sizes = [integer(name, value, 1) for name, value in (("batch", batch), ("n", n), ("heads", heads))]
-    kv = sizes[2] if kv_heads is None else integer("kv_heads", kv_heads, 1)
-    return _core.explain(choices, *sizes, kv, integer("head_dim", head_dim, 1), dtype)
+    query_heads = integer("heads", heads, 1)
+    return _core.explain(
+        _for_core(chosen, 0.0),
+        integer("batch", batch, 1),
+        integer("n", n, 1),
+        query_heads,
+        query_heads if kv_heads is None else integer("kv_heads", kv_heads, 1),
+        integer("head_dim", head_dim, 1),
+        dtype,
+    )
 

@@ -23,7 +23,7 @@ def get() -> int:
     return _threads
 
 
-def set(threads: int) -> None:  # noqa: A001 - read as _threads.set(4)
+def set(threads: int) -> None:
     global _threads
     number = integer("threads", threads, 0)
     if number > _MOST:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 
 from . import _core, _threads
-from ._config import Options, boolean, handle, normal_options, probability
+from ._config import Options, boolean, encode, handle, normal_options, probability
 
 if TYPE_CHECKING:
     import torch
 
     Array = Union[np.ndarray[Any, Any], torch.Tensor]
 
-# The library's number of each data type (da_dtype); bfloat16 is that of the package ml_dtypes.
-_NUMPY_DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
+# The library's number of each data type (da_dtype), in this machine's byte order. bfloat16, which NumPy has from the
+# package ml_dtypes, joins them when it is first met.
+_NUMPY_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.float16): 4}
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -87,18 +88,19 @@ def dilated_attention(
     segment_lengths, dilation_rates: the patterns; 1 <= rate <= length, and neither needs to divide anything.
     is_causal: key j is seen by query i only if j <= i. window: W >= 0, only keys with i - j <= W are seen.
     softmax_scale: None is 1 / sqrt(head_dim).
-    preset: "longnet" (the paper), "torchscale" (checkpoints trained with it), "head_groups" (those of the packages that
-    split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block"), tail_rule
-    ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c) or "once".
+    preset: "longnet" (the paper), "torchscale" (checkpoints trained with it), "head_groups" (those of the packages
+    that split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block") and
+    tail_rule ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c)
+    or "once".
     key_lengths: None, or batch integers: keys from key_lengths[b] on do not exist, and may hold anything.
     implementation: "auto", or one that `_core.implementations()` lists.
-    dropout_p: attention weights dropped, in [0, 1). The seed comes from PyTorch's default generator (torch.manual_seed),
-    for arrays from NumPy's (numpy.random.seed).
-    return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, float32,
-    and float64 for float64 tensors. -inf where a query has no key; its output is 0.
+    dropout_p: the share of attention weights that are dropped, in [0, 1). The seed comes from PyTorch's default
+    generator (torch.manual_seed), for arrays from NumPy's (numpy.random.seed).
+    return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, in
+    float32, for float64 tensors in float64. -inf where a query has no key; its output is 0.
 
-    Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are composed
-    of the best kernels that are installed (see composition.py).
+    Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are
+    composed of the best kernels that are installed (composition.py).
 
     Raises TypeError for an argument of the wrong kind and ValueError for a value that is not allowed; the message names
     the argument, its value, and what is allowed.
@@ -107,53 +109,68 @@ def dilated_attention(
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         from . import _torch_ops
 
-        return _torch_ops.attention(
-            query, key, value, segment_lengths, dilation_rates, options, key_lengths, dropout_p, return_lse
-        )
-    chosen = options_of(segment_lengths, dilation_rates, *options)
-    out, lse = _numpy_attention(query, key, value, chosen, key_lengths, probability("dropout_p", dropout_p))
+        compute: Any = _torch_ops.attention
+    else:
+        compute = _numpy_attention
+    dropout = probability("dropout_p", dropout_p)
+    out, lse = compute(query, key, value, segment_lengths, dilation_rates, options, key_lengths, dropout)
     return (out, lse) if boolean("return_lse", return_lse) else out
 
 
 def _view(array: Any) -> _core.View:
     """What the C library needs to know of an array whose strides are whole elements."""
     size = array.itemsize
-    strides = tuple(stride // size for stride in array.strides)
-    return array.__array_interface__["data"][0], _NUMPY_DTYPES[array.dtype.name], array.shape, strides
+    strides = tuple([stride // size for stride in array.strides])
+    return array.__array_interface__["data"][0], _NUMPY_DTYPES[array.dtype], array.shape, strides
 
 
-def _checked(name: str, array: Any) -> np.ndarray[Any, Any]:
+def _checked(name: str, array: Any) -> Any:
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a {type(array).__name__}; allowed: a NumPy array or a PyTorch tensor, as the others")
-    if array.dtype.name not in _NUMPY_DTYPES or not array.dtype.isnative:
-        raise TypeError(f"{name}.dtype is {array.dtype}; allowed: {', '.join(_NUMPY_DTYPES)}, of this machine's byte order")
-    if array.ndim != 4:
-        raise ValueError(f"{name}.shape is {array.shape}; allowed: (batch, n, heads, head_dim)")
-    if any(stride % array.itemsize for stride in array.strides):
-        return np.ascontiguousarray(array)
+        kind = type(array).__name__
+        raise TypeError(f"{name} is a {kind}; allowed: a NumPy array or a PyTorch tensor, as the others")
+    if array.dtype not in _NUMPY_DTYPES:
+        if array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{name}.dtype is {array.dtype.str}; allowed: float32, float64, float16 and ml_dtypes' bfloat16, "
+                "in this machine's byte order"
+            )
+        _NUMPY_DTYPES[array.dtype] = 3
+    for stride in array.strides:
+        if stride % array.itemsize:
+            return array.copy()
     return array
 
 
-def _numpy_key_lengths(key_lengths: Any, batch: int) -> Optional[np.ndarray[Any, Any]]:
+def _numpy_key_lengths(key_lengths: Any, batch: tuple[int, ...]) -> Optional[np.ndarray[Any, Any]]:
     if key_lengths is None:
         return None
     lengths = np.asarray(key_lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"key_lengths has the data type {lengths.dtype}; allowed: integers")
-    if lengths.shape != (batch,):
-        raise ValueError(f"key_lengths.shape is {lengths.shape}; allowed: (batch,), which is ({batch},)")
+    if lengths.shape != batch:
+        raise ValueError(f"key_lengths.shape is {lengths.shape}; allowed: (batch,), which is {batch}")
     return np.ascontiguousarray(lengths, dtype=np.int64)
 
 
 def _numpy_attention(
-    query: Any, key: Any, value: Any, options: Options, key_lengths: Any, dropout: float
+    query: Any,
+    key: Any,
+    value: Any,
+    segment_lengths: Any,
+    dilation_rates: Any,
+    options: tuple[Any, ...],
+    key_lengths: Any,
+    dropout: float,
 ) -> tuple[Any, Any]:
-    query, key, value = (_checked(name, x) for name, x in (("query", query), ("key", key), ("value", value)))
-    lengths = _numpy_key_lengths(key_lengths, query.shape[0])
+    config = encode(options_of(segment_lengths, dilation_rates, *options))
+    query, key, value = _checked("query", query), _checked("key", key), _checked("value", value)
+    lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
     out = np.empty(query.shape, query.dtype)
-    lse = np.empty(query.shape[:3], np.float64 if query.dtype == np.float64 else np.float32)
+    lse = np.empty(query.shape[:-1], np.float64 if query.dtype == np.float64 else np.float32)
+    if query.shape[:1] == (0,):
+        return out, lse
     seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64)) if dropout > 0 else None
-    handle(options, dropout, _threads.get()).forward(
+    handle(config, dropout, _threads.get()).forward(
         _view(query),
         _view(key),
         _view(value),
