@@ -335,7 +335,8 @@ typedef struct da_longnet_batch {
     const int32_t *tokens;  /* (batch, n), each 0 .. vocab_size - 1 */
     const int32_t *targets; /* (batch, n): what follows each token; negative: nothing to predict. At least one is not */
     int64_t batch, n;       /* 1, 0 */
-    /* Dropout of attention weights, if the attention's configuration has it: every layer's seed is drawn from this. */
+    /* Dropout of attention weights, if the attention's configuration has it; the seed of layer K, from 0, is
+     * dropout_seed + (K + 1) 0x9E3779B97F4A7C15, modulo 2^64. */
     bool training;
     uint64_t dropout_seed;
     da_progress progress; /* NULL; after each layer, counting layers; false stops the call (DA_ERROR_CANCELLED) */

@@ -1,5 +1,5 @@
 """Turns the book into queries, keys and values: FOLDER/first and FOLDER/book, each with q.npy, k.npy, v.npy of shape
-(1, tokens, heads, head_dim), and FOLDER/tokens.npz. What is there already, complete and from the same text and model,
+(1, tokens, heads, head_dim), FOLDER/tokens.npz, and FOLDER/book.txt. What is there already, complete and from the same text and model,
 is kept. FOLDER/prepared.json is written last and says what the folder holds."""
 from __future__ import annotations
 
@@ -106,6 +106,12 @@ def write_tokens(folder: Path, ids, verses, references: list[str], tokenizer_fil
     os.replace(folder / "tokens.npz.part", folder / "tokens.npz")
 
 
+def write_text(folder: Path, texts: list[str]) -> None:
+    """The text alone, a verse a line: what the demo trains a language model on."""
+    (folder / "book.txt.part").write_text("\n".join(texts) + "\n")
+    os.replace(folder / "book.txt.part", folder / "book.txt")
+
+
 def source_of(texts: list[str], model_folder: Path) -> str:
     """Identifies what is prepared from: text, model, and the format of the files."""
     digest = hashlib.sha256(f"{FORMAT}\n".encode())
@@ -122,6 +128,7 @@ def prepare(folder: Path) -> None:
     started = time.monotonic()
     references, texts = read_verses()
     source = source_of(texts, get_model_path())
+    write_text(folder, texts)
     print(f"  text      {len(texts):,} verses, {sum(map(len, texts)) / 1e6:.1f} million characters")
     if is_complete(folder, source):
         print(f"  prepared  already, in {folder}")

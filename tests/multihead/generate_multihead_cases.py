@@ -143,18 +143,20 @@ def check_coverage(cases):
 
 # ---- exact results and what rounding may make of them --------------------------------------------------------------
 
-def noise_of(case, rng):
+def noise_at(rng, u, stored, sums):
     """Rounding as the library has it: random, of the size of its bound at each place."""
-    real = "f64" if case.value_type == "f64" else "f32"
-    u, stored = UNIT[real], UNIT[case.value_type]
-    sums = (2 * math.sqrt(case.module.embed_dim) + 8) * u + (stored if case.value_type == "bf16" else 0)
-
     def noise(value, size):
         r = rng.uniform(-1, 1, value.shape)
         if isinstance(size, str):
             return value * (1 + stored * r)
         return value * (1 + 8 * u * r) if size is None else value + sums * size * r
     return noise
+
+
+def noise_of(case, rng):
+    u, stored = UNIT["f64" if case.value_type == "f64" else "f32"], UNIT[case.value_type]
+    return noise_at(rng, u, stored,
+                    (2 * math.sqrt(case.module.embed_dim) + 8) * u + (stored if case.value_type == "bf16" else 0))
 
 
 def gradient_tolerances(case, inputs, grads, padding):
@@ -209,14 +211,19 @@ def array(x):
     return struct.pack("<q", x.size) + x.tobytes()
 
 
+def module_words(m):
+    """A module's options as integers, its patterns apart, and its options as numbers."""
+    names = {"longnet": 0, "head_groups": 1, "mod": 0, "block": 1, "mask": 0, "zero_pad": 1, "count": 0, "once": 1}
+    words = [m.embed_dim, m.num_heads, m.kv_heads, m.bias, m.layer_norm, m.qk_layer_norm, POSITIONS.index(m.position),
+             ["adjacent", "halves"].index(m.rotary_layout), m.causal, -1 if m.window is None else m.window, names[m.mixing],
+             names[m.offset_rule], names[m.tail_rule], names[m.overlap], m.scale is not None, m.seed]
+    return words, [len(m.segments), *m.segments, *m.rates], [m.eps, m.rope_base, m.xpos_scale_base, m.scale or 0.0, m.dropout]
+
+
 def encode(case, inputs, grads, tolerances):
     m = case.module
-    names = {"longnet": 0, "head_groups": 1, "mod": 0, "block": 1, "mask": 0, "zero_pad": 1, "count": 0, "once": 1}
-    words = [VALUE_TYPES[case.value_type], case.batch, case.n, m.embed_dim, m.num_heads, m.kv_heads, m.bias, m.layer_norm,
-             m.qk_layer_norm, POSITIONS.index(m.position), ["adjacent", "halves"].index(m.rotary_layout), m.causal,
-             -1 if m.window is None else m.window, names[m.mixing], names[m.offset_rule], names[m.tail_rule],
-             names[m.overlap], m.scale is not None, m.seed, *INPUTS[case.inputs], len(m.segments), *m.segments, *m.rates]
-    numbers = [m.eps, m.rope_base, m.xpos_scale_base, m.scale or 0.0, m.dropout]
+    words, patterns, numbers = module_words(m)
+    words = [VALUE_TYPES[case.value_type], case.batch, case.n, *words, *INPUTS[case.inputs], *patterns]
     body = case.name.encode().ljust(32, b"\0") + struct.pack("<q", len(words)) + struct.pack(f"<{len(words)}q", *map(int, words))
     body += array(numbers) + array([] if case.lengths is None else case.lengths) + array([] if case.masked is None else case.masked)
     body += b"".join(array(x) for x in case.arrays["inputs"]) + array(case.arrays["out"]) + array(case.arrays["bound"])

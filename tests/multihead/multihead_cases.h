@@ -11,11 +11,7 @@
 #define DA_TESTS_MULTIHEAD_CASES_H
 
 #include "dilated_attention_nn.h"
-
-typedef struct case_array {
-    int64_t count;
-    const double *values; /* in the file's memory */
-} case_array;
+#include "support/packed_file.h"
 
 #define MAX_CASE_PARAMETERS 16
 
@@ -34,11 +30,7 @@ typedef struct multihead_case {
     } parameters[MAX_CASE_PARAMETERS];
 } multihead_case;
 
-typedef struct multihead_case_file {
-    unsigned char *memory;
-    const unsigned char *next;
-    int64_t left;
-} multihead_case_file;
+typedef packed_file multihead_case_file;
 
 /* Reads the file of the environment variable DA_MULTIHEAD_CASES_FILE, or else the one that the build made. Ends the
  * program with a message if it cannot. */
@@ -47,5 +39,11 @@ void multihead_case_file_close(multihead_case_file *file);
 
 /* The next case; false after the last. */
 bool multihead_case_next(multihead_case_file *file, multihead_case *out);
+
+/* Parts of a case that other files of cases have, too, as module_words() in generate_multihead_cases.py has them. The first
+ * sets everything else to its default, and returns the seed. */
+uint64_t take_module_options(packed_file *file, da_multihead_config *config, da_attention_config *attention);
+void take_module_patterns(packed_file *file, da_attention_config *attention);
+void take_module_numbers(packed_file *file, da_multihead_config *config, da_attention_config *attention);
 
 #endif

@@ -46,11 +46,10 @@ def test_gradients_are_slopes(case):
         check((sides[0] - sides[1]) / (2 * step), grads[name], direction)
 
 
-def torch_forward(torch, case, inputs, w):
+def torch_module(torch, m, inputs, w, padding=None):
     """The module by PyTorch's own operations."""
-    functional, m = torch.nn.functional, case.module
+    functional = torch.nn.functional
     b, n, e = inputs[0].shape
-    padding = case.padding()
 
     def norm(x, name):
         return functional.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], m.eps)
@@ -92,7 +91,7 @@ def test_pytorch_agrees(case):
     torch = pytest.importorskip("torch", reason="PyTorch is installed by `make bench` only")
     inputs = [torch.from_numpy(x).clone().requires_grad_() for x in case.arrays["inputs"]]
     weights = {name: torch.from_numpy(x).clone().requires_grad_() for name, x in case.module.weights.items()}
-    out = torch_forward(torch, case, inputs, weights)
+    out = torch_module(torch, case.module, inputs, weights, case.padding())
     out.backward(torch.from_numpy(case.arrays["grad_out"]))
     ours, t = forward(case.module, *case.arrays["inputs"], case.padding())
     grad_inputs, grads = backward(case.module, t, case.arrays["grad_out"])
