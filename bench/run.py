@@ -15,6 +15,7 @@ import gradients
 import implementations
 import machine
 import memory
+import planner
 import plots
 import report
 import small
@@ -27,6 +28,7 @@ PARTS = {
     "memory": memory.measure,
     **{group: partial(comparisons.measure, group=group) for group in comparisons.GROUPS},
     "backward": gradients.measure,
+    "planner": planner.measure,
     "threads": threads.measure,
     "small": small.measure,
     "implementations": implementations.measure,
