@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import multihead_reference as reference
 import numpy as np
 import torch
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests" / "reference"))
-
-import multihead_reference as reference  # noqa: E402
-from dilated_attention_pytorch.core import create_multihead_dilated_attention  # noqa: E402
+from dilated_attention_pytorch.core import create_multihead_dilated_attention
 
 
 def draw_module(seed: int) -> tuple[reference.Module, np.random.Generator]:
