@@ -169,8 +169,9 @@ def test_wrong_inputs_are_named(arguments, error, message):
 
 
 def test_one_product_is_three_products():
-    """`improved` multiplies once where the inputs are one tensor; replaced or hooked projections are still called."""
-    made, x = small(kv_heads=1), tokens()
+    """`improved` multiplies once where the inputs are one long tensor; replaced and hooked projections are called."""
+    made, x = small(kv_heads=1), tokens(100)
+    assert made._joins(x, (made.q_proj,)) and not made._joins(x[:, :50], (made.q_proj,))
     expected = made(x)
     torch.testing.assert_close(made(x, x.clone(), x.clone()), expected)
 
