@@ -148,7 +148,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
             )
         from . import weights
 
-        q, k, v = (x.detach() for x in heads)
+        q, k, v = heads
         batch, n, count, _ = q.shape
         if queries is None:
             if batch * count * n * n > MOST_WEIGHTS:
