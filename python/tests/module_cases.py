@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import multihead_reference as reference
 import numpy as np
 import torch
+from dilated_attention_pytorch.core import create_multihead_dilated_attention
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests" / "reference"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "multihead"))
 
-import multihead_reference as reference  # noqa: E402
-from dilated_attention_pytorch.core import create_multihead_dilated_attention  # noqa: E402
+import generate_multihead_cases as c_cases
+
+UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-11}
+
+
+def output_bound(module: reference.Module, kept: dict, dtype: torch.dtype) -> np.ndarray:
+    """What rounding can make of each element of the output (tests/tolerances.md, "The module").
+
+    PyTorch rounds to the data type after every operation, so that its unit roundoff is that of every step. The
+    reference's own roundings are as large as f64's."""
+    unit = UNITS[dtype]
+    bound = reference.forward_bound(module, kept, unit, unit, unit)
+    return (2 * bound if dtype == torch.float64 else bound) + (2.0**-22 if dtype == torch.float16 else 1e-300)
+
+
+def gradient_tolerances(module, inputs, gradients, padding, grad_out) -> dict:
+    """For each gradient the tolerance of its largest error in f64, found as for the C module; keys are the numbers of
+    the inputs and the names of parameters."""
+    batch, n, _ = grad_out.shape
+    arrays = {"inputs": inputs, "grad_out": grad_out}
+    case = SimpleNamespace(module=module, arrays=arrays, value_type="f64", batch=batch, n=n)
+    found = c_cases.gradient_tolerances(case, gradients[0], gradients[1], padding)
+    return {key: 2 * value for key, value in found.items()}  # the reference rounds as much
 
 
 def draw_module(seed: int) -> tuple[reference.Module, np.random.Generator]:
@@ -82,8 +105,8 @@ def built(module: reference.Module, implementation: str, **options):
     return made
 
 
-def close(actual, expected, tolerance: float = 1e-10) -> None:
-    """Equal up to the tolerance, relative to the largest element expected."""
+def within(actual, expected: np.ndarray, bound) -> None:
+    """No element further from the expected one than its bound, or than the one bound of all."""
     actual = actual.detach().double().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
     assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max(initial=0) <= tolerance * max(1.0, np.abs(expected).max(initial=0))
+    assert (np.abs(actual - expected) <= bound).all()

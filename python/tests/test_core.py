@@ -1,5 +1,8 @@
 """The factory: creation, configurations, registration, information, the rules of "auto"."""
 
+import subprocess
+import sys
+
 import dilated_attention_pytorch.core as core
 import pytest
 import torch
@@ -348,3 +351,9 @@ def test_the_rules_of_auto(missing):
 def test_everything_is_exported():
     for name in core.__all__:
         assert getattr(core, name) is not None
+
+
+def test_without_pytorch_the_factory_says_what_to_install():
+    program = "import sys; sys.modules['torch'] = None; import dilated_attention_pytorch.core"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "pip install torch" in result.stderr.splitlines()[-1]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from dilated_attention_pytorch.checkpoints import load_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "python" / "train_lm.py"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from module_cases import built, close, draw_module, reference
+from module_cases import built, draw_module, gradient_tolerances, output_bound, reference, within
 
 IMPLEMENTATIONS = ("standard", "improved")
 
@@ -15,6 +15,8 @@ def compare(module, rng, made, n, batch, joint, padded):
     inputs = [rng.standard_normal(shape)] * 3 if joint else [rng.standard_normal(shape) for _ in range(3)]
     lengths = rng.integers(0, n + 1, batch) if padded else None
     padding = None if lengths is None else np.arange(n) >= lengths[:, None]
+    if n % 2:
+        made.joined_from = 0  # one product for the three projections, however short
     expected, kept = reference.forward(module, *inputs, padding)
     grad_out = rng.standard_normal(shape)
     grad_inputs, grad_weights = reference.backward(module, kept, grad_out)
@@ -22,17 +24,18 @@ def compare(module, rng, made, n, batch, joint, padded):
     tensors = [torch.from_numpy(x).requires_grad_() for x in inputs[: 1 if joint else 3]]
     mask = None if padding is None else torch.from_numpy(padding)
     out = made(*tensors, key_padding_mask=mask, is_causal=module.causal)
-    close(out, expected)
+    within(out, expected, output_bound(module, kept, torch.float64))
     out.backward(torch.from_numpy(grad_out))
+    tolerances = gradient_tolerances(module, inputs, (grad_inputs, grad_weights), padding, grad_out)
     if joint:
-        close(tensors[0].grad, sum(grad_inputs), 1e-9)
+        within(tensors[0].grad, sum(grad_inputs), sum(tolerances[part] for part in range(3)))
     else:
-        for tensor, grad in zip(tensors, grad_inputs):
-            close(tensor.grad, grad, 1e-9)
+        for part, (tensor, grad) in enumerate(zip(tensors, grad_inputs)):
+            within(tensor.grad, grad, tolerances[part])
     parameters = dict(made.named_parameters())
     assert parameters.keys() == grad_weights.keys() == module.weights.keys()
     for name, parameter in parameters.items():
-        close(parameter.grad, grad_weights[name], 1e-9)
+        within(parameter.grad, grad_weights[name], tolerances[name])
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -50,17 +53,17 @@ def test_any_options(seed, n, joint, padded, implementation):
     compare(module, rng, built(module, implementation), n, 2, joint, padded)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 8e-2), (torch.float16, 1e-2)])
-@pytest.mark.parametrize("seed", range(3))
-def test_other_data_types(seed, dtype, tolerance):
-    """The parameters are rounded to the type first, so that what is left are the roundings of inputs and on the way."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", range(6))
+def test_other_data_types(seed, dtype):
+    """Parameters and inputs are rounded to the type first: what is left are the roundings on the way."""
     module, rng = draw_module(100 + seed)
     made = built(module, "improved").to(dtype)
     for name, tensor in made.state_dict().items():
         module.weights[name] = tensor.double().numpy()
     x = torch.from_numpy(rng.standard_normal((2, 30, module.embed_dim))).to(dtype)
-    expected, _ = reference.forward(module, *[x.double().numpy()] * 3)
-    close(made(x, is_causal=module.causal), expected, tolerance)
+    expected, kept = reference.forward(module, *[x.double().numpy()] * 3)
+    within(made(x, is_causal=module.causal), expected, output_bound(module, kept, dtype))
 
 
 def test_wrong_weights_are_noticed():
@@ -68,7 +71,7 @@ def test_wrong_weights_are_noticed():
     module, rng = draw_module(3)
     made = built(module, "standard")
     with torch.no_grad():
-        made.k_proj.weight[0, 0] += 1e-3
-        made.out_proj.weight[0, 0] += 1e-3
+        made.k_proj.weight[0, 0] += 1e-9
+        made.out_proj.weight[0, 0] += 1e-9
     with pytest.raises(AssertionError):
         compare(module, rng, made, 20, 2, True, False)

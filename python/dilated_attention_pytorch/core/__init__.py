@@ -1,5 +1,12 @@
 """The factory: configurations, creation, registration, information. docs/factory_pattern_guide.md shows its use."""
 
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"{__name__} needs PyTorch, which is not installed; install it with: pip install torch"
+    ) from error
+
 from .base import BaseDilatedAttention, BaseMultiheadDilatedAttention
 from .config import DilatedAttentionConfig, MultiheadConfig
 from .factory import Choice, create_dilated_attention, create_multihead_dilated_attention, select_implementation
