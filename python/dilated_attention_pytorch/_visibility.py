@@ -93,7 +93,7 @@ def _segments(w: int, n: int, visible: int) -> dict[tuple[int, int], list[int]]:
 def _windowed_pieces(
     rate: int, queries: int, keys: int, causal: bool, window: Optional[int]
 ) -> Iterator[dict[str, Any]]:
-    """Cuts `queries` by `keys`, of which are no more, so that a causal mask is always square: there all kernels agree."""
+    """Cuts `queries` by `keys`, no more than they, so that a causal mask is always square: there all kernels agree."""
     if keys == 0:
         return
     if not causal and window is None:
