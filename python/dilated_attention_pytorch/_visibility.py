@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -106,7 +107,8 @@ def _windowed_pieces(
         yield {"query_from": keys, "query_to": end, "keys": keys, "window": within}
 
 
-def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> list[Piece]:
+@lru_cache(maxsize=64)
+def pieces(options: Options, heads: int, n: int, key_lengths: tuple[int, ...]) -> tuple[Piece, ...]:
     """All kernel calls of one attention; key_lengths has one value for each row of the batch."""
     found: list[Piece] = []
     zero_pad = options.tail_rule == "zero_pad"
@@ -136,7 +138,7 @@ def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> 
                     found.append(Piece(**common, **cut))
                 if zero_pad and not options.is_causal and queries and whole > queries:
                     found.append(Piece(**common, query_from=0, query_to=queries, keys=0, zeros=whole - queries))
-    return found
+    return tuple(found)
 
 
 # ---- pairs, one by one -----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Optional
 
 import torch
@@ -124,15 +125,28 @@ class Kernel:
         raise NotImplementedError(f"{type(self).__name__} must define _backward")
 
 
-def _imported(*names: str) -> Any:
-    """The first of these modules that can be imported, or the last one's ImportError. Libraries of compiled kernels may
-    also fail with an OSError or RuntimeError, when they were built for another PyTorch."""
+@cache
+def _tried(names: tuple[str, ...]) -> Any:
+    """The first of these modules that can be imported, or a text that says why none can.
+
+    Remembered, since looking for a library that is not there takes as long as attending to a short sequence. Libraries
+    of compiled kernels may also fail with an OSError or RuntimeError, when they were built for another PyTorch.
+    """
+    reason = ""
     for name in names:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
-            failure = error
-    raise ImportError(str(failure)) from failure
+            reason = str(error)
+    return reason
+
+
+def _imported(*names: str) -> Any:
+    """The first of these modules that can be imported; ImportError if none can."""
+    found = _tried(names)
+    if isinstance(found, str):
+        raise ImportError(found)
+    return found
 
 
 def _accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

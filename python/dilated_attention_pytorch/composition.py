@@ -410,7 +410,7 @@ def plan(
         scale,
         heads,
         backends.choose(need, offered),
-        tuple(pieces(options, heads, n, lengths)),
+        pieces(options, heads, n, tuple(lengths)),
         dropout_p,
         dropout_seed,
     )

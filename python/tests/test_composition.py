@@ -9,6 +9,8 @@ import pytest
 import torch
 from dilated_attention_pytorch.composition import composed_attention
 from float64_reference import assert_within, exact
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -278,6 +280,32 @@ def test_tensors_that_are_refused(change: Any) -> None:
     q, k, v, _, _ = tensors(8, 2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="key "):
         composed_attention(q, change(k), v, (8,), (2,))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_anything(data: st.DataObject) -> None:
+    """Random patterns and options, forward and backward, with every kernel that runs on a CPU."""
+    n, repeat, kv_heads = (
+        data.draw(st.integers(1, high), name) for name, high in (("n", 20), ("r", 3), ("kv_heads", 3))
+    )
+    rate = st.integers(1, 9)
+    patterns = data.draw(
+        st.lists(rate.flatmap(lambda r: st.tuples(st.integers(r, 24), st.just(r))), min_size=1, max_size=3)
+    )
+    options = {
+        "preset": data.draw(st.sampled_from(sorted(PRESETS))),
+        "is_causal": data.draw(st.booleans()),
+        "overlap": data.draw(st.sampled_from(["count", "once"])),
+        "window": data.draw(st.one_of(st.none(), st.integers(0, 12))),
+    }
+    key_lengths = data.draw(st.one_of(st.none(), st.lists(st.integers(0, n), min_size=2, max_size=2)))
+    kernel = data.draw(st.sampled_from(["torch_cpu_flash", "torch_math"]))
+    SHAPES["drawn"] = (n, kv_heads * repeat, kv_heads, *zip(*patterns))
+    try:
+        compare("drawn", options, torch.float64, key_lengths=key_lengths, kernels=[kernel], head_dim=3)
+    finally:
+        del SHAPES["drawn"]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])

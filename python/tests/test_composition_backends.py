@@ -104,7 +104,9 @@ def test_a_library_that_fails_while_loading_is_passed_over(monkeypatch: pytest.M
         raise OSError("undefined symbol: _ZN3c104cuda")
 
     monkeypatch.setattr(backends.importlib, "import_module", fail)
+    backends._tried.cache_clear()
     assert "undefined symbol" in (backends.FlashAttention2().missing() or "")
+    backends._tried.cache_clear()
 
 
 # ---- calling: made-up libraries --------------------------------------------------------------------------------------
