@@ -1,4 +1,5 @@
-"""A slide encoder as pathology uses them, on a CPU: tile vectors in, one vector for the slide out, and a map of attention.
+"""A slide encoder as pathology uses them, on a CPU: tile vectors in, one vector for the slide out, and a map of
+attention.
 
     python slide_encoder.py                    # 10,000 tiles, 12 layers, 768 wide: half a minute on two cores
     python slide_encoder.py --tiles 500 --layers 2 --width 96 --heads 4 --tile-width 64
@@ -8,8 +9,8 @@ torchscale's dilated attention look at all of them at once. The slide here is ma
 carry noise, and a lesion whose tiles share one direction. With random weights the map shows where attention goes before
 training; load a checkpoint's state_dict to see a trained one.
 
-The map is a PNG with one pixel square for each tile: the mass that the tile receives from all tokens in the last layer, or
-with --map class the weight that the class token gives it.
+The map is a PNG with one pixel square for each tile: the mass that the tile receives from all tokens in the last layer,
+or with --map class the weight that the class token gives it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ import zlib
 from pathlib import Path
 
 import torch
+from dilated_attention_pytorch.torchscale import DilatedAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from dilated_attention_pytorch.torchscale import DilatedAttention
 
 
 def sine_cosine_positions(rows: Tensor, columns: Tensor, width: int) -> Tensor:
@@ -47,7 +47,11 @@ class Layer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.ffn = nn.ModuleDict(
-            {"fc1": nn.Linear(width, 4 * width), "ffn_layernorm": nn.LayerNorm(4 * width), "fc2": nn.Linear(4 * width, width)}
+            {
+                "fc1": nn.Linear(width, 4 * width),
+                "ffn_layernorm": nn.LayerNorm(4 * width),
+                "fc2": nn.Linear(4 * width, width),
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,8 +101,8 @@ class SlideEncoder(nn.Module):
         return self.norm(self.layers[-1](x))[:, 0], seen
 
     def attention_map(self, seen: Tensor, kind: str = "mass") -> Tensor:
-        """For each tile (batch, tiles), a mean over the heads of the last layer: the mass that it receives from all tokens,
-        or the weight that the class token gives it ("class")."""
+        """For each tile (batch, tiles), a mean over the heads of the last layer: the mass that it receives from all
+        tokens, or the weight that the class token gives it ("class")."""
         attention = self.layers[-1].self_attn
         if kind == "mass":
             return attention.key_mass(seen).mean(2)[:, 1:]
@@ -107,18 +111,24 @@ class SlideEncoder(nn.Module):
 
 def segment_lengths(largest: int, count: int = 5, smallest: int = 1024) -> list[int]:
     """`count` lengths from `smallest` to `largest`, in equal ratios: how slide encoders choose them."""
-    return [int(2 ** (math.log2(smallest) + k * (math.log2(largest) - math.log2(smallest)) / (count - 1))) for k in range(count)]
+    return [
+        int(2 ** (math.log2(smallest) + k * (math.log2(largest) - math.log2(smallest)) / (count - 1)))
+        for k in range(count)
+    ]
 
 
 def made_slide(count: int, tile_width: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tiles (1, count, tile_width) of two pieces of tissue, one with a lesion; and their rows and columns."""
     side = math.ceil(math.sqrt(2.2 * count))
-    row, column = (x.flatten().double() / side for x in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"))
+    row, column = (
+        x.flatten().double() / side for x in torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    )
     wave = 0.03 * torch.sin(23 * column) * torch.sin(17 * row)
     depth = torch.minimum(
-        ((row - 0.36) / 0.30) ** 2 + ((column - 0.40) / 0.36) ** 2, ((row - 0.76) / 0.20) ** 2 + ((column - 0.66) / 0.28) ** 2
+        ((row - 0.36) / 0.30) ** 2 + ((column - 0.40) / 0.36) ** 2,
+        ((row - 0.76) / 0.20) ** 2 + ((column - 0.66) / 0.28) ** 2,
     )
-    inside = (depth + wave).argsort()[:count].sort().values    # as tissue detection gives them: row by row, with gaps
+    inside = (depth + wave).argsort()[:count].sort().values  # as tissue detection gives them: row by row, with gaps
     generator = torch.Generator().manual_seed(seed)
     tiles = torch.randn(count, tile_width, generator=generator)
     lesion = (row[inside] - 0.30) ** 2 + (column[inside] - 0.50) ** 2 < 0.011
@@ -127,10 +137,12 @@ def made_slide(count: int, tile_width: int, seed: int) -> tuple[Tensor, Tensor, 
 
 
 def write_png(path: Path, rows: Tensor, columns: Tensor, values: Tensor, pixels: int) -> None:
-    """A PNG with squares of `pixels` pixels: dark blue for the lowest tenth of the values, through red, to yellow for the
-    highest; white where there is no tile."""
+    """A PNG with squares of `pixels` pixels: dark blue for the lowest tenth of the values, through red, to yellow for
+    the highest; white where there is no tile."""
     rank = values.argsort().argsort().double() / max(1, len(values) - 1)
-    stops = torch.tensor([[20, 20, 70], [120, 30, 110], [220, 60, 60], [250, 150, 40], [250, 240, 120]], dtype=torch.float64)
+    stops = torch.tensor(
+        [[20, 20, 70], [120, 30, 110], [220, 60, 60], [250, 150, 40], [250, 240, 120]], dtype=torch.float64
+    )
     place = rank * (len(stops) - 1)
     low = place.long().clamp(max=len(stops) - 2)
     colours = stops[low] + (place - low)[:, None] * (stops[low + 1] - stops[low])
@@ -150,7 +162,9 @@ def write_png(path: Path, rows: Tensor, columns: Tensor, values: Tensor, pixels:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="A slide encoder on made tiles, and the attention over them as an image.")
+    parser = argparse.ArgumentParser(
+        description="A slide encoder on made tiles, and the attention over them as an image."
+    )
     parser.add_argument("--tiles", type=int, default=10_000)
     parser.add_argument("--tile-width", type=int, default=1536)
     parser.add_argument("--layers", type=int, default=12)
@@ -175,8 +189,10 @@ def main(arguments: list[str] | None = None) -> None:
         values = encoder.attention_map(seen, given.map)[0]
         mapped = time.perf_counter()
     write_png(given.out, rows, columns, values, given.pixels)
-    print(f"{given.tiles:,} tiles, {given.layers} layers, {given.width} wide: encoded in {encoded - start:.2f} s, map in "
-          f"{mapped - encoded:.2f} s; slide vector {tuple(slide.shape)}, map in {given.out}")
+    print(
+        f"{given.tiles:,} tiles, {given.layers} layers, {given.width} wide: encoded in {encoded - start:.2f} s, map in "
+        f"{mapped - encoded:.2f} s; slide vector {tuple(slide.shape)}, map in {given.out}"
+    )
 
 
 if __name__ == "__main__":

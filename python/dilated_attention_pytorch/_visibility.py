@@ -1,13 +1,15 @@
 """Who sees whom, as numbers: offsets of heads, kept tokens of segments, multiplicities of pairs.
 
-It mirrors the definition in the C header: a pattern (w, r) cuts the sequence into segments of w tokens, a head keeps every
-r-th token of a segment from its offset on, and a kept query sees the kept keys of its own segment.
+It mirrors the definition in the C header: a pattern (w, r) cuts the sequence into segments of w tokens, a head keeps
+every r-th token of a segment from its offset on, and a kept query sees the kept keys of its own segment.
 """
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -61,16 +63,17 @@ def kept(offset: int, length: int, rate: int) -> int:
 
 @dataclass(frozen=True)
 class Piece:
-    """Queries [query_from, query_to) and keys [0, keys) of the kept tokens of some segments that look alike: one kernel call.
+    """Queries [query_from, query_to) and keys [0, keys) of the kept tokens of some segments that look alike: one kernel
+    call.
 
-    `zeros` pieces stand for that many zero keys and call no kernel. `window` counts kept tokens: query a sees key b only if
-    a - b <= window, both counted from the segment's first kept token.
+    `zeros` pieces stand for that many zero keys and call no kernel. `window` counts kept tokens: query a sees key b
+    only if a - b <= window, both counted from the segment's first kept token.
     """
 
     pattern: HeadsOfPattern
     heads: tuple[int, ...]
     offsets: tuple[int, ...]
-    rows: tuple[int, ...]      # of the batch; segment s of row b is rows[s], starts[s]
+    rows: tuple[int, ...]  # of the batch; segment s of row b is rows[s], starts[s]
     starts: tuple[int, ...]
     query_from: int
     query_to: int
@@ -88,9 +91,10 @@ def _segments(w: int, n: int, visible: int) -> dict[tuple[int, int], list[int]]:
     return kinds
 
 
-def _windowed_pieces(rate: int, queries: int, keys: int, causal: bool,
-                     window: Optional[int]) -> Iterator[dict[str, Any]]:
-    """Cuts `queries` by `keys` (keys <= queries) so that a causal mask is always square, as kernels agree on that alone."""
+def _windowed_pieces(
+    rate: int, queries: int, keys: int, causal: bool, window: Optional[int]
+) -> Iterator[dict[str, Any]]:
+    """Cuts `queries` by `keys`, no more than they, so that a causal mask is always square: there all kernels agree."""
     if keys == 0:
         return
     if not causal and window is None:
@@ -103,7 +107,8 @@ def _windowed_pieces(rate: int, queries: int, keys: int, causal: bool,
         yield {"query_from": keys, "query_to": end, "keys": keys, "window": within}
 
 
-def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> list[Piece]:
+@lru_cache(maxsize=64)
+def pieces(options: Options, heads: int, n: int, key_lengths: tuple[int, ...]) -> tuple[Piece, ...]:
     """All kernel calls of one attention; key_lengths has one value for each row of the batch."""
     found: list[Piece] = []
     zero_pad = options.tail_rule == "zero_pad"
@@ -122,21 +127,26 @@ def pieces(options: Options, heads: int, n: int, key_lengths: Sequence[int]) -> 
             for place, offset in enumerate(pattern.offsets):
                 alike.setdefault((kept(offset, length, r), kept(offset, visible, r)), []).append(place)
             for (queries, keys), chosen in alike.items():
-                common: dict[str, Any] = {"pattern": pattern, "heads": tuple(pattern.heads[c] for c in chosen),
-                          "offsets": tuple(pattern.offsets[c] for c in chosen),
-                          "rows": tuple(rows_of), "starts": tuple(starts_of)}
+                common: dict[str, Any] = {
+                    "pattern": pattern,
+                    "heads": tuple(pattern.heads[c] for c in chosen),
+                    "offsets": tuple(pattern.offsets[c] for c in chosen),
+                    "rows": tuple(rows_of),
+                    "starts": tuple(starts_of),
+                }
                 for cut in _windowed_pieces(r, queries, keys, options.is_causal, options.window):
                     found.append(Piece(**common, **cut))
                 if zero_pad and not options.is_causal and queries and whole > queries:
                     found.append(Piece(**common, query_from=0, query_to=queries, keys=0, zeros=whole - queries))
-    return found
+    return tuple(found)
 
 
 # ---- pairs, one by one -----------------------------------------------------------------------------------------------
 
 
-def multiplicities(options: Options, heads: int, n: int, queries: Sequence[int],
-                   keys: Optional[range] = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def multiplicities(
+    options: Options, heads: int, n: int, queries: Sequence[int], keys: Optional[range] = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """How often each of these queries sees each key: (heads, queries, keys); and its zero keys, (heads, queries).
 
     keys: the positions wanted; None: all n. Key padding is the caller's.

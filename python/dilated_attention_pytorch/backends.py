@@ -1,15 +1,17 @@
 """Which attention kernels there are for a device, and how each is called.
 
 A kernel computes dense attention of (batch, n, heads, head_dim) tensors and its logsumexp; `composition` makes dilated
-attention of it. The order is that of the factory's guide: FlashAttention 3 on H100, FlashAttention 2, xFormers, PyTorch's
-own. The backward pass of each is called with an output and a logsumexp over more keys than the call has, which gives this
-call's share of the gradient: the softmax's weights are exp(score - logsumexp), and sum_j p_ij dp_ij = <grad_out_i, out_i>
-whichever keys they are (Dao et al., arXiv:2205.14135, appendix B; ring attention, arXiv:2310.01889, rests on the same).
+attention of it. The order is that of the factory's guide: FlashAttention 3 on H100, FlashAttention 2, xFormers,
+PyTorch's own. The backward pass of each is called with an output and a logsumexp over more keys than the call has,
+which gives this call's share of the gradient: a pair's weight is exp(score - logsumexp), and the sum of its row,
+<grad_out_i, out_i>, holds all keys (Dao et al., arXiv:2205.14135, appendix B; ring attention, arXiv:2310.01889, rests
+on the same).
 
-Facts used: FlashAttention's window (left, right) and its causal mask are aligned to the last query and key; a causal mask is
-only ever asked for with as many queries as keys, where all agree. Kernels want head_dim a multiple of 8: zero columns are
-appended, which change no score. PyTorch's memory-efficient kernel keeps the logsumexp in rows padded to 32.
+Facts used: FlashAttention's window (left, right) and its causal mask are aligned to the last query and key; a causal
+mask is only ever asked for with as many queries as keys, where all agree. Kernels want head_dim a multiple of 8: zero
+columns are appended, which change no score. PyTorch's memory-efficient kernel keeps the logsumexp in rows padded to 32.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -17,6 +19,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Optional
 
 import torch
@@ -32,8 +35,8 @@ HALF = (torch.float16, torch.bfloat16)
 class Need:
     """What a composition asks of a kernel."""
 
-    device: str                   # "cuda", "cpu", ...
-    capability: tuple[int, int]   # (0, 0) where there is none
+    device: str  # "cuda", "cpu", ...
+    capability: tuple[int, int]  # (0, 0) where there is none
     dtype: torch.dtype
     head_dim: int
     window: bool = False
@@ -49,13 +52,13 @@ class Need:
 
 @dataclass(frozen=True)
 class Call:
-    """What goes with the tensors. mask: (batch, heads, queries, keys), added to the scores. factor: like mask, multiplies
-    the weights after the softmax (dropout)."""
+    """What goes with the tensors. mask: (batch, heads, queries, keys), added to the scores. factor: like mask,
+    multiplies the weights after the softmax (dropout)."""
 
     scale: float
     causal: bool = False
-    window: Optional[int] = None   # query a sees key b only if a + shift - b <= window
-    shift: int = 0                 # of the first query against the first key
+    window: Optional[int] = None  # query a sees key b only if a + shift - b <= window
+    shift: int = 0  # of the first query against the first key
     mask: Optional[Tensor] = None
     factor: Optional[Tensor] = None
 
@@ -72,8 +75,8 @@ class Kernel:
     window: bool = False
     mask: bool = False
     dropout: bool = False
-    alignment: int = 8             # head_dim is filled up to a multiple of it
-    keeps_scores: bool = False     # the scores of a call are all in memory at once
+    alignment: int = 8  # head_dim is filled up to a multiple of it
+    keeps_scores: bool = False  # the scores of a call are all in memory at once
 
     def missing(self) -> Optional[str]:
         """Why its library cannot be used; None if it can."""
@@ -100,8 +103,9 @@ class Kernel:
         out, lse = self._forward(self._aligned(query), self._aligned(key), self._aligned(value), call)
         return out[..., :head_dim], lse
 
-    def backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                 call: Call) -> Gradients:
+    def backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         """This call's share of the gradients; out and lse may be those of a softmax over further keys, too."""
         head_dim = query.shape[-1]
         grad_out, query, key, value, out = map(self._aligned, (grad_out, query, key, value, out))
@@ -115,25 +119,39 @@ class Kernel:
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         raise NotImplementedError(f"{type(self).__name__} must define _forward")
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         raise NotImplementedError(f"{type(self).__name__} must define _backward")
 
 
-def _imported(*names: str) -> Any:
-    """The first of these modules that can be imported, or the last one's ImportError. Libraries of compiled kernels may
-    also fail with an OSError or RuntimeError, when they were built for another PyTorch."""
+@cache
+def _tried(names: tuple[str, ...]) -> Any:
+    """The first of these modules that can be imported, or a text that says why none can.
+
+    Remembered, since looking for a library that is not there takes as long as attending to a short sequence. Libraries
+    of compiled kernels may also fail with an OSError or RuntimeError, when they were built for another PyTorch.
+    """
+    reason = ""
     for name in names:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError, RuntimeError) as error:
-            failure = error
-    raise ImportError(str(failure)) from failure
+            reason = str(error)
+    return reason
+
+
+def _imported(*names: str) -> Any:
+    """The first of these modules that can be imported; ImportError if none can."""
+    found = _tried(names)
+    if isinstance(found, str):
+        raise ImportError(found)
+    return found
 
 
 def _accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that this version of a library's function knows. PyTorch's custom operators hide the signature
-    of the function that they wrap."""
+    """Those of the arguments that this version of a library's function knows. PyTorch's custom operators hide the
+    signature of the function that they wrap."""
     known = inspect.signature(getattr(function, "_init_fn", function)).parameters
     return {name: value for name, value in arguments.items() if name in known}
 
@@ -145,8 +163,8 @@ def _window_sides(call: Call, queries: int, keys: int) -> tuple[int, int]:
 
 
 class _FlashAttention(Kernel):
-    """What FlashAttention 2 and 3 have in common: functions whose parameters changed their names and order over versions,
-    so that they are called by name."""
+    """What FlashAttention 2 and 3 have in common: functions whose parameters changed their names and order over
+    versions, so that they are called by name."""
 
     window = True
 
@@ -162,25 +180,47 @@ class _FlashAttention(Kernel):
 
     def _options(self, function: Callable[..., Any], call: Call, queries: int, keys: int) -> dict[str, Any]:
         left, right = _window_sides(call, queries, keys)
-        return _accepted(function, {
-            "dropout_p": 0.0, "softmax_scale": call.scale, "causal": call.causal, "is_causal": call.causal,
-            "window_size": (left, right), "window_size_left": left, "window_size_right": right, "softcap": 0.0,
-            "alibi_slopes": None, "return_softmax": False, "deterministic": False})
+        return _accepted(
+            function,
+            {
+                "dropout_p": 0.0,
+                "softmax_scale": call.scale,
+                "causal": call.causal,
+                "is_causal": call.causal,
+                "window_size": (left, right),
+                "window_size_left": left,
+                "window_size_right": right,
+                "softcap": 0.0,
+                "alibi_slopes": None,
+                "return_softmax": False,
+                "deterministic": False,
+            },
+        )
 
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         function = self._functions()[0]
         result = function(query, key, value, **self._options(function, call, query.shape[1], key.shape[1]))
         # (out, lse, ...), and up to FlashAttention 2.6 (out, q, k, v, out_padded, lse, ...)
         out, lse = (result[0], result[5]) if len(result) == 8 else (result[0], result[1])
-        return out, lse[:, :, :query.shape[1]].transpose(1, 2)
+        return out, lse[:, :, : query.shape[1]].transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         function = self._functions()[1]
         grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        function(grad_out, query, key, value, out, lse.transpose(1, 2).contiguous(),
-                 dq=grads[0], dk=grads[1], dv=grads[2],
-                 **self._options(function, call, query.shape[1], key.shape[1]))
+        function(
+            grad_out,
+            query,
+            key,
+            value,
+            out,
+            lse.transpose(1, 2).contiguous(),
+            dq=grads[0],
+            dk=grads[1],
+            dv=grads[2],
+            **self._options(function, call, query.shape[1], key.shape[1]),
+        )
         return grads
 
 
@@ -222,14 +262,24 @@ class XFormers(Kernel):
 
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         out, lse = self._module().memory_efficient_attention_forward_requires_grad(
-            query, key, value, attn_bias=self._bias(call), p=0.0, scale=call.scale)
-        return out, lse[:, :, :query.shape[1]].transpose(1, 2)
+            query, key, value, attn_bias=self._bias(call), p=0.0, scale=call.scale
+        )
+        return out, lse[:, :, : query.shape[1]].transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         grads = self._module().memory_efficient_attention_backward(
-            grad_out.contiguous(), out.contiguous(), lse.transpose(1, 2).contiguous(), query, key, value,
-            attn_bias=self._bias(call), p=0.0, scale=call.scale)
+            grad_out.contiguous(),
+            out.contiguous(),
+            lse.transpose(1, 2).contiguous(),
+            query,
+            key,
+            value,
+            attn_bias=self._bias(call),
+            p=0.0,
+            scale=call.scale,
+        )
         return grads[0], grads[1], grads[2]
 
 
@@ -243,18 +293,46 @@ class TorchFlash(Kernel):
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         left, right = _window_sides(call, query.shape[1], key.shape[1])
         result = torch.ops.aten._flash_attention_forward(
-            query, key, value, None, None, query.shape[1], key.shape[1], 0.0, call.causal, False, scale=call.scale,
-            window_size_left=left, window_size_right=right)
+            query,
+            key,
+            value,
+            None,
+            None,
+            query.shape[1],
+            key.shape[1],
+            0.0,
+            call.causal,
+            False,
+            scale=call.scale,
+            window_size_left=left,
+            window_size_right=right,
+        )
         return result[0], result[1].transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         left, right = _window_sides(call, query.shape[1], key.shape[1])
-        unused = torch.zeros(2, dtype=torch.uint64, device=query.device)    # of the random numbers: there is no dropout
+        unused = torch.zeros(2, dtype=torch.uint64, device=query.device)  # of the random numbers: there is no dropout
         grads = torch.ops.aten._flash_attention_backward(
-            grad_out.contiguous(), query, key, value, out, lse.transpose(1, 2).contiguous(), None, None,
-            query.shape[1], key.shape[1], 0.0, call.causal, unused, unused, scale=call.scale,
-            window_size_left=left, window_size_right=right)
+            grad_out.contiguous(),
+            query,
+            key,
+            value,
+            out,
+            lse.transpose(1, 2).contiguous(),
+            None,
+            None,
+            query.shape[1],
+            key.shape[1],
+            0.0,
+            call.causal,
+            unused,
+            unused,
+            scale=call.scale,
+            window_size_left=left,
+            window_size_right=right,
+        )
         return grads[0], grads[1], grads[2]
 
 
@@ -276,17 +354,31 @@ class TorchEfficient(Kernel):
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         result = torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, self._bias(call), True, 0.0, call.causal, scale=call.scale)
-        return result[0].transpose(1, 2), result[1][:, :, :query.shape[1]].transpose(1, 2)
+            q, k, v, self._bias(call), True, 0.0, call.causal, scale=call.scale
+        )
+        return result[0].transpose(1, 2), result[1][:, :, : query.shape[1]].transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         g, q, k, v, o = (x.transpose(1, 2) for x in (grad_out, query, key, value, out))
         padded = pad(lse.transpose(1, 2), (0, -lse.shape[1] % 32), value=math.inf).contiguous()
         unused = torch.zeros((), dtype=torch.int64, device=query.device)
         grads = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-            g, q, k, v, self._bias(call), o, padded, unused, unused, 0.0, [True, True, True, False], call.causal,
-            scale=call.scale)
+            g,
+            q,
+            k,
+            v,
+            self._bias(call),
+            o,
+            padded,
+            unused,
+            unused,
+            0.0,
+            [True, True, True, False],
+            call.causal,
+            scale=call.scale,
+        )
         return grads[0].transpose(1, 2), grads[1].transpose(1, 2), grads[2].transpose(1, 2)
 
 
@@ -302,20 +394,23 @@ class TorchCpuFlash(Kernel):
     def _forward(self, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Forward:
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, call.causal, attn_mask=call.mask, scale=call.scale)
+            q, k, v, 0.0, call.causal, attn_mask=call.mask, scale=call.scale
+        )
         return out.transpose(1, 2), lse.transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         g, q, k, v, o, m = (x.transpose(1, 2) for x in (grad_out, query, key, value, out, lse))
         grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            g, q, k, v, o, m, 0.0, call.causal, attn_mask=call.mask, scale=call.scale)
+            g, q, k, v, o, m, 0.0, call.causal, attn_mask=call.mask, scale=call.scale
+        )
         return grads[0].transpose(1, 2), grads[1].transpose(1, 2), grads[2].transpose(1, 2)
 
 
 class TorchMath(Kernel):
-    """Matrix products and a softmax: any device and data type, masks and dropout, with the whole matrix of scores of a call in
-    memory, so that calls are made small; it is asked last."""
+    """Matrix products and a softmax: any device and data type, masks and dropout, with the whole matrix of scores of a
+    call in memory, so that calls are made small; it is asked last."""
 
     name = "torch_math"
     dtypes = (*HALF, torch.float32, torch.float64)
@@ -349,20 +444,31 @@ class TorchMath(Kernel):
             weights = weights * call.factor
         return (weights @ v).transpose(1, 2).to(query.dtype), lse.transpose(1, 2)
 
-    def _backward(self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                  call: Call) -> Gradients:
+    def _backward(
+        self, grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, call: Call
+    ) -> Gradients:
         g, q, k, v, o = self._wide(grad_out, query, key, value, out)
         weights = (self._scores(q, k, call) - lse.transpose(1, 2)[..., None]).exp()
         factor = 1.0 if call.factor is None else call.factor
         grad_weights = factor * (g @ v.transpose(-1, -2))
         grad_scores = weights * (grad_weights - (g * o).sum(-1, keepdim=True)) * call.scale
         grads = grad_scores @ k, grad_scores.transpose(-1, -2) @ q, (weights * factor).transpose(-1, -2) @ g
-        return (grads[0].transpose(1, 2).to(query.dtype), grads[1].transpose(1, 2).to(key.dtype),
-                grads[2].transpose(1, 2).to(value.dtype))
+        return (
+            grads[0].transpose(1, 2).to(query.dtype),
+            grads[1].transpose(1, 2).to(key.dtype),
+            grads[2].transpose(1, 2).to(value.dtype),
+        )
 
 
-KERNELS: tuple[Kernel, ...] = (FlashAttention3(), FlashAttention2(), XFormers(), TorchFlash(), TorchEfficient(),
-                               TorchCpuFlash(), TorchMath())
+KERNELS: tuple[Kernel, ...] = (
+    FlashAttention3(),
+    FlashAttention2(),
+    XFormers(),
+    TorchFlash(),
+    TorchEfficient(),
+    TorchCpuFlash(),
+    TorchMath(),
+)
 
 
 def explain(need: Need, kernels: Optional[Sequence[Kernel]] = None) -> dict[str, str]:

@@ -1,15 +1,16 @@
 """Dilated attention composed of dense attention kernels, on any device: what CUDA tensors take.
 
-Per pattern: the kept tokens of the segments are gathered, a kernel attends within each, and the outputs are mixed by their
-logsumexps, which is one softmax over all patterns (LongNet, arXiv:2307.02486, eq. 9-10):
+Per pattern: the kept tokens of the segments are gathered, a kernel attends within each, and the outputs are mixed by
+their logsumexps, which is one softmax over all patterns (LongNet, arXiv:2307.02486, eq. 9-10):
 
     lse_i = log sum_p exp(lse_pi)        out_i = sum_p exp(lse_pi - lse_i) out_pi
 
-The backward pass calls each kernel's own backward pass with the mixed out and lse, so that its weights are those of the one
-softmax: the gradient is exact, through the mixing too, and nothing but out and lse is kept. Zero keys (tail_rule "zero_pad")
-add their number to the sum, and no kernel sees them. What a kernel has no option for (overlap "once", dropout, a window)
-goes to one that takes masks, in parts of at most MASK_ELEMENTS scores.
+The backward pass calls each kernel's own backward pass with the mixed out and lse, so that its weights are those of the
+one softmax: the gradient is exact, through the mixing too, and nothing but out and lse is kept. Zero keys (tail_rule
+"zero_pad") add their number to the sum, and no kernel sees them. What a kernel has no option for (overlap "once",
+dropout, a window) goes to one that takes masks, in parts of at most MASK_ELEMENTS scores.
 """
+
 from __future__ import annotations
 
 import math
@@ -25,7 +26,7 @@ from ._config import Options, decode, normal_options, probability
 from ._visibility import HeadsOfPattern, Piece, groups, patterns, pieces
 from .backends import Call, Kernel, Need
 
-MASK_ELEMENTS = 1 << 26   # scores of one call with a mask: 256 MiB in f32
+MASK_ELEMENTS = 1 << 26  # scores of one call with a mask: 256 MiB in f32
 
 
 def masks_overlap(options: Options) -> bool:
@@ -47,8 +48,12 @@ class Composition:
 
     def dense(self, piece: Piece) -> bool:
         """Whether this piece needs a matrix of its own over queries and keys."""
-        return (masks_overlap(self.options) or self.dropout_p > 0 or self.kernel.keeps_scores
-                or (piece.window is not None and not self.kernel.window))
+        return (
+            masks_overlap(self.options)
+            or self.dropout_p > 0
+            or self.kernel.keeps_scores
+            or (piece.window is not None and not self.kernel.window)
+        )
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class Part:
     """A piece or a part of one, as index tensors: token positions[s, a, h] of batch row rows[s] and head heads[h]."""
 
     piece: Piece
-    rows: Tensor        # (segments, 1, 1)
-    heads: Tensor       # (heads)
-    queries: Tensor     # positions (segments, queries, heads)
-    keys: Tensor        # positions (segments, keys, heads)
+    rows: Tensor  # (segments, 1, 1)
+    heads: Tensor  # (heads)
+    queries: Tensor  # positions (segments, queries, heads)
+    keys: Tensor  # positions (segments, keys, heads)
     query_from: int
 
 
@@ -68,10 +73,14 @@ def _part(piece: Piece, device: torch.device, segments: slice, heads: slice, que
     starts = torch.tensor(piece.starts[segments], device=device)[:, None, None]
     offsets = torch.tensor(piece.offsets[heads], device=device)
     first = starts + offsets
-    return Part(piece, torch.tensor(piece.rows[segments], device=device)[:, None, None],
-                torch.tensor(piece.heads[heads], device=device),
-                first + r * torch.arange(query_from, query_to, device=device)[:, None],
-                first + r * torch.arange(piece.keys, device=device)[:, None], query_from)
+    return Part(
+        piece,
+        torch.tensor(piece.rows[segments], device=device)[:, None, None],
+        torch.tensor(piece.heads[heads], device=device),
+        first + r * torch.arange(query_from, query_to, device=device)[:, None],
+        first + r * torch.arange(piece.keys, device=device)[:, None],
+        query_from,
+    )
 
 
 def _steps(length: int, step: int) -> Iterator[tuple[int, int]]:
@@ -166,7 +175,7 @@ def _dropout_factor(composition: Composition, part: Part, dtype: torch.dtype) ->
     heads = part.heads + torch.zeros_like(rows)
     key = _philox_4x32(heads, rows + torch.zeros_like(heads), composition.dropout_seed)[:, :, None, None]
     words = _philox_2x32(part.queries.transpose(1, 2)[..., None], part.keys.transpose(1, 2)[..., None, :], key)
-    kept = words >= int(composition.dropout_p * 2.0 ** 32)
+    kept = words >= int(composition.dropout_p * 2.0**32)
     return kept.to(dtype) / (1 - composition.dropout_p)
 
 
@@ -222,37 +231,60 @@ def composed_forward(composition: Composition, query: Tensor, key: Tensor, value
             call = _call(composition, part, query.dtype)
             kv_heads = part.heads // repeat
             out, lse = composition.kernel.forward(
-                _gather(query, part, part.queries, part.heads), _gather(key, part, part.keys, kv_heads),
-                _gather(value, part, part.keys, kv_heads), call)
-            if call.mask is not None:   # kernels disagree on what a row without keys gives
+                _gather(query, part, part.queries, part.heads),
+                _gather(key, part, part.keys, kv_heads),
+                _gather(value, part, part.keys, kv_heads),
+                call,
+            )
+            if call.mask is not None:  # kernels disagree on what a row without keys gives
                 empty = call.mask.isneginf().all(-1).transpose(1, 2)
                 out, lse = out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, -math.inf)
             mixture.add(part, out, lse)
     return (mixture.out / groups(composition.options)).to(query.dtype), mixture.lse
 
 
-def composed_backward(composition: Composition, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor,
-                      grad_out: Tensor, grad_lse: Optional[Tensor] = None) -> tuple[Tensor, Tensor, Tensor]:
+def composed_backward(
+    composition: Composition,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor,
+    grad_lse: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     dtype, divisor = _accumulator(query.dtype), groups(composition.options)
     repeat = query.shape[2] // key.shape[2]
     undivided, grad_undivided = out * divisor, grad_out / divisor
-    grads = [query.new_zeros(query.shape, dtype=dtype) for _ in range(3)]   # key's and value's for each query head
+    grads = [query.new_zeros(query.shape, dtype=dtype) for _ in range(3)]  # key's and value's for each query head
     for piece in composition.pieces:
         if piece.zeros:
             continue
         for part in _parts(piece, query.device, composition.dense(piece)):
             call = _call(composition, part, query.dtype)
             kv_heads = part.heads // repeat
-            tensors = (_gather(query, part, part.queries, part.heads), _gather(key, part, part.keys, kv_heads),
-                       _gather(value, part, part.keys, kv_heads))
+            tensors = (
+                _gather(query, part, part.queries, part.heads),
+                _gather(key, part, part.keys, kv_heads),
+                _gather(value, part, part.keys, kv_heads),
+            )
             row_lse = _gather(lse, part, part.queries, part.heads)
-            shares = [composition.kernel.backward(
-                _gather(grad_undivided, part, part.queries, part.heads), *tensors,
-                _gather(undivided, part, part.queries, part.heads), row_lse, call)]
+            shares = [
+                composition.kernel.backward(
+                    _gather(grad_undivided, part, part.queries, part.heads),
+                    *tensors,
+                    _gather(undivided, part, part.queries, part.heads),
+                    row_lse,
+                    call,
+                )
+            ]
             if grad_lse is not None:
-                shares.append(_through_lse(composition.kernel, tensors, row_lse,
-                                           _gather(grad_lse, part, part.queries, part.heads), call))
+                shares.append(
+                    _through_lse(
+                        composition.kernel, tensors, row_lse, _gather(grad_lse, part, part.queries, part.heads), call
+                    )
+                )
             for share in shares:
                 for grad, more, positions in zip(grads, share, (part.queries, part.keys, part.keys)):
                     place = (part.rows, positions, part.heads)
@@ -262,23 +294,30 @@ def composed_backward(composition: Composition, query: Tensor, key: Tensor, valu
     return grads[0].to(query.dtype), grads[1].to(key.dtype), grads[2].to(value.dtype)
 
 
-def _through_lse(kernel: Kernel, tensors: tuple[Tensor, Tensor, Tensor], lse: Tensor, grad_lse: Tensor,
-                 call: Call) -> tuple[Tensor, Tensor, Tensor]:
+def _through_lse(
+    kernel: Kernel, tensors: tuple[Tensor, Tensor, Tensor], lse: Tensor, grad_lse: Tensor, call: Call
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the gradient of lse adds, p_ij grad_lse_i to the scores' gradient: kernels compute p_ij (<grad_out_i, v_j> -
     <grad_out_i, out_i>), so with values 0 and grad_out the first unit vector, out's first component is -grad_lse_i."""
     query, key, value = tensors
     grad_out, out = torch.zeros_like(query), torch.zeros_like(query)
     grad_out[..., 0] = 1
     out[..., 0] = -grad_lse.to(out.dtype)
-    grad_query, grad_key, _ = kernel.backward(grad_out, query, key, torch.zeros_like(value), out, lse,
-                                              Call(call.scale, call.causal, call.window, call.shift, call.mask))
+    grad_query, grad_key, _ = kernel.backward(
+        grad_out,
+        query,
+        key,
+        torch.zeros_like(value),
+        out,
+        lse,
+        Call(call.scale, call.causal, call.window, call.shift, call.mask),
+    )
     return grad_query, grad_key, torch.zeros_like(value)
 
 
 class _ComposedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor,
-                composition: Composition) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, composition: Composition) -> tuple[Tensor, Tensor]:
         out, lse = composed_forward(composition, query, key, value)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.composition = composition
@@ -291,9 +330,17 @@ class _ComposedAttention(torch.autograd.Function):
         if grad_out is None and grad_lse is None:
             return None, None, None, None
         with torch.no_grad():
-            grads = composed_backward(ctx.composition, query, key, value, out, lse,
-                                      torch.zeros_like(out) if grad_out is None else grad_out, grad_lse)
-        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)  # type: ignore[no-untyped-call]
+            grads = composed_backward(
+                ctx.composition,
+                query,
+                key,
+                value,
+                out,
+                lse,
+                torch.zeros_like(out) if grad_out is None else grad_out,
+                grad_lse,
+            )
+        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -317,8 +364,10 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     batch, n, heads, head_dim = query.shape
     for name, x in (("key", key), ("value", value)):
         if x.dim() != 4 or x.shape[2] < 1 or heads % x.shape[2] or x.shape != (batch, n, key.shape[2], head_dim):
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; allowed: ({batch}, {n}, kv_heads, {head_dim}) with "
-                             f"kv_heads a divisor of {heads}, the same for key and value")
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}; allowed: ({batch}, {n}, kv_heads, {head_dim}) with "
+                f"kv_heads a divisor of {heads}, the same for key and value"
+            )
         if x.dtype != query.dtype or x.device != query.device:
             raise ValueError(f"{name} is {x.dtype} on {x.device}; allowed: {query.dtype} on {query.device}, as query")
 
@@ -333,67 +382,126 @@ def checked_lengths(key_lengths: Optional[Union[Sequence[int], Any]], batch: int
     return lengths
 
 
-def plan(query: Tensor, key: Tensor, value: Tensor, options: Options, *,
-         key_lengths: Optional[Union[Sequence[int], Any]] = None, dropout_p: float = 0.0, dropout_seed: int = 0,
-         kernels: Optional[Sequence[Union[str, Kernel]]] = None) -> Composition:
+def plan(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    options: Options,
+    *,
+    key_lengths: Optional[Union[Sequence[int], Any]] = None,
+    dropout_p: float = 0.0,
+    dropout_seed: int = 0,
+    kernels: Optional[Sequence[Union[str, Kernel]]] = None,
+) -> Composition:
     """Checks the tensors, chooses a kernel and cuts the work. Raises ValueError."""
     _check_tensors(query, key, value)
     if options.implementation not in ("auto", "improved", "standard"):
-        raise ValueError(f"implementation is {options.implementation!r}; allowed for tensors on {query.device.type}: "
-                         "'auto', 'improved', 'standard'")
+        raise ValueError(
+            f"implementation is {options.implementation!r}; allowed for tensors on {query.device.type}: "
+            "'auto', 'improved', 'standard'"
+        )
     batch, n, heads, head_dim = query.shape
     lengths = checked_lengths(key_lengths, batch, n)
     need = Need.of(query, window=options.window is not None, dropout=dropout_p > 0, mask=masks_overlap(options))
-    offered = None if kernels is None else tuple(
-        backends.by_name([k])[0] if isinstance(k, str) else k for k in kernels)
+    offered = None if kernels is None else tuple(backends.by_name([k])[0] if isinstance(k, str) else k for k in kernels)
     scale = 1 / math.sqrt(head_dim) if options.softmax_scale is None else options.softmax_scale
-    return Composition(options, scale, heads, backends.choose(need, offered),
-                       tuple(pieces(options, heads, n, lengths)), dropout_p, dropout_seed)
+    return Composition(
+        options,
+        scale,
+        heads,
+        backends.choose(need, offered),
+        pieces(options, heads, n, tuple(lengths)),
+        dropout_p,
+        dropout_seed,
+    )
 
 
-def composed_attention(query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[int],
-                       dilation_rates: Sequence[int], *, key_lengths: Optional[Union[Sequence[int], Tensor]] = None,
-                       dropout_p: float = 0.0, return_lse: bool = False, dropout_seed: Optional[int] = None,
-                       kernels: Optional[Sequence[Union[str, Kernel]]] = None,
-                       **options: Any) -> Union[Tensor, tuple[Tensor, Tensor]]:
+def composed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    key_lengths: Optional[Union[Sequence[int], Tensor]] = None,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    dropout_seed: Optional[int] = None,
+    kernels: Optional[Sequence[Union[str, Kernel]]] = None,
+    **options: Any,
+) -> Union[Tensor, tuple[Tensor, Tensor]]:
     """`dilated_attention`, composed of attention kernels of the tensors' device; its arguments, and:
 
-    dropout_seed: None draws one from torch's default generator. kernels: names or objects of `backends`, in the order of
-    preference; None: all. `implementation` names implementations of the C library; here it must be "auto", "improved" or
-    "standard", which are computed alike. Raises ValueError; where no kernel can do what is asked, with the reason of each.
+    dropout_seed: None draws one from torch's default generator. kernels: names or objects of `backends`, in the order
+    of preference; None: all. `implementation` names implementations of the C library; here it must be "auto",
+    "improved" or "standard", which are computed alike. Raises ValueError; where no kernel can do what is asked, with
+    the reason of each.
     """
     normal = normal_options(segment_lengths, dilation_rates, **options)
     dropout = probability("dropout_p", dropout_p)
     if dropout_seed is None:
-        dropout_seed = int(torch.randint(2 ** 63 - 1, ())) if dropout > 0 else 0
-    composition = plan(query, key, value, normal, key_lengths=key_lengths, dropout_p=dropout, dropout_seed=dropout_seed,
-                       kernels=kernels)
-    out, lse = _ComposedAttention.apply(query, key, value, composition)  # type: ignore[no-untyped-call]
+        dropout_seed = int(torch.randint(2**63 - 1, ())) if dropout > 0 else 0
+    composition = plan(
+        query,
+        key,
+        value,
+        normal,
+        key_lengths=key_lengths,
+        dropout_p=dropout,
+        dropout_seed=dropout_seed,
+        kernels=kernels,
+    )
+    out, lse = _ComposedAttention.apply(query, key, value, composition)
     return (out, lse) if return_lse else out
 
 
 # ---- the package's operators on CUDA tensors -------------------------------------------------------------------------
 
 
-def _of_operator(query: Tensor, key: Tensor, value: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor],
-                 config: str, dropout: float) -> Composition:
+def _of_operator(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: Optional[Tensor],
+    seed: Optional[Tensor],
+    config: str,
+    dropout: float,
+) -> Composition:
     if seed is None:
         return plan(query, key, value, decode(config), key_lengths=key_lengths)
     return plan(query, key, value, decode(config), key_lengths=key_lengths, dropout_p=dropout, dropout_seed=int(seed))
 
 
-def operator_forward(query: Tensor, key: Tensor, value: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor],
-                     config: str, dropout: float) -> tuple[Tensor, Tensor]:
+def operator_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: Optional[Tensor],
+    seed: Optional[Tensor],
+    config: str,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
     """torch.ops.dilated_attention.forward."""
     if query.shape[0] == 0:
         return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_accumulator(query.dtype))
     return composed_forward(_of_operator(query, key, value, key_lengths, seed, config, dropout), query, key, value)
 
 
-def operator_backward(grad_out: Tensor, grad_lse: Optional[Tensor], query: Tensor, key: Tensor, value: Tensor, out: Tensor,
-                      lse: Tensor, key_lengths: Optional[Tensor], seed: Optional[Tensor], config: str, dropout: float,
-                      wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """torch.ops.dilated_attention.backward: dense gradients, and empty tensors in place of those that are not wanted."""
+def operator_backward(
+    grad_out: Tensor,
+    grad_lse: Optional[Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_lengths: Optional[Tensor],
+    seed: Optional[Tensor],
+    config: str,
+    dropout: float,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.ops.dilated_attention.backward: dense gradients, and empty tensors for those that are not wanted."""
     if query.shape[0] == 0:
         grads = (query, key, value)
     else:

@@ -5,9 +5,10 @@ Both start from the logsumexp that a forward pass returns: the weight of query i
     p_ij = c_ij exp(scale <q_i, k_j> - lse_i),
 
 with c_ij the number of patterns by which the query sees the key. A query's weights sum to 1, less what the zero keys of
-tail_rule "zero_pad" take; a query without keys has none. Under mixing "head_groups" the weights are those of the softmax,
-before the output is divided by the number of groups.
+tail_rule "zero_pad" take; a query without keys has none. Under mixing "head_groups" the weights are those of the
+softmax, before the output is divided by the number of groups.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -28,9 +29,15 @@ if TYPE_CHECKING:
     Array = Union[Tensor, npt.NDArray[Any]]
 
 
-def _tensors(query: Array, key: Array, lse: Optional[Array], segment_lengths: Sequence[int],
-             dilation_rates: Sequence[int], key_lengths: Any,
-             options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Options]:
+def _tensors(
+    query: Array,
+    key: Array,
+    lse: Optional[Array],
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    key_lengths: Any,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Options]:
     """query and key as tensors of f32 or f64, the logsumexp (computed where there is none), and the options."""
     given = [torch.as_tensor(x) for x in (query, key)]
     for name, x in zip(("query", "key"), given):
@@ -39,8 +46,9 @@ def _tensors(query: Array, key: Array, lse: Optional[Array], segment_lengths: Se
     wide = torch.float64 if given[0].dtype == torch.float64 else torch.float32
     q, k = (x.to(wide) for x in given)
     if lse is None:
-        _, found = dilated_attention(q, k, k, segment_lengths, dilation_rates, key_lengths=key_lengths, return_lse=True,
-                                     **options)
+        _, found = dilated_attention(
+            q, k, k, segment_lengths, dilation_rates, key_lengths=key_lengths, return_lse=True, **options
+        )
     else:
         found = torch.as_tensor(lse)
         if found.shape != q.shape[:3]:
@@ -52,9 +60,18 @@ def _like(result: Tensor, given: Array) -> Any:
     return result.detach().numpy() if isinstance(given, np.ndarray) else result
 
 
-def attention_weights(query: Array, key: Array, lse: Optional[Array] = None, *, queries: Sequence[int],
-                      segment_lengths: Sequence[int], dilation_rates: Sequence[int], key_lengths: Any = None,
-                      average_heads: bool = False, **options: Any) -> Any:
+def attention_weights(
+    query: Array,
+    key: Array,
+    lse: Optional[Array] = None,
+    *,
+    queries: Sequence[int],
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    key_lengths: Any = None,
+    average_heads: bool = False,
+    **options: Any,
+) -> Any:
     """The weights of some queries for all keys: (batch, heads, len(queries), n).
 
     query, key: as in `dilated_attention`, and so are segment_lengths, dilation_rates, key_lengths and the options.
@@ -75,27 +92,51 @@ def attention_weights(query: Array, key: Array, lse: Optional[Array] = None, *, 
         lengths = torch.as_tensor(key_lengths, device=q.device)
         seen = seen & (torch.arange(n, device=q.device) < lengths[:, None])[:, None, None]
     repeated = k.repeat_interleave(heads // k.shape[2], 2)
-    scale = head_dim ** -0.5 if normal.softmax_scale is None else normal.softmax_scale
-    scores = torch.einsum("bqhd,bkhd->bhqk", q[:, chosen], repeated) * scale - logsumexp[:, chosen].transpose(1, 2)[..., None]
+    scale = head_dim**-0.5 if normal.softmax_scale is None else normal.softmax_scale
+    scores = (
+        torch.einsum("bqhd,bkhd->bhqk", q[:, chosen], repeated) * scale
+        - logsumexp[:, chosen].transpose(1, 2)[..., None]
+    )
     weights = torch.where(seen, scores, float("-inf")).exp() * count
     return _like(weights.mean(1) if average_heads else weights, query)
 
 
-def key_mass(query: Array, key: Array, lse: Optional[Array] = None, *, segment_lengths: Sequence[int],
-             dilation_rates: Sequence[int], key_lengths: Any = None, **options: Any) -> Any:
+def key_mass(
+    query: Array,
+    key: Array,
+    lse: Optional[Array] = None,
+    *,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    key_lengths: Any = None,
+    **options: Any,
+) -> Any:
     """What each key receives: the sum of its weights over all queries, (batch, n, heads), one for each query head.
 
-    Arguments as in `attention_weights`. Computed in linear memory: the mass of key j is the gradient of its value's first
-    component where every query's gradient is the first unit vector, so one backward pass gives it.
+    Arguments as in `attention_weights`. Computed in linear memory: the mass of key j is the gradient of its value's
+    first component where every query's gradient is the first unit vector, so one backward pass gives it.
     """
     q, k, logsumexp, normal = _tensors(query, key, lse, segment_lengths, dilation_rates, key_lengths, options)
     repeated = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
     first = q.new_zeros(q.shape[3])
     first[0] = 1
     nothing = q.new_zeros(()).expand(q.shape)
-    lengths = None if key_lengths is None else torch.as_tensor(key_lengths, device=q.device).to(torch.int64).contiguous()
+    lengths = (
+        None if key_lengths is None else torch.as_tensor(key_lengths, device=q.device).to(torch.int64).contiguous()
+    )
     with torch.no_grad():
         gradient = torch.ops.dilated_attention.backward(
-            first.expand(q.shape), None, q, repeated, nothing, nothing, logsumexp.contiguous(), lengths, None,
-            encode(normal), 0.0, [False, False, True])[2]
+            first.expand(q.shape),
+            None,
+            q,
+            repeated,
+            nothing,
+            nothing,
+            logsumexp.contiguous(),
+            lengths,
+            None,
+            encode(normal),
+            0.0,
+            [False, False, True],
+        )[2]
     return _like(gradient[..., 0] * groups(normal), query)

@@ -1,9 +1,10 @@
 """backends: which kernel is chosen, and that each is called as its library documents.
 
-The libraries' own kernels need a GPU, so here they are made up: functions with their libraries' parameters and documented
-meaning (masks aligned to the last query and key, logsumexp (batch, heads, n)), computed plainly on the CPU. PyTorch's
-operators check the arguments by their schema before they find that there is no CPU kernel.
+The libraries' own kernels need a GPU, so here they are made up: functions with their libraries' parameters and
+documented meaning (masks aligned to the last query and key, logsumexp (batch, heads, n)), computed plainly on the CPU.
+PyTorch's operators check the arguments by their schema before they find that there is no CPU kernel.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,15 +12,11 @@ import types
 from typing import Any, Callable, Optional
 
 import pytest
-
-torch = pytest.importorskip("torch")
-
-from torch import Tensor  # noqa: E402
-
-from dilated_attention_pytorch import backends  # noqa: E402
-from dilated_attention_pytorch.backends import Call, Need  # noqa: E402
-
-from test_composition import OPTIONS, compare  # noqa: E402
+import torch
+from dilated_attention_pytorch import backends
+from dilated_attention_pytorch.backends import Call, Need
+from test_composition import OPTIONS, compare
+from torch import Tensor
 
 H100, A100, OLD = (9, 0), (8, 0), (7, 0)
 
@@ -34,36 +31,42 @@ def need(capability: tuple[int, int] = H100, dtype: Any = None, head_dim: int = 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes exactly these libraries importable, as far as backends can see."""
+
     def install(*names: str) -> None:
         for kernel in backends.KERNELS:
             there = kernel.name in names or kernel.name.startswith("torch_")
-            monkeypatch.setattr(kernel, "missing", lambda there=there: None if there else "cannot be imported",
-                                raising=False)
+            monkeypatch.setattr(
+                kernel, "missing", lambda there=there: None if there else "cannot be imported", raising=False
+            )
+
     return install
 
 
 ALL = ("flash_attention_3", "flash_attention_2", "xformers")
 
 
-@pytest.mark.parametrize("libraries, wanted, chosen", [
-    (ALL, {}, "flash_attention_3"),
-    (ALL, {"capability": A100}, "flash_attention_2"),
-    (ALL, {"capability": (10, 0)}, "flash_attention_2"),
-    (ALL[1:], {}, "flash_attention_2"),
-    (ALL[2:], {}, "xformers"),
-    ((), {}, "torch_flash"),
-    (ALL, {"capability": OLD}, "xformers"),
-    ((), {"capability": OLD}, "torch_efficient"),
-    (ALL, {"dtype": torch.float32}, "xformers"),
-    ((), {"dtype": torch.float32}, "torch_efficient"),
-    (ALL, {"dtype": torch.float64}, "torch_math"),
-    (ALL, {"window": True}, "flash_attention_3"),
-    (ALL[2:], {"window": True}, "torch_flash"),
-    (ALL, {"window": True, "capability": OLD}, "torch_efficient"),
-    (ALL, {"mask": True}, "torch_efficient"),
-    (ALL, {"dropout": True}, "torch_math"),
-    (ALL, {"head_dim": 300}, "torch_math"),
-])
+@pytest.mark.parametrize(
+    "libraries, wanted, chosen",
+    [
+        (ALL, {}, "flash_attention_3"),
+        (ALL, {"capability": A100}, "flash_attention_2"),
+        (ALL, {"capability": (10, 0)}, "flash_attention_2"),
+        (ALL[1:], {}, "flash_attention_2"),
+        (ALL[2:], {}, "xformers"),
+        ((), {}, "torch_flash"),
+        (ALL, {"capability": OLD}, "xformers"),
+        ((), {"capability": OLD}, "torch_efficient"),
+        (ALL, {"dtype": torch.float32}, "xformers"),
+        ((), {"dtype": torch.float32}, "torch_efficient"),
+        (ALL, {"dtype": torch.float64}, "torch_math"),
+        (ALL, {"window": True}, "flash_attention_3"),
+        (ALL[2:], {"window": True}, "torch_flash"),
+        (ALL, {"window": True, "capability": OLD}, "torch_efficient"),
+        (ALL, {"mask": True}, "torch_efficient"),
+        (ALL, {"dropout": True}, "torch_math"),
+        (ALL, {"head_dim": 300}, "torch_math"),
+    ],
+)
 def test_the_guides_order(installed: Any, libraries: tuple[str, ...], wanted: dict[str, Any], chosen: str) -> None:
     installed(*libraries)
     assert backends.choose(need(**wanted)).name == chosen
@@ -99,8 +102,11 @@ def test_a_library_that_is_not_there_is_passed_over() -> None:
 def test_a_library_that_fails_while_loading_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> Any:
         raise OSError("undefined symbol: _ZN3c104cuda")
+
     monkeypatch.setattr(backends.importlib, "import_module", fail)
+    backends._tried.cache_clear()
     assert "undefined symbol" in (backends.FlashAttention2().missing() or "")
+    backends._tried.cache_clear()
 
 
 # ---- calling: made-up libraries --------------------------------------------------------------------------------------
@@ -129,15 +135,19 @@ def plain_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -
     return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v), scores.logsumexp(-1)
 
 
-def plain_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
-                   mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def plain_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     assert lse.shape == (q.shape[0], q.shape[2], q.shape[1]) and lse.is_contiguous()
     p = (scores_of(q, k, scale, mask) - lse[..., None]).exp()
     dp = torch.einsum("bqhd,bkhd->bhqk", dout, v)
     d = (dout * out).sum(-1).transpose(1, 2)[..., None]
     ds = p * (dp - d) * scale
-    return (torch.einsum("bhqk,bkhd->bqhd", ds, k), torch.einsum("bhqk,bqhd->bkhd", ds, q),
-            torch.einsum("bhqk,bqhd->bkhd", p, dout))
+    return (
+        torch.einsum("bhqk,bkhd->bqhd", ds, k),
+        torch.einsum("bhqk,bqhd->bkhd", ds, q),
+        torch.einsum("bhqk,bqhd->bkhd", p, dout),
+    )
 
 
 def fill(targets: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
@@ -147,18 +157,45 @@ def fill(targets: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> None:
 
 def flash_2_7() -> Any:
     """FlashAttention 2.7 and later."""
-    def _flash_attn_forward(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
-                            window_size_left: int, window_size_right: int, softcap: float, alibi_slopes: Any,
-                            return_softmax: bool) -> Any:
+
+    def _flash_attn_forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int,
+        window_size_right: int,
+        softcap: float,
+        alibi_slopes: Any,
+        return_softmax: bool,
+    ) -> Any:
         assert dropout_p == 0 and softcap == 0 and alibi_slopes is None and not return_softmax
         mask = hidden(q.shape[1], k.shape[1], causal, window_size_left, window_size_right)
         out, lse = plain_forward(q, k, v, softmax_scale, mask)
         return out, lse, torch.empty(0), torch.empty(2)
 
-    def _flash_attn_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_lse: Tensor,
-                             dq: Tensor, dk: Tensor, dv: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
-                             window_size_left: int, window_size_right: int, softcap: float, alibi_slopes: Any,
-                             deterministic: bool, rng_state: Any = None) -> Any:
+    def _flash_attn_backward(
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        softmax_lse: Tensor,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int,
+        window_size_right: int,
+        softcap: float,
+        alibi_slopes: Any,
+        deterministic: bool,
+        rng_state: Any = None,
+    ) -> Any:
         mask = hidden(q.shape[1], k.shape[1], causal, window_size_left, window_size_right)
         fill((dq, dk, dv), plain_backward(dout, q, k, v, out, softmax_lse, softmax_scale, mask))
         return torch.empty(0)
@@ -168,15 +205,39 @@ def flash_2_7() -> Any:
 
 def flash_2_5() -> Any:
     """FlashAttention 2.3 to 2.6: eight results, and the window as one argument."""
-    def _flash_attn_forward(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
-                            window_size: tuple[int, int], alibi_slopes: Any, return_softmax: bool) -> Any:
+
+    def _flash_attn_forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size: tuple[int, int],
+        alibi_slopes: Any,
+        return_softmax: bool,
+    ) -> Any:
         out, lse = plain_forward(q, k, v, softmax_scale, hidden(q.shape[1], k.shape[1], causal, *window_size))
         return out, q, k, v, out, lse, None, torch.empty(2)
 
-    def _flash_attn_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_lse: Tensor,
-                             dq: Tensor, dk: Tensor, dv: Tensor, dropout_p: float, softmax_scale: float, causal: bool,
-                             window_size: tuple[int, int], alibi_slopes: Any, deterministic: bool,
-                             rng_state: Any = None) -> Any:
+    def _flash_attn_backward(
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        softmax_lse: Tensor,
+        dq: Tensor,
+        dk: Tensor,
+        dv: Tensor,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size: tuple[int, int],
+        alibi_slopes: Any,
+        deterministic: bool,
+        rng_state: Any = None,
+    ) -> Any:
         mask = hidden(q.shape[1], k.shape[1], causal, *window_size)
         fill((dq, dk, dv), plain_backward(dout, q, k, v, out, softmax_lse, softmax_scale, mask))
 
@@ -185,22 +246,43 @@ def flash_2_5() -> Any:
 
 def flash_3() -> Any:
     """FlashAttention 3, whose backward pass says is_causal; its functions are custom operators of PyTorch."""
+
     @torch.library.custom_op("da_test_flash_3::forward", mutates_args=())
-    def _flash_attn_forward(q: Tensor, k: Tensor, v: Tensor, k_new: Optional[Tensor] = None,
-                            softmax_scale: Optional[float] = None, causal: bool = False, window_size_left: int = -1,
-                            window_size_right: int = -1, attention_chunk: int = 0,
-                            softcap: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _flash_attn_forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_new: Optional[Tensor] = None,
+        softmax_scale: Optional[float] = None,
+        causal: bool = False,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        attention_chunk: int = 0,
+        softcap: float = 0.0,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert k_new is None and softmax_scale is not None
         mask = hidden(q.shape[1], k.shape[1], causal, window_size_left, window_size_right)
         out, lse = plain_forward(q, k, v, softmax_scale, mask)
         return out, lse, torch.empty(0), torch.empty(0)
 
     @torch.library.custom_op("da_test_flash_3::backward", mutates_args=("dq", "dk", "dv"))
-    def _flash_attn_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, softmax_lse: Tensor,
-                             dq: Optional[Tensor] = None, dk: Optional[Tensor] = None, dv: Optional[Tensor] = None,
-                             softmax_scale: Optional[float] = None, is_causal: bool = False,
-                             window_size_left: int = -1, window_size_right: int = -1, softcap: float = 0.0,
-                             deterministic: bool = False) -> Tensor:
+    def _flash_attn_backward(
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        softmax_lse: Tensor,
+        dq: Optional[Tensor] = None,
+        dk: Optional[Tensor] = None,
+        dv: Optional[Tensor] = None,
+        softmax_scale: Optional[float] = None,
+        is_causal: bool = False,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        softcap: float = 0.0,
+        deterministic: bool = False,
+    ) -> Tensor:
         assert dq is not None and dk is not None and dv is not None and softmax_scale is not None
         mask = hidden(q.shape[1], k.shape[1], is_causal, window_size_left, window_size_right)
         fill((dq, dk, dv), plain_backward(dout, q, k, v, out, softmax_lse, softmax_scale, mask))
@@ -211,6 +293,7 @@ def flash_3() -> Any:
 
 def xformers_fmha() -> Any:
     """xFormers' functions; some of its kernels pad the logsumexp to 32 rows."""
+
     class LowerTriangularMask:
         pass
 
@@ -219,25 +302,49 @@ def xformers_fmha() -> Any:
         assert attn_bias is None or q.shape[1] == k.shape[1]
         return hidden(q.shape[1], k.shape[1], attn_bias is not None, -1, -1)
 
-    def memory_efficient_attention_forward_requires_grad(query: Tensor, key: Tensor, value: Tensor, attn_bias: Any = None,
-                                                         p: float = 0.0, scale: Any = None, *, op: Any = None) -> Any:
+    def memory_efficient_attention_forward_requires_grad(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_bias: Any = None,
+        p: float = 0.0,
+        scale: Any = None,
+        *,
+        op: Any = None,
+    ) -> Any:
         assert p == 0.0
         out, lse = plain_forward(query, key, value, scale, mask_of(query, key, attn_bias))
         return out, torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=math.inf)
 
-    def memory_efficient_attention_backward(grad: Tensor, output: Tensor, lse: Tensor, query: Tensor, key: Tensor,
-                                            value: Tensor, attn_bias: Any = None, p: float = 0.0, scale: Any = None, *,
-                                            op: Any = None) -> Any:
+    def memory_efficient_attention_backward(
+        grad: Tensor,
+        output: Tensor,
+        lse: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_bias: Any = None,
+        p: float = 0.0,
+        scale: Any = None,
+        *,
+        op: Any = None,
+    ) -> Any:
         return plain_backward(grad, query, key, value, output, lse, scale, mask_of(query, key, attn_bias))
 
-    return types.SimpleNamespace(attn_bias=types.SimpleNamespace(LowerTriangularMask=LowerTriangularMask),
-                                 memory_efficient_attention_forward_requires_grad=memory_efficient_attention_forward_requires_grad,
-                                 memory_efficient_attention_backward=memory_efficient_attention_backward)
+    return types.SimpleNamespace(
+        attn_bias=types.SimpleNamespace(LowerTriangularMask=LowerTriangularMask),
+        memory_efficient_attention_forward_requires_grad=memory_efficient_attention_forward_requires_grad,
+        memory_efficient_attention_backward=memory_efficient_attention_backward,
+    )
 
 
 FLASH_3 = flash_3()
-LIBRARIES = {"flash 2.7": (backends.FlashAttention2, flash_2_7), "flash 2.5": (backends.FlashAttention2, flash_2_5),
-             "flash 3": (backends.FlashAttention3, lambda: FLASH_3), "xformers": (backends.XFormers, xformers_fmha)}
+LIBRARIES = {
+    "flash 2.7": (backends.FlashAttention2, flash_2_7),
+    "flash 2.5": (backends.FlashAttention2, flash_2_5),
+    "flash 3": (backends.FlashAttention3, lambda: FLASH_3),
+    "xformers": (backends.XFormers, xformers_fmha),
+}
 
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch, kind: type[backends.Kernel]) -> backends.Kernel:
@@ -249,9 +356,14 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch, kind: type[backends.Kernel]) -> 
 WINDOWS = ["window", "window causal", "window 0", "window torchscale"]
 
 
-@pytest.mark.parametrize("library, name", [
-    (library, name) for library, (kind, _) in LIBRARIES.items()
-    for name in ("paper", "causal", "torchscale", "head groups causal", "scale", *(WINDOWS if kind.window else ()))])
+@pytest.mark.parametrize(
+    "library, name",
+    [
+        (library, name)
+        for library, (kind, _) in LIBRARIES.items()
+        for name in ("paper", "causal", "torchscale", "head groups causal", "scale", *(WINDOWS if kind.window else ()))
+    ],
+)
 def test_made_up_libraries(monkeypatch: pytest.MonkeyPatch, library: str, name: str) -> None:
     kind, make = LIBRARIES[library]
     module = make()
@@ -272,19 +384,82 @@ def checked_by_schema(real: Any, *arguments: Any, **named: Any) -> None:
 def torch_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     real_forward, real_backward = (torch.ops.aten._flash_attention_forward, torch.ops.aten._flash_attention_backward)
 
-    def forward(q: Tensor, k: Tensor, v: Tensor, cum_q: Any, cum_k: Any, max_q: int, max_k: int, dropout: float,
-                causal: bool, debug: bool, *, scale: float, window_size_left: int, window_size_right: int) -> Any:
-        checked_by_schema(real_forward, q, k, v, cum_q, cum_k, max_q, max_k, dropout, causal, debug, scale=scale,
-                          window_size_left=window_size_left, window_size_right=window_size_right)
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cum_q: Any,
+        cum_k: Any,
+        max_q: int,
+        max_k: int,
+        dropout: float,
+        causal: bool,
+        debug: bool,
+        *,
+        scale: float,
+        window_size_left: int,
+        window_size_right: int,
+    ) -> Any:
+        checked_by_schema(
+            real_forward,
+            q,
+            k,
+            v,
+            cum_q,
+            cum_k,
+            max_q,
+            max_k,
+            dropout,
+            causal,
+            debug,
+            scale=scale,
+            window_size_left=window_size_left,
+            window_size_right=window_size_right,
+        )
         assert (max_q, max_k) == (q.shape[1], k.shape[1])
         mask = hidden(max_q, max_k, causal, window_size_left, window_size_right)
         return (*plain_forward(q, k, v, scale, mask), None, None, None)
 
-    def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, cum_q: Any, cum_k: Any, max_q: int,
-                 max_k: int, dropout: float, causal: bool, rng: Tensor, unused: Tensor, *, scale: float,
-                 window_size_left: int, window_size_right: int) -> Any:
-        checked_by_schema(real_backward, g, q, k, v, out, lse, cum_q, cum_k, max_q, max_k, dropout, causal, rng, unused,
-                          scale=scale, window_size_left=window_size_left, window_size_right=window_size_right)
+    def backward(
+        g: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cum_q: Any,
+        cum_k: Any,
+        max_q: int,
+        max_k: int,
+        dropout: float,
+        causal: bool,
+        rng: Tensor,
+        unused: Tensor,
+        *,
+        scale: float,
+        window_size_left: int,
+        window_size_right: int,
+    ) -> Any:
+        checked_by_schema(
+            real_backward,
+            g,
+            q,
+            k,
+            v,
+            out,
+            lse,
+            cum_q,
+            cum_k,
+            max_q,
+            max_k,
+            dropout,
+            causal,
+            rng,
+            unused,
+            scale=scale,
+            window_size_left=window_size_left,
+            window_size_right=window_size_right,
+        )
         mask = hidden(max_q, max_k, causal, window_size_left, window_size_right)
         return plain_backward(g, q, k, v, out, lse, scale, mask)
 
@@ -306,8 +481,9 @@ def torch_efficient(monkeypatch: pytest.MonkeyPatch) -> None:
             return bias.isneginf()
         return hidden(q.shape[2], k.shape[2], causal, -1, -1)
 
-    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Any, compute_lse: bool, dropout: float, causal: bool, *,
-                scale: float) -> Any:
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, bias: Any, compute_lse: bool, dropout: float, causal: bool, *, scale: float
+    ) -> Any:
         checked_by_schema(real_forward, q, k, v, bias, compute_lse, dropout, causal, scale=scale)
         assert compute_lse
         scores = scores_of(*swapped(q, k), scale, plain_mask(q, k, bias, causal))
@@ -315,13 +491,28 @@ def torch_efficient(monkeypatch: pytest.MonkeyPatch) -> None:
         out = scores.softmax(-1).nan_to_num(0) @ v
         return out, torch.nn.functional.pad(lse, (0, -lse.shape[2] % 32), value=math.inf), None, None
 
-    def backward(g: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Any, out: Tensor, lse: Tensor, seed: Tensor,
-                 offset: Tensor, dropout: float, wanted: list[bool], causal: bool, *, scale: float) -> Any:
+    def backward(
+        g: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Any,
+        out: Tensor,
+        lse: Tensor,
+        seed: Tensor,
+        offset: Tensor,
+        dropout: float,
+        wanted: list[bool],
+        causal: bool,
+        *,
+        scale: float,
+    ) -> Any:
         # the schema has a tensor for the bias, and takes None
         checked_by_schema(real_backward, g, q, k, v, bias, out, lse, seed, offset, dropout, wanted, causal, scale=scale)
         assert lse.shape[2] % 32 == 0 and wanted == [True, True, True, False]
-        grads = plain_backward(*swapped(g, q, k, v, out), lse[:, :, :q.shape[2]].contiguous(), scale,
-                               plain_mask(q, k, bias, causal))
+        grads = plain_backward(
+            *swapped(g, q, k, v, out), lse[:, :, : q.shape[2]].contiguous(), scale, plain_mask(q, k, bias, causal)
+        )
         return (*swapped(*grads), None)
 
     monkeypatch.setattr(aten, "_scaled_dot_product_efficient_attention", forward)

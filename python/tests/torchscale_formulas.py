@@ -1,13 +1,15 @@
 """torchscale's dilated attention and encoder written down from its formulas, in the data type of its arguments.
 
-Not collected by pytest; imported by test files beside it. Segments are filled to whole ones and to multiples of the rate
-with zero tokens, block i of the heads keeps residue i, each pattern is an attention of its own over all its tokens, zero
-ones included, and outputs are mixed by the softmax of the logsumexps.
+Not collected by pytest; imported by test files beside it. Segments are filled to whole ones and to multiples of the
+rate with zero tokens, block i of the heads keeps residue i, each pattern is an attention of its own over all its
+tokens, zero ones included, and outputs are mixed by the softmax of the logsumexps.
 """
+
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> tuple[Tensor
     """(batch, heads, n, head_dim), a few queries at a time."""
     outs, lses = [], []
     for start in range(0, q.shape[2], 256):
-        scores = q[:, :, start:start + 256] @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores = q[:, :, start : start + 256] @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         if is_causal:
             row = torch.arange(start, start + scores.shape[2])[:, None]
             scores = scores.masked_fill(torch.arange(k.shape[2]) > row, -math.inf)
@@ -50,8 +52,15 @@ def _pattern(q: Tensor, k: Tensor, v: Tensor, w: int, r: int, is_causal: bool) -
     return (out[:, :, :w].flatten(1, 2)[:, :n], lse[:, :, :w].flatten(1, 2)[:, :n])
 
 
-def dilated(q: Tensor, k: Tensor, v: Tensor, segment_length: Sequence[int], dilated_ratio: Sequence[int],
-            is_causal: bool = False, detach_mixing: bool = False) -> Tensor:
+def dilated(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_length: Sequence[int],
+    dilated_ratio: Sequence[int],
+    is_causal: bool = False,
+    detach_mixing: bool = False,
+) -> Tensor:
     """(batch, n, heads, head_dim)."""
     outs, lses = zip(*(_pattern(q, k, v, w, r, is_causal) for w, r in zip(segment_length, dilated_ratio)))
     stacked = torch.stack(lses)
@@ -73,12 +82,21 @@ def xpos(x: Tensor, offset: int, downscale: bool, scale_base: float = 512) -> Te
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
 
 
-def module(weights: dict[str, Tensor], x: Tensor, heads: int, segment_length: Sequence[int],
-           dilated_ratio: Sequence[int], *, is_causal: bool = False, use_xpos: bool = False,
-           detach_mixing: bool = False) -> Tensor:
+def module(
+    weights: dict[str, Tensor],
+    x: Tensor,
+    heads: int,
+    segment_length: Sequence[int],
+    dilated_ratio: Sequence[int],
+    *,
+    is_causal: bool = False,
+    use_xpos: bool = False,
+    detach_mixing: bool = False,
+) -> Tensor:
     """torchscale's DilatedAttention with the weights of a state_dict."""
-    q, k, v = (F.linear(x, weights[f"{p}_proj.weight"], weights[f"{p}_proj.bias"]).unflatten(-1, (heads, -1))
-               for p in "qkv")
+    q, k, v = (
+        F.linear(x, weights[f"{p}_proj.weight"], weights[f"{p}_proj.bias"]).unflatten(-1, (heads, -1)) for p in "qkv"
+    )
     if use_xpos:
         q, k = xpos(q, 0, False), xpos(k, 0, True)
     y = dilated(q, k, v, segment_length, dilated_ratio, is_causal, detach_mixing).flatten(2)
