@@ -8,7 +8,7 @@ SHELL := bash
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test bench bench-build bench-quick install format check-format clean help
+.PHONY: build demo test bench bench-build bench-quick wheel install format check-format clean help
 
 build: ## library, command line and examples, in build/ (the default)
 	tools/setup build
@@ -20,10 +20,10 @@ demo: build ## attention over a whole book: real queries, keys and values, check
 	examples/book/demo
 
 test: ## all tests, C and Python; the last lines count them
-	tools/setup build test
-	cmake --preset release -DDA_BUILD_TESTS=ON -DDA_PYTHON=$(CURDIR)/build/venv/bin/python
+	tools/setup build test python
+	cmake --preset release -DDA_BUILD_TESTS=ON -DDA_BUILD_PYTHON=ON -DDA_PYTHON=$(CURDIR)/build/venv/bin/python
 	cmake --build --preset release
-	build/venv/bin/python tools/run_tests.py build --pytest tests/ $(if $(TALLY),--tally $(TALLY))
+	build/venv/bin/python tools/run_tests.py build --pytest tests/ --pytest python/tests/ $(if $(TALLY),--tally $(TALLY))
 
 bench: bench-build ## speed beside PyTorch: tables and plots in build/bench (20 minutes; ARGS="--rows f32,slide" for less)
 	build/venv/bin/python -B bench/run.py $(ARGS)
@@ -35,6 +35,10 @@ bench-build:
 	tools/setup build bench
 	cmake --preset release -DDA_BUILD_BENCH=ON
 	cmake --build --preset release
+
+wheel: ## the Python package as a wheel in build/wheel, tried in fresh environments
+	tools/setup build python wheel
+	tools/check_wheel
 
 install: build ## copies what was built to PREFIX (default /usr/local), under DESTDIR if that is set
 	DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(abspath $(PREFIX))"

@@ -47,6 +47,11 @@ class ProblemSize(Structure):
                 ("head_dim", c_int64), ("dtype", c_int)]
 
 
+class Alternative(Structure):
+    _fields_ = [("name", c_char_p), ("available", c_bool), ("note", c_char_p), ("workspace_bytes", c_size_t),
+                ("estimated_seconds", c_double)]
+
+
 SIGNATURES = {
     "da_version": (c_char_p, []),
     "da_last_error_message": (c_char_p, []),
@@ -67,6 +72,10 @@ SIGNATURES = {
     "da_attention_backward": (c_int, [c_void_p, POINTER(BackwardTensors), c_void_p]),
     "da_problem_init": (None, [POINTER(ProblemSize)]),
     "da_attention_workspace": (c_int, [c_void_p, POINTER(ProblemSize), POINTER(c_size_t)]),
+    "da_explain": (c_int, [c_void_p, POINTER(Config), POINTER(ProblemSize), POINTER(c_void_p)]),
+    "da_explanation_free": (None, [c_void_p]),
+    "da_explanation_alternative_count": (c_size_t, [c_void_p]),
+    "da_explanation_alternative": (c_int, [c_void_p, c_size_t, POINTER(Alternative)]),
     "da_implementation_count": (c_size_t, []),
     "da_implementation_name": (c_char_p, [c_size_t]),
 }
@@ -107,6 +116,21 @@ class Library:
             raise LibraryError(f"{kind.__name__} has {struct.size} bytes in the library, {ctypes.sizeof(struct)} here")
         return struct
 
+    def configuration(self, segments, rates, causal: bool, preset: str) -> Config:
+        config = self.initialised(Config, self.c.da_attention_config_init)
+        self.check(self.c.da_attention_config_set_patterns(
+            byref(config), (c_int64 * len(segments))(*segments), len(segments), (c_int64 * len(rates))(*rates),
+            len(rates)))
+        self.check(self.c.da_attention_config_set_preset(byref(config), PRESETS[preset]))
+        config.causal = causal
+        return config
+
+    def size_of(self, problem) -> ProblemSize:
+        size = self.initialised(ProblemSize, self.c.da_problem_init)
+        size.batch, size.n, size.heads, size.head_dim = problem.batch, problem.n, problem.heads, problem.head_dim
+        size.dtype = DTYPES[problem.dtype]
+        return size
+
     @property
     def version(self) -> str:
         return self.c.da_version().decode()
@@ -126,38 +150,37 @@ class Context:
     def isa(self) -> str:
         return self.library.c.da_isa_name(self.library.c.da_context_isa(self.handle)).decode()
 
+    def estimate(self, implementation: str, problem) -> float:
+        """Seconds of a forward pass, by the planner's model; the first one calibrates it."""
+        c, explanation, other = self.library.c, c_void_p(), Alternative()
+        config = self.library.configuration(problem.segments, problem.rates, problem.causal, problem.preset)
+        self.library.check(c.da_explain(self.handle, byref(config), byref(self.library.size_of(problem)),
+                                        byref(explanation)))
+        found = {}
+        for index in range(c.da_explanation_alternative_count(explanation)):
+            self.library.check(c.da_explanation_alternative(explanation, index, byref(other)))
+            found[other.name.decode()] = other.estimated_seconds
+        c.da_explanation_free(explanation)
+        return found[implementation]
+
     def __del__(self):
         self.library.c.da_context_free(self.handle)
 
 
-def attention_config(library: Library, segments, rates, *, causal=False, preset="longnet") -> Config:
-    c = library.c
-    config = library.initialised(Config, c.da_attention_config_init)
-    library.check(c.da_attention_config_set_patterns(
-        byref(config), (c_int64 * len(segments))(*segments), len(segments), (c_int64 * len(rates))(*rates), len(rates)))
-    library.check(c.da_attention_config_set_preset(byref(config), PRESETS[preset]))
-    config.causal = causal
-    return config
-
-
 class Attention:
-    def __init__(self, context: Context, implementation: str, segments, rates, **options):
+    def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet"):
         self.context, self.handle = context, c_void_p()
         self.library = context.library
-        c = self.library.c
-        config = attention_config(self.library, segments, rates, **options)
-        self.library.check(c.da_attention_create(context.handle, implementation.encode(), byref(config),
-                                                 byref(self.handle)))
+        config = self.library.configuration(segments, rates, causal, preset)
+        self.library.check(self.library.c.da_attention_create(context.handle, implementation.encode(), byref(config),
+                                                              byref(self.handle)))
 
     def __del__(self):
         self.library.c.da_attention_free(self.handle)
 
     def workspace(self, problem) -> int:
         """Bytes that a forward pass allocates for a problem (see problems.py)."""
-        size = self.library.initialised(ProblemSize, self.library.c.da_problem_init)
-        size.batch, size.n, size.heads, size.head_dim = problem.batch, problem.n, problem.heads, problem.head_dim
-        size.dtype = DTYPES[problem.dtype]
-        found = c_size_t()
+        size, found = self.library.size_of(problem), c_size_t()
         self.library.check(self.library.c.da_attention_workspace(self.handle, byref(size), byref(found)))
         return found.value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from library import DTYPES, Config, Context, Library, attention_config
+from library import DTYPES, Config, Context, Library
 
 POSITION_ROPE = 1
 
@@ -88,7 +88,7 @@ class Longnet:
         config = self.core.initialised(LongnetConfig, c.da_longnet_config_init)
         multihead = self.core.initialised(MultiheadConfig, c.da_multihead_config_init)
         adamw = self.core.initialised(AdamwConfig, c.da_adamw_config_init)
-        attention = attention_config(self.core, shape.segments, shape.rates, causal=True)
+        attention = self.core.configuration(shape.segments, shape.rates, True, "longnet")
         config.vocab_size, config.layers = shape.words, shape.layers
         multihead.embed_dim, multihead.num_heads = shape.embed_dim, shape.heads
         multihead.dtype, multihead.position = DTYPES[shape.dtype], POSITION_ROPE

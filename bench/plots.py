@@ -176,7 +176,7 @@ def draw_tokens(results: dict, folder: Path) -> None:
     ax.set_xlabel("tokens in the sequence (log axis)")
     ax.set_ylabel("microseconds a token (log axis)")
     ax.legend(frameon=False, loc="upper left")
-    finish(figure, ax, "Cost per token against the length of the sequence, 2 heads x 64, f32", results,
+    finish(figure, ax, "Cost per token against the length of the sequence, 8 heads x 64, f16", results,
            folder / "cost_per_token.png")
 
 

@@ -15,6 +15,7 @@ import gradients
 import implementations
 import machine
 import memory
+import planner
 import plots
 import report
 import small
@@ -29,6 +30,7 @@ PARTS = {
     **{group: partial(comparisons.measure, group=group) for group in comparisons.GROUPS},
     "backward": gradients.measure,
     "training": training.measure,
+    "planner": planner.measure,
     "threads": threads.measure,
     "small": small.measure,
     "implementations": implementations.measure,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the C tests of a build folder, the Python tests, or both, and counts the single tests.
 
-Both runners run even if the first fails. The last lines are one per runner and the total:
+Both runners run even if the first fails, with as many tests at a time as there are cores. The last lines are one per runner and the total:
     ctest: 120 passed, 0 failed, 1 skipped
     pytest: 34 passed, 0 failed, 0 skipped
     154 passed, 0 failed, 1 skipped
@@ -72,7 +72,8 @@ def run_ctest(build, arguments):
     report = build / "ctest.xml"
     report.unlink(missing_ok=True)
     subprocess.run(
-        ["ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", "--output-junit", str(report),
+        ["ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", "--parallel", str(os.cpu_count()),
+         "--output-junit", str(report),
          "--test-output-size-passed", "100000000", "--test-output-size-failed", "100000000", *arguments],
         check=False,
     )
@@ -86,9 +87,9 @@ def run_pytest(build, paths):
     report = build / "pytest.xml"
     report.unlink(missing_ok=True)
     environment = dict(os.environ, DA_CLI=str(build / "bin" / "dilated-attention"), DA_BUILD_DIR=str(build),
-                       PYTHONDONTWRITEBYTECODE="1")
+                       PYTHONPATH=str(build / "python"), PYTHONDONTWRITEBYTECODE="1")
     status = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={report}", *paths],
+        [sys.executable, "-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider", "-n", "auto", f"--junitxml={report}", *paths],
         check=False, cwd=ROOT, env=environment,
     ).returncode
     if not report.exists():

@@ -1,5 +1,5 @@
 /* What the readers and writers of the two formats share: the layout of a tensor in a file. The formats know bytes in
- * memory only; files are opened in tensor_file.c, through mapped_file.c. */
+ * memory only; files are opened in tensor_file.c, through core/mapped_file.c. */
 #ifndef DA_IO_FORMATS_H
 #define DA_IO_FORMATS_H
 

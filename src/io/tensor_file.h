@@ -15,7 +15,7 @@
 #ifndef DA_IO_TENSOR_FILE_H
 #define DA_IO_TENSOR_FILE_H
 
-#include "io/mapped_file.h"
+#include "core/mapped_file.h"
 
 #define DA_FILE_MAX_RANK 8
 

@@ -5,26 +5,13 @@
  * Included by products_real.inc.h: the products are those of the forward pass. */
 
 #define DA_KERNELS_HOOKS                                                                                               \
-    .attend_backward = attend_backward, .spread_columns = spread_columns, .load_row = load_finite_row, .dot = dot_rows,
+    .attend_backward = attend_backward, .spread_columns = spread_columns, .store_key_row = store_key_row,              \
+    .dot = dot_rows, .spread_rows = DA_SPREAD_ROWS,
 
-static double dot_rows(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim) {
-    real left[DA_MAX_HEAD_DIM], right[DA_MAX_HEAD_DIM];
-    int whole = head_dim / VEC_LANES * VEC_LANES;
-    vec sum = vec_set1(0);
-    load_row(a, a_stride, dtype, head_dim, left);
-    load_row(b, b_stride, dtype, head_dim, right);
-    for (int c = 0; c < whole; c += VEC_LANES) {
-        sum = vec_fma(vec_load(left + c), vec_load(right + c), sum);
-    }
-    real rest = 0;
-    for (int c = whole; c < head_dim; c++) {
-        rest += left[c] * right[c];
-    }
-    return (double)(vec_reduce_add(sum) + rest);
-}
-
-static bool load_finite_row(const void *row, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, void *out) {
-    load_row(row, stride, dtype, head_dim, out);
+static bool store_key_row(const void *key, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, int row,
+                          void *keys) {
+    real *out = (real *)keys + (int64_t)row * padded_dim;
+    load_row(key, stride, dtype, head_dim, out);
     return row_is_finite(out, padded_dim);
 }
 

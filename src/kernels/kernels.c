@@ -52,8 +52,13 @@ const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype) {
     return NULL;
 }
 
-const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype) {
+const da_kernels *da_kernels_for_dropout(da_isa isa, da_dtype dtype) {
     return da_kernels_for(isa, dtype == DA_F64 ? DA_F64 : DA_F32);
+}
+
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype, bool drops) {
+    const da_kernels *own = da_kernels_for(isa, dtype);
+    return own->attend_backward && !drops ? own : da_kernels_for_dropout(isa, dtype);
 }
 
 bool da_kernels_built(da_isa isa) {

@@ -18,7 +18,7 @@
 #define DA_MAX_TILE_ROWS 32
 #define DA_MIN_PANEL_KEYS 8
 #define DA_MAX_PANELS (DA_BLOCK_KEYS / DA_MIN_PANEL_KEYS)
-#define DA_SPREAD_ROWS 96 /* rows whose differences are kept: whole tiles */
+#define DA_SPREAD_ROWS 96 /* rows whose differences are kept in the type of sums: whole tiles */
 
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries. */
 typedef struct da_key_block {
@@ -76,10 +76,10 @@ typedef struct da_gradient_block {
 /* Where rows are keys and columns queries, the columns' gradient is the sum over rows of ds times the row's key. The ds of
  * several tiles are kept, so that this product, too, has rows enough to be done in registers. */
 typedef struct da_column_gradient {
-    void *differences;        /* real[panels][DA_SPREAD_ROWS][panel_keys] */
+    void *differences;        /* real[panels][DA_SPREAD_ROWS][panel_keys], or the same memory in another type */
     int rows;                 /* kept so far */
     bool seen[DA_MAX_PANELS]; /* some row kept sees the panel */
-    const void *keys;         /* real[rows][padded_dim]: of the rows kept */
+    const void *keys;         /* of the rows kept, from store_key_row */
     bool keys_finite;         /* no infinity and no NaN among them */
     void *sums;               /* real[DA_BLOCK_KEYS][padded_dim] */
 } da_column_gradient;
@@ -118,13 +118,16 @@ typedef struct da_kernels {
     void (*finish_tile)(void *accumulator, int padded_dim);
     /* Writes one finished row: accumulator * factor, in the tensor's data type. */
     void (*store_row)(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride);
-    /* Of the tables that da_kernels_for_backward gives; NULL in those of bf16 products. Gradients of one tile's rows from
-     * one closed block, added to its accumulators. */
+    /* NULL, with the rest, in tables that have no backward pass of their own. Gradients of one tile's rows from one closed
+     * block, added to its accumulators. */
     void (*attend_backward)(const da_gradient_block *block, const da_gradient_tile *tile);
     /* Adds what is kept of `columns` to its sums, and keeps nothing from then on. */
     void (*spread_columns)(const da_gradient_block *block, da_column_gradient *columns);
-    /* Loads a tensor's row as padded_dim reals; returns whether it is finite. */
-    bool (*load_row)(const void *row, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, void *out);
+    int spread_rows; /* that can be kept */
+    /* Stores a tensor's row as row `row` of `keys`, memory for real[rows][padded_dim] of whole tiles, for spread_columns;
+     * rows in ascending order, and zeros where there are none. Returns whether it is finite. */
+    bool (*store_key_row)(const void *key, int64_t stride, da_dtype dtype, int head_dim, int padded_dim, int row,
+                          void *keys);
     /* Sum of a[c] * b[c] over two rows of tensors. */
     double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
 } da_kernels;
@@ -132,8 +135,11 @@ typedef struct da_kernels {
 /* Table for tensors of a data type, of an instruction set that da_kernels_built() and the CPU have. */
 const da_kernels *da_kernels_for(da_isa isa, da_dtype dtype);
 
-/* The same with sums, weights and products in real alone, for the backward pass and for dropout. */
-const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype);
+/* The same with sums, weights and products in real alone, for dropout. */
+const da_kernels *da_kernels_for_dropout(da_isa isa, da_dtype dtype);
+
+/* Table for a backward pass: without dropout, of products of the data type's own where there are any. */
+const da_kernels *da_kernels_for_backward(da_isa isa, da_dtype dtype, bool drops);
 
 /* True if this build holds kernels for the instruction set. */
 bool da_kernels_built(da_isa isa);

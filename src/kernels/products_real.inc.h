@@ -2,41 +2,9 @@
  *   queries [head_dim][TILE_ROWS], times the score factor; panels [head_dim][PANEL_KEYS]; values [keys][padded_dim].
  * Included by attend.inc.h. */
 
+#include "kernels/rows.inc.h"
+
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
-
-static void load_strided_row(const void *row, int64_t stride, da_dtype dtype, int count, real *out) {
-    int64_t step = stride * (int64_t)da_dtype_size(dtype);
-    for (int c = 0; c < count; c++) {
-        out[c] = (real)da_dtype_load(dtype, (const char *)row + c * step);
-    }
-}
-
-/* One row of a tensor as reals. */
-static void load_row(const void *row, int64_t stride, da_dtype dtype, int count, real *out) {
-    if (stride != 1) {
-        load_strided_row(row, stride, dtype, count, out);
-        return;
-    }
-#if DA_REAL_IS_DOUBLE
-    memcpy(out, row, (size_t)count * sizeof(real));
-#else
-    const uint16_t *halves = row;
-    int whole = count / VEC_LANES * VEC_LANES;
-    if (dtype == DA_F32) {
-        memcpy(out, row, (size_t)count * sizeof(real));
-    } else if (dtype == DA_BF16) {
-        for (int c = 0; c < whole; c += VEC_LANES) {
-            vec_store(out + c, vec_load_bf16(halves + c));
-        }
-        load_strided_row(halves + whole, 1, dtype, count - whole, out + whole);
-    } else {
-        for (int c = 0; c < whole; c += VEC_LANES) {
-            vec_store(out + c, vec_load_f16(halves + c));
-        }
-        load_strided_row(halves + whole, 1, dtype, count - whole, out + whole);
-    }
-#endif
-}
 
 static void pack_query(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
                        void *queries) {

@@ -3,7 +3,7 @@
 #ifndef DA_MODEL_TEXT_DATA_H
 #define DA_MODEL_TEXT_DATA_H
 
-#include "io/mapped_file.h"
+#include "core/mapped_file.h"
 
 typedef struct da_text_data {
     da_mapping mapping;

@@ -13,11 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/mapped_file.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "core/text.h"
 #include "hardware/hardware.h"
 #include "planner/plans.h"
-#include "planner/replace_file.h"
 
 #define MAX_FILE_BYTES ((size_t)16 << 20)
 #define LINE_SIZE (DA_PLAN_KEY_SIZE + 192)
@@ -61,6 +62,16 @@ static da_status check_arguments(const da_plans *plans, const char *path) {
     return DA_OK;
 }
 
+static da_status write_file(const char *path, const da_text *text) {
+    da_atomic_file file;
+    da_status status = text->failed ? DA_ERROR_OUT_OF_MEMORY : da_atomic_file_create(path, text->length, &file);
+    if (status != DA_OK) {
+        return status;
+    }
+    memcpy(file.mapping.base, text->data, text->length);
+    return da_atomic_file_commit(&file);
+}
+
 da_status da_plans_save(const da_plans *plans, const char *path) {
     char line[LINE_SIZE];
     da_plan_list list;
@@ -82,8 +93,7 @@ da_status da_plans_save(const da_plans *plans, const char *path) {
         da_text_append(&text, "%s\n", line);
     }
     da_text_append(&text, "checksum %016" PRIx64 "\n", text.failed ? 0 : checksum(text.data, text.length));
-    status =
-        text.failed ? DA_ERROR_OUT_OF_MEMORY : da_replace_file(da_plans_allocator(plans), path, text.data, text.length);
+    status = write_file(path, &text);
     da_text_free(&text);
     da_plan_list_free(&list);
     return status;
@@ -214,6 +224,27 @@ static da_status read_all(reader *r, da_plan_list *list) {
     return status;
 }
 
+/* The file's contents in memory from the allocator, with a zero after them. */
+static da_status read_file(const da_allocator *allocator, reader *r) {
+    da_mapping file;
+    da_status status = da_mapping_open(r->path, &file);
+    if (status != DA_OK) {
+        return status;
+    }
+    if (file.bytes > MAX_FILE_BYTES) {
+        status = da_report(DA_ERROR_FORMAT, "%s: has %zu bytes; allowed: at most %zu", r->path, file.bytes,
+                           (size_t)MAX_FILE_BYTES);
+    } else if (!(r->text = da_allocate(allocator, file.bytes + 1, 1))) {
+        status = DA_ERROR_OUT_OF_MEMORY;
+    } else {
+        memcpy(r->text, file.base, file.bytes);
+        r->text[file.bytes] = '\0';
+        r->length = file.bytes;
+    }
+    da_mapping_close(&file);
+    return status;
+}
+
 da_status da_plans_load(da_plans *plans, const char *path) {
     reader r = {.path = path};
     da_status status = check_arguments(plans, path);
@@ -222,7 +253,7 @@ da_status da_plans_load(da_plans *plans, const char *path) {
     }
     const da_allocator *allocator = da_plans_allocator(plans);
     da_plan_list list = {.allocator = allocator};
-    status = da_read_file(allocator, path, MAX_FILE_BYTES, &r.text, &r.length);
+    status = read_file(allocator, &r);
     if (status == DA_OK) {
         status = read_all(&r, &list);
     }

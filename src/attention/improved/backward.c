@@ -138,7 +138,10 @@ static void attend_tile(worker *w, const da_row_class *class, int row_in_class, 
     size_t row = (size_t)(class->first_row + row_in_class), real = w->unit.cut->kernels->real_size;
     size_t at = row * da_unit_row_bytes(&w->unit);
     da_gradient_tile tile = {
-        .first = {.queries = w->first_packed + at, .accumulator = w->first_accumulator + at, .scores = w->first_scores},
+        .first = {.queries = w->first_packed + at,
+                  .accumulator = w->first_accumulator + at,
+                  .scores = w->first_scores,
+                  .score_factor = w->shared->call->scale / ln_2},
         .lse = w->lse + row * real,
         .delta = w->delta + row * real,
         .wants_first = wants_first,
@@ -151,6 +154,7 @@ static void attend_tile(worker *w, const da_row_class *class, int row_in_class, 
         .accumulator = w->second_accumulator + at,
         .scores = w->second_scores,
         .bias = w->no_bias,
+        .score_factor = weight_factor(w),
         .rows = tile.first.rows,
     };
     w->unit.cut->kernels->attend_backward(&w->block, &tile);
@@ -197,6 +201,7 @@ static void attend_queries(void *user, const da_row_class *class, int row) {
 static void finish_queries(void *user, const da_row_class *class) {
     worker *w = user;
     size_t row_bytes = da_unit_row_bytes(&w->unit);
+    da_unit_finish_tiles(&w->unit, class, w->first_accumulator);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
         store_gradient(w, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->shared->call->scale,
                        w->first_accumulator + (size_t)row * row_bytes);
@@ -214,13 +219,17 @@ static const da_unit_pass query_pass = {
 /* ---- the gradients of keys and values ---------------------------------------------------------------------------- */
 
 /* Keys as rows, for the gradient of columns. */
-static void load_key_rows(worker *w, const da_row_class *class) {
+static void store_key_rows(worker *w, const da_row_class *class) {
     const da_tensor *key = w->tensors->key;
     const da_unit_cut *cut = w->unit.cut;
-    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        const char *from = da_tensor_row(key, w->unit.batch, da_unit_row_position(&w->unit, row), w->kv_head);
-        bool finite = cut->kernels->load_row(from, key->stride[3], key->dtype, cut->head_dim, cut->padded_dim,
-                                             w->key_rows + (size_t)row * da_unit_row_bytes(&w->unit));
+    size_t row_bytes = da_unit_row_bytes(&w->unit), last_tile = (size_t)cut->kernels->tile_rows * row_bytes;
+    char *keys = w->key_rows + (size_t) class->first_row * row_bytes;
+    memset(keys + (size_t)da_unit_padded_rows(&w->unit, class) * row_bytes - last_tile, 0, last_tile);
+    for (int row = 0; row < class->row_count; row++) {
+        int64_t position = da_unit_row_position(&w->unit, class->first_row + row);
+        bool finite =
+            cut->kernels->store_key_row(da_tensor_row(key, w->unit.batch, position, w->kv_head), key->stride[3],
+                                        key->dtype, cut->head_dim, cut->padded_dim, row, keys);
         w->keys_finite = w->keys_finite && finite;
     }
 }
@@ -229,7 +238,7 @@ static void begin_keys(void *user, const da_row_class *class) {
     worker *w = user;
     clear_accumulators(w, class);
     if (w->wants_columns) {
-        load_key_rows(w, class);
+        store_key_rows(w, class);
     }
     da_unit_pack(&w->unit, class, w->tensors->key, w->kv_head, w->shared->call->scale / ln_2, w->first_packed);
     da_unit_pack(&w->unit, class, w->tensors->value, w->kv_head, weight_factor(w), w->second_packed);
@@ -245,6 +254,10 @@ static void gather_queries(void *user) {
         terms_of_query(w, w->unit.column_positions[column], &lse, &delta);
         da_set_real(kernels, w->column_lse, column, lse);
         da_set_real(kernels, w->column_delta, column, delta);
+    }
+    for (int column = w->unit.column_count; column % kernels->panel_keys != 0; column++) {
+        da_set_real(kernels, w->column_lse, column, 0);
+        da_set_real(kernels, w->column_delta, column, 0);
     }
     w->block.lse = w->column_lse;
     w->block.delta = w->column_delta;
@@ -264,7 +277,7 @@ static void spread_columns(void *user) {
 /* Makes room for keeping one more tile, which begins at `row`. */
 static void make_room(worker *w, int row) {
     int tile_rows = w->unit.cut->kernels->tile_rows;
-    if (row != w->next_row || w->columns.rows + tile_rows > DA_SPREAD_ROWS) {
+    if (row != w->next_row || w->columns.rows + tile_rows > w->unit.cut->kernels->spread_rows) {
         spread_columns(w);
     }
     if (w->columns.rows == 0) {
@@ -309,6 +322,8 @@ static void leave_block(void *user) {
 static void finish_keys(void *user, const da_row_class *class) {
     worker *w = user;
     size_t row_bytes = da_unit_row_bytes(&w->unit);
+    da_unit_finish_tiles(&w->unit, class, w->first_accumulator);
+    da_unit_finish_tiles(&w->unit, class, w->second_accumulator);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
         size_t from = (size_t)row * row_bytes;
         size_t to = (size_t)(da_unit_row_position(&w->unit, row) - w->first) * row_bytes;
@@ -498,10 +513,10 @@ static void plan_stretches(backward_job *shared, const da_kernels *kernels, cons
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
 /* Fills in all but the call. */
-static void plan(backward_job *shared, bool wants_query, bool wants_keys, const da_context *context,
+static void plan(backward_job *shared, bool wants_query, bool wants_keys, bool drops, const da_context *context,
                  const da_attention_config *config, const da_problem *problem) {
     worker layout;
-    const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype);
+    const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
     int64_t queries = problem->batch * problem->heads, keys = problem->batch * problem->kv_heads;
     bool wants_any = wants_query || wants_keys;
     da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
@@ -526,13 +541,18 @@ da_status da_improved_backward(void *state, const da_backward_call *call, void *
     da_problem problem;
     backward_job shared = {.call = call};
     da_problem_of_tensors(t->query, t->key, &problem);
-    plan(&shared, t->grad_query, t->grad_key || t->grad_value, call->context, call->config, &problem);
+    plan(&shared, t->grad_query, t->grad_key || t->grad_value, call->dropout > 0, call->context, call->config,
+         &problem);
     return da_job_run(&shared.job, call->context, call->options, shared.stretch > 0 ? run_stretch : run_unit, &shared);
 }
 
 size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
                                       const da_problem *problem, void *user) {
-    backward_job shared = {0};
-    plan(&shared, true, true, context, config, problem);
-    return da_job_bytes(&shared.job);
+    backward_job shared = {0}, training = {0};
+    plan(&shared, true, true, false, context, config, problem);
+    if (config->dropout > 0) { /* whether a call trains is not known */
+        plan(&training, true, true, true, context, config, problem);
+    }
+    size_t bytes = da_job_bytes(&shared.job), training_bytes = da_job_bytes(&training.job);
+    return training_bytes > bytes ? training_bytes : bytes;
 }

@@ -110,12 +110,9 @@ static void finish_row(worker *w, int row, double zero_keys) {
 
 static void finish_class(void *user, const da_row_class *class) {
     worker *w = user;
-    const da_kernels *kernels = w->shared->cut.kernels;
     double zero_keys = (double)da_span_zero_keys(&w->unit.span, class->kept_in);
+    da_unit_finish_tiles(&w->unit, class, w->accumulator);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        if (row % kernels->tile_rows == 0 && kernels->finish_tile) {
-            kernels->finish_tile(w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit), w->shared->cut.padded_dim);
-        }
         finish_row(w, row, zero_keys);
     }
 }
@@ -138,7 +135,6 @@ static const da_unit_pass forward_pass = {
 static void run_unit(int64_t index, int thread, void *user) {
     forward_job *shared = user;
     const da_forward_call *call = shared->call;
-    const da_kernels *kernels = shared->cut.kernels;
     int64_t sequence = index / shared->cut.unit_count, n = call->query->shape[1], heads = call->query->shape[2];
     int64_t first = index % shared->cut.unit_count * shared->cut.unit;
     int64_t end = n - first < shared->cut.unit ? n : first + shared->cut.unit;
@@ -153,13 +149,7 @@ static void run_unit(int64_t index, int thread, void *user) {
     w.unit.patterns = &w.patterns;
     da_head_patterns_init(&w.patterns, call->config, n, heads, w.head);
     da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch, w.head);
-    if (kernels->begin) {
-        kernels->begin();
-    }
     da_unit_run(&w.unit, first, end);
-    if (kernels->end) {
-        kernels->end();
-    }
     da_progress_step(&shared->job.progress, thread);
 }
 
@@ -192,7 +182,7 @@ void da_improved_describe(const da_context *context, const da_attention_config *
 static const da_kernels *kernels_for_call(const da_forward_call *call) {
     da_isa isa = da_context_isa(call->context);
     da_dtype dtype = call->query->dtype;
-    return call->dropout > 0 ? da_kernels_for_backward(isa, dtype) : da_kernels_for(isa, dtype);
+    return call->dropout > 0 ? da_kernels_for_dropout(isa, dtype) : da_kernels_for(isa, dtype);
 }
 
 da_status da_improved_forward(void *state, const da_forward_call *call, void *user) {
@@ -209,7 +199,7 @@ size_t da_improved_workspace(const da_context *context, const da_attention_confi
     da_isa isa = da_context_isa(context);
     plan(&shared, da_kernels_for(isa, problem->dtype), context, config, problem);
     if (config->dropout > 0) { /* whether a call trains is not known */
-        plan(&training, da_kernels_for_backward(isa, problem->dtype), context, config, problem);
+        plan(&training, da_kernels_for_dropout(isa, problem->dtype), context, config, problem);
     }
     size_t bytes = da_job_bytes(&shared.job), training_bytes = da_job_bytes(&training.job);
     return training_bytes > bytes ? training_bytes : bytes;

@@ -159,6 +159,14 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
     }
 }
 
+void da_unit_finish_tiles(const da_unit *unit, const da_row_class *class, char *accumulators) {
+    const da_kernels *kernels = unit->cut->kernels;
+    for (int row = 0; row < class->row_count && kernels->finish_tile; row += kernels->tile_rows) {
+        kernels->finish_tile(accumulators + (size_t)(class->first_row + row) * da_unit_row_bytes(unit),
+                             unit->cut->padded_dim);
+    }
+}
+
 /* ---- columns ----------------------------------------------------------------------------------------------------- */
 
 /* A position relative to the span, as the kernels compare it; exact up to 2^30 tokens away, and beyond that still on
@@ -296,7 +304,14 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
 }
 
 void da_unit_run(da_unit *unit, int64_t first, int64_t end) {
+    const da_kernels *kernels = unit->cut->kernels;
+    if (kernels->begin) {
+        kernels->begin();
+    }
     while (first < end) {
         first = run_span(unit, first, end);
+    }
+    if (kernels->end) {
+        kernels->end();
     }
 }

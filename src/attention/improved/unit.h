@@ -99,6 +99,9 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
 void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
                     da_key_block *block);
 
+/* Makes rows of the accumulators of a class: real[rows][padded_dim], of which its first_row begins a tile. */
+void da_unit_finish_tiles(const da_unit *unit, const da_row_class *class, char *accumulators);
+
 /* Fills in, for the tile that begins at row `row` of a class, the rows in use, what they see, what dropout needs, and the
  * bias. */
 void da_unit_describe_tile(const da_unit *unit, const da_row_class *class, int row, da_query_tile *tile);

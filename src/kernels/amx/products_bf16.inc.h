@@ -11,8 +11,11 @@
  * before that. Included by attend.inc.h. */
 #include "kernels/amx/tiles.inc.h"
 #include "kernels/halves.h"
+#include "kernels/rows.inc.h"
 
-#define DA_KERNELS_HOOKS .begin = begin_tiles, .end = end_tiles, .finish_tile = finish_tile,
+#define DA_KERNELS_HOOKS                                                                                               \
+    .begin = begin_tiles, .end = end_tiles, .finish_tile = finish_tile, .attend_backward = attend_backward,            \
+    .spread_columns = spread_columns, .spread_rows = SPREAD_ROWS, .store_key_row = store_key_row, .dot = dot_rows,
 
 #define TILE_ROW 64                                  /* bytes of a row of a tile */
 #define QUERY_ROW ((size_t)TILE_ROWS * sizeof(real)) /* bytes of a row of queries or of the accumulator */
@@ -421,3 +424,5 @@ static void finish_tile(void *accumulator, int padded_dim) {
     }
     memcpy(accumulator, rows, (size_t)(TILE_ROWS * padded_dim) * sizeof(real));
 }
+
+#include "kernels/amx/backward_bf16.inc.h"

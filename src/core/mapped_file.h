@@ -1,6 +1,6 @@
 /* Files as memory: one mapped for reading, one made under a temporary name and renamed when it is whole. */
-#ifndef DA_IO_MAPPED_FILE_H
-#define DA_IO_MAPPED_FILE_H
+#ifndef DA_CORE_MAPPED_FILE_H
+#define DA_CORE_MAPPED_FILE_H
 
 #include "dilated_attention.h"
 

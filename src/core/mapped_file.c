@@ -1,7 +1,8 @@
 /* Mapping files, and writing them atomically. */
+#define _FILE_OFFSET_BITS 64
 #define _XOPEN_SOURCE 700
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include "io/mapped_file.h"
+#include "core/mapped_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -139,7 +140,7 @@ static da_status open_temporary(const char *path, da_atomic_file *file) {
     for (unsigned attempt = 0; attempt < ATTEMPTS && error == EEXIST; ++attempt) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        snprintf(name, bytes, "%.*s.tensor-%lx-%lx%x.tmp", folder, file->path, (unsigned long)getpid(),
+        snprintf(name, bytes, "%.*s.%lx-%lx%x.tmp", folder, file->path, (unsigned long)getpid(),
                  (unsigned long)now.tv_nsec, attempt);
         file->descriptor = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
         error = file->descriptor >= 0 ? 0 : errno;
@@ -202,6 +203,19 @@ da_status da_atomic_file_create(const char *path, uint64_t bytes, da_atomic_file
     return status;
 }
 
+/* Makes the new name last through a crash, where the system can; the contents are safe already. */
+static void sync_folder(char *path) {
+    char *slash = strrchr(path, '/');
+    if (slash != NULL) {
+        slash[1] = '\0';
+    }
+    int descriptor = open(slash != NULL ? path : ".", O_RDONLY | O_CLOEXEC);
+    if (descriptor >= 0) {
+        fsync(descriptor);
+        close(descriptor);
+    }
+}
+
 static da_status flush(da_atomic_file *file) {
     if (msync(file->mapping.base, file->mapping.bytes, MS_SYNC) != 0 || fsync(file->descriptor) != 0) {
         return report_system(file->path, "cannot be brought to the disk", errno);
@@ -228,7 +242,9 @@ da_status da_atomic_file_commit(da_atomic_file *file) {
     if (status == DA_OK && rename(file->temporary, file->path) != 0) {
         status = report_system(file->path, "cannot be put in place", errno);
     }
-    if (status != DA_OK) {
+    if (status == DA_OK) {
+        sync_folder(file->path);
+    } else {
         unlink(file->temporary);
     }
     release(file);

@@ -1,0 +1,172 @@
+/* The type Attention: a handle of the library, forward and backward. */
+#include "core.h"
+
+#include <stdio.h>
+
+typedef struct attention {
+    PyObject_HEAD da_attention *handle;
+} attention;
+
+static PyObject *attention_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    const char *implementation;
+    PyObject *options;
+    int threads;
+    da_attention_config config;
+    da_attention *handle;
+    if (keywords && PyDict_Size(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Attention takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "sO!i", &implementation, &PyTuple_Type, &options, &threads) ||
+        core_config_from(options, &config)) {
+        return NULL;
+    }
+    const da_context *context = core_context(threads);
+    if (!context) {
+        return NULL;
+    }
+    da_status status = da_attention_create(context, implementation, &config, &handle);
+    if (status != DA_OK) {
+        return core_raise_last(status);
+    }
+    attention *self = (attention *)PyType_GenericAlloc(type, 0);
+    if (!self) {
+        da_attention_free(handle);
+        return NULL;
+    }
+    self->handle = handle;
+    return (PyObject *)self;
+}
+
+static void attention_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    da_attention_free(((attention *)object)->handle);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *attention_implementation(PyObject *object, void *closure) {
+    (void)closure;
+    return PyUnicode_FromString(da_attention_implementation(((attention *)object)->handle));
+}
+
+/* A call, as core_run carries it to another thread; the message is read on the thread that failed. */
+typedef struct call {
+    const da_attention *handle;
+    const da_tensor *query, *key, *value, *out, *lse; /* of a forward pass */
+    const da_backward_tensors *backward;              /* or NULL */
+    da_call_options options;
+    da_status status;
+    char message[1024];
+} call;
+
+static void run_call(void *data) {
+    call *c = data;
+    c->status = c->backward ? da_attention_backward(c->handle, c->backward, &c->options)
+                            : da_attention_forward(c->handle, c->query, c->key, c->value, c->out, c->lse, &c->options);
+    if (c->status != DA_OK) {
+        snprintf(c->message, sizeof c->message, "%s", da_last_error_message());
+    }
+}
+
+static PyObject *finish(call *c, const attention *self) {
+    c->handle = self->handle;
+    Py_BEGIN_ALLOW_THREADS core_run(run_call, c);
+    Py_END_ALLOW_THREADS if (c->status != DA_OK) {
+        return core_raise(c->status, c->message);
+    }
+    Py_RETURN_NONE;
+}
+
+/* key_lengths: the address of batch values of int64, or None. seed: of dropout, or None where there is none. */
+static int options_from(PyObject *key_lengths, PyObject *seed, da_call_options *options) {
+    da_call_options_init(options);
+    if (key_lengths != Py_None) {
+        options->key_lengths = PyLong_AsVoidPtr(key_lengths);
+    }
+    if (seed != Py_None) {
+        options->training = true;
+        options->dropout_seed = PyLong_AsUnsignedLongLongMask(seed);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *attention_forward(PyObject *object, PyObject *args) {
+    static const char *const names[5] = {"query", "key", "value", "out", "lse"};
+    PyObject *given[5], *key_lengths, *seed;
+    da_tensor views[5];
+    const da_tensor *tensors[5];
+    call c = {0};
+    if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &key_lengths,
+                          &seed)) {
+        return NULL;
+    }
+    for (int k = 0; k < 5; k++) {
+        if (core_view(given[k], names[k], k == 4 ? 3 : 4, &views[k], &tensors[k])) {
+            return NULL;
+        }
+    }
+    if (options_from(key_lengths, seed, &c.options)) {
+        return NULL;
+    }
+    c.query = tensors[0];
+    c.key = tensors[1];
+    c.value = tensors[2];
+    c.out = tensors[3];
+    c.lse = tensors[4];
+    return finish(&c, (attention *)object);
+}
+
+static PyObject *attention_backward(PyObject *object, PyObject *args) {
+    enum { COUNT = 10 };
+    static const char *const names[COUNT] = {"query",    "key",      "value",      "out",      "lse",
+                                             "grad_out", "grad_lse", "grad_query", "grad_key", "grad_value"};
+    PyObject *given[COUNT], *key_lengths, *seed;
+    da_tensor views[COUNT];
+    da_backward_tensors tensors;
+    call c = {.backward = &tensors};
+    da_backward_tensors_init(&tensors);
+    const da_tensor **const fields[COUNT] = {
+        &tensors.query,    &tensors.key,      &tensors.value,      &tensors.out,      &tensors.lse,
+        &tensors.grad_out, &tensors.grad_lse, &tensors.grad_query, &tensors.grad_key, &tensors.grad_value};
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5],
+                          &given[6], &given[7], &given[8], &given[9], &key_lengths, &seed)) {
+        return NULL;
+    }
+    for (int k = 0; k < COUNT; k++) {
+        if (core_view(given[k], names[k], k == 4 || k == 6 ? 3 : 4, &views[k], fields[k])) {
+            return NULL;
+        }
+    }
+    if (options_from(key_lengths, seed, &c.options)) {
+        return NULL;
+    }
+    return finish(&c, (attention *)object);
+}
+
+static PyMethodDef methods[] = {
+    {"forward", attention_forward, METH_VARARGS, "forward(query, key, value, out, lse, key_lengths, seed, /)"},
+    {"backward", attention_backward, METH_VARARGS,
+     "backward(query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value, key_lengths, seed, "
+     "/)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+    {"implementation", attention_implementation, NULL, "Name of the implementation that runs.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static char doc[] = "Attention(implementation, options, threads, /)\n--\n\nA handle of the C library; see _core.pyi.";
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, doc},         {Py_tp_new, attention_new}, {Py_tp_dealloc, attention_dealloc},
+    {Py_tp_methods, methods}, {Py_tp_getset, properties}, {0, NULL},
+};
+
+PyType_Spec core_attention_spec = {
+    .name = "dilated_attention_pytorch._core.Attention",
+    .basicsize = sizeof(attention),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};

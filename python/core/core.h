@@ -1,0 +1,49 @@
+/* The extension `_core`: the C library for Python, in the limited API (one binary for all CPython from 3.9 on). It knows
+ * neither NumPy nor PyTorch: tensors come as tuples of an address, a data type, a shape and strides, and the Python
+ * sources beside it (functional.py, _torch_ops.py) make those. */
+#ifndef DA_PYTHON_CORE_H
+#define DA_PYTHON_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <dilated_attention.h>
+
+/* errors.c */
+
+/* Sets the exception that belongs to a status, with this message, and returns NULL. */
+PyObject *core_raise(da_status status, const char *message);
+
+/* The same with the calling thread's last message. */
+PyObject *core_raise_last(da_status status);
+
+/* contexts.c */
+
+/* The context of a number of threads (0: one per core), made at the first use and kept as long as the process lives, since
+ * handles refer to it. NULL with an exception. */
+const da_context *core_context(int threads);
+
+/* arguments.c */
+
+/* Fills a configuration from the arguments that Attention() and explain() share; -1 with an exception. */
+int core_config_from(PyObject *options, da_attention_config *config);
+
+/* A view of the tensor that a tuple (address, data type, shape, strides) describes: of rank 4, or 3 for a logsumexp, which
+ * gets a last dimension of 1. None leaves *view as it is and sets *given to NULL, otherwise *given is view. -1 with an
+ * exception. */
+int core_view(PyObject *object, const char *name, Py_ssize_t rank, da_tensor *view, const da_tensor **given);
+
+/* fork.c */
+
+/* Runs work(data): on the calling thread, or in a forked child on a thread of its own. The interpreter's lock is not
+ * held. */
+void core_run(void (*work)(void *data), void *data);
+
+/* Called in the child of every fork. */
+void core_after_fork(void);
+
+/* attention.c, information.c: what the module holds. */
+extern PyType_Spec core_attention_spec;
+extern PyMethodDef core_functions[];
+
+#endif

@@ -1,0 +1,190 @@
+"""Attention modules over the C library: one class per implementation, all with the same call."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .core.base import BaseDilatedAttention
+from .core.config import Device, DilatedAttentionConfig
+from .core.registry import require_available
+from .masks import causal_and_window, key_lengths_of
+
+# Arguments of the packages that this one takes the place of, which choose how something was computed there.
+WITHOUT_EFFECT = frozenset(
+    {
+        "op",
+        "enable_memory_pool",
+        "enable_profiling",
+        "lightweight_pool",
+        "use_flash_attention",
+        "compile_model",
+        "block_size",
+        "ring_size",
+        "use_checkpointing",
+        "use_memory_pool",
+        "enable_memory_optimization",
+    }
+)
+
+
+def drop_old_options(options: dict[str, Any], class_name: str) -> dict[str, Any]:
+    """The options without those that have no effect here; a warning names them, if they ask for something."""
+    asked = sorted(name for name in WITHOUT_EFFECT & options.keys() if options[name] is not None)
+    if asked:
+        warnings.warn(
+            f"{class_name}: {', '.join(asked)} has no effect here; the C library chooses", UserWarning, stacklevel=4
+        )
+    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
+
+
+class KernelAttention(BaseDilatedAttention):
+    """What the classes below share. `implementation` is the C library's name of what they run."""
+
+    implementation = "standard"
+
+    @classmethod
+    def from_config(cls, config: DilatedAttentionConfig) -> KernelAttention:
+        made = cls.__new__(cls)
+        made._start(config)
+        return made
+
+    def _start(self, config: DilatedAttentionConfig) -> None:
+        require_available(self.implementation)
+        BaseDilatedAttention.__init__(self, dataclasses.replace(config, implementation=self.implementation))
+
+    @property
+    def dropout_p(self) -> float:
+        """The dropout, by the name that it has in functional interfaces."""
+        return self.dropout
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        is_causal: bool = False,
+        attention_mask: Optional[Tensor] = None,
+        *,
+        key_padding_mask: Optional[Tensor] = None,
+        key_lengths: Union[Tensor, Sequence[int], None] = None,
+        return_lse: bool = False,
+    ) -> Union[Tensor, tuple[Tensor, Tensor]]:
+        """Attention of query (batch, n, heads, head_dim) and key and value (batch, n, kv_heads, head_dim).
+
+        is_causal: key j is seen by query i only if j <= i; also where the configuration says so.
+        attention_mask: an (n, n) mask that says causal or a window (see masks.py); others are refused.
+        key_padding_mask: (batch, n), True where a key is padding, at the end of a sequence; or key_lengths, their
+        numbers.
+        return_lse: also return the logsumexp, (batch, n, heads).
+
+        Returns the output, like query; a query without keys gives 0. In training mode, dropout is applied."""
+        return functional.dilated_attention(  # type: ignore[no-any-return]
+            query,
+            key,
+            value,
+            dropout_p=self.dropout if self.training else 0.0,
+            return_lse=return_lse,
+            **self.call_arguments(
+                query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths
+            ),
+        )
+
+    def call_arguments(
+        self,
+        batch: int,
+        n: int,
+        is_causal: bool = False,
+        attention_mask: Optional[Tensor] = None,
+        key_padding_mask: Optional[Tensor] = None,
+        key_lengths: Union[Tensor, Sequence[int], None] = None,
+    ) -> dict[str, Any]:
+        """What forward hands to functional.dilated_attention beside the tensors: the configuration, and the masks of a
+        call in the library's terms."""
+        arguments = self.config.attention_arguments()
+        is_causal = is_causal or self.config.is_causal
+        if attention_mask is not None:
+            is_causal, window = causal_and_window(attention_mask, n, is_causal)
+            if window is not None:
+                arguments["window"] = window if arguments["window"] is None else min(window, arguments["window"])
+        if key_padding_mask is not None:
+            if key_lengths is not None:
+                raise ValueError("key_padding_mask and key_lengths are both given; allowed: one of them")
+            key_lengths = key_lengths_of(key_padding_mask, batch, n)
+        return {
+            **arguments,
+            "segment_lengths": self.segment_lengths,
+            "dilation_rates": self.dilation_rates,
+            "is_causal": is_causal,
+            "key_lengths": key_lengths,
+        }
+
+
+class DilatedAttention(KernelAttention):
+    """Dilated attention in plain C, to read and to compare with.
+
+    softmax_scale: None: 1 / sqrt(head_dim). attention_dropout: dropout of attention weights, also by the name
+    `dropout`.
+    op: of xFormers; has no effect here. options: the other fields of DilatedAttentionConfig."""
+
+    implementation = "standard"
+
+    def __init__(
+        self,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        softmax_scale: Optional[float] = None,
+        attention_dropout: float = 0.0,
+        op: Any = None,
+        **options: Any,
+    ) -> None:
+        options = drop_old_options({"op": op, **options}, type(self).__name__)
+        options.setdefault("dropout", attention_dropout)
+        self._start(DilatedAttentionConfig(segment_lengths, dilation_rates, softmax_scale=softmax_scale, **options))
+
+
+class ImprovedDilatedAttention(KernelAttention):
+    """Dilated attention by the fast kernels, in one pass over all patterns.
+
+    dropout: of attention weights. options: the other fields of DilatedAttentionConfig."""
+
+    implementation = "improved"
+
+    def __init__(
+        self,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        dropout: float = 0.0,
+        use_tf32: bool = True,
+        device: Device = None,
+        dtype: Optional[torch.dtype] = None,
+        **options: Any,
+    ) -> None:
+        options = drop_old_options(options, type(self).__name__)
+        self._start(
+            DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options)
+        )
+
+
+class RingDilatedAttention(ImprovedDilatedAttention):
+    """Dilated attention whose keys and values arrive in blocks and are never whole in one place."""
+
+    implementation = "ring"
+
+
+class DistributedDilatedAttention(ImprovedDilatedAttention):
+    """Dilated attention over several processes, which share the sequence or the heads."""
+
+    implementation = "distributed"
+
+
+class BlockSparseDilatedAttention(ImprovedDilatedAttention):
+    """Dilated attention that computes only some tiles of the pattern; approximate."""
+
+    implementation = "block_sparse"

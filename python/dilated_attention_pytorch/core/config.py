@@ -1,0 +1,173 @@
+"""Configuration of attention modules: the guide's DilatedAttentionConfig and MultiheadConfig.
+
+Plain dataclasses, checked when they are made. Every field is documented here once; the modules take the same names as
+keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import torch
+
+from .. import _config
+
+CHOICES = {
+    "mixing": _config.MIXINGS,
+    "offset_rule": _config.OFFSET_RULES,
+    "tail_rule": _config.TAIL_RULES,
+    "overlap": _config.OVERLAPS,
+}
+POSITIONS = ("none", "rope", "xpos")
+ROTARY_LAYOUTS = ("adjacent", "halves")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+
+Device = Union[torch.device, str, int, None]
+
+
+def _dtype(name: str, value: Any) -> Optional[torch.dtype]:
+    if value is not None and value not in DTYPES:
+        raise ValueError(f"{name} is {value!r}; allowed: None, {', '.join(str(d) for d in DTYPES)}")
+    return value  # type: ignore[no-any-return]
+
+
+def _device(name: str, value: Any) -> Optional[torch.device]:
+    try:
+        return None if value is None else torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"{name} is {value!r}; allowed: None, or a device of PyTorch ({error})") from None
+
+
+@dataclass
+class DilatedAttentionConfig:
+    """What a dilated attention computes.
+
+    segment_lengths, dilation_rates: the patterns, 1 <= rate <= length; neither needs to divide anything.
+    dropout: probability in [0, 1) that an attention weight is dropped in training.
+    use_tf32: a wish for matrix products on GPUs; without effect on a CPU.
+    device, dtype: of the parameters of a module that has some; None: PyTorch's defaults.
+    softmax_scale: None: 1 / sqrt(head_dim).
+    is_causal: True: every call is causal. False: the call's `is_causal` decides.
+    window: None, or W >= 0: query i sees only keys j with i - j <= W.
+    preset: "longnet" (the paper), "torchscale" (its checkpoints), "head_groups" (checkpoints of the head-group
+    packages);
+        mixing, offset_rule, tail_rule, overlap: None: the preset's.
+    implementation: what computes it; the factory and the modules set this.
+    """
+
+    segment_lengths: Sequence[int]
+    dilation_rates: Sequence[int]
+    dropout: float = 0.0
+    use_tf32: bool = True
+    device: Device = None
+    dtype: Optional[torch.dtype] = None
+    softmax_scale: Optional[float] = None
+    is_causal: bool = False
+    window: Optional[int] = None
+    preset: str = "longnet"
+    mixing: Optional[str] = None
+    offset_rule: Optional[str] = None
+    tail_rule: Optional[str] = None
+    overlap: Optional[str] = None
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        lengths, rates = _config.patterns(self.segment_lengths, self.dilation_rates)
+        self.segment_lengths, self.dilation_rates = list(lengths), list(rates)
+        self.dropout = _config.probability("dropout", self.dropout)
+        self.use_tf32 = _config.boolean("use_tf32", self.use_tf32)
+        self.is_causal = _config.boolean("is_causal", self.is_causal)
+        self.device, self.dtype = _device("device", self.device), _dtype("dtype", self.dtype)
+        if self.softmax_scale is not None:
+            self.softmax_scale = _config.real("softmax_scale", self.softmax_scale)
+        if self.window is not None:
+            self.window = _config.integer("window", self.window, 0)
+        _config.one_of("preset", self.preset, _config.PRESETS)
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) is not None:
+                _config.one_of(name, getattr(self, name), allowed)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of patterns."""
+        return len(self.segment_lengths)
+
+    @property
+    def max_segment_length(self) -> int:
+        return max(self.segment_lengths)
+
+    def attention_arguments(self) -> dict[str, Any]:
+        """The keyword arguments of functional.dilated_attention that do not depend on the call."""
+        names = ("softmax_scale", "window", "preset", *CHOICES, "implementation")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class MultiheadConfig:
+    """What a multihead module puts around the attention; docs/multihead.md has the formulas.
+
+    embed_dim, num_heads: embed_dim is a multiple of num_heads; their ratio head_dim is at most 256.
+    bias: the projections have one.
+    layer_norm: a layer norm before the output projection (MAGNETO, arXiv:2210.06423): the parameter `norm`.
+    layer_norm_eps: of all norms.
+    gamma_init: gain of the initial value and output projections (MAGNETO, figure 2).
+    device, dtype: of the parameters; None: PyTorch's defaults.
+    kv_heads: None: num_heads; otherwise a divisor of it: heads of key and value.
+    qk_layer_norm: layer norms of the projected query and key over their full width: the parameters `q_ln` and `k_ln`.
+    position: "none", "rope" (arXiv:2104.09864), "xpos" (arXiv:2212.10554); the latter two need an even head_dim.
+    rotary_layout: channels that are turned together: "adjacent" (2p, 2p + 1), "halves" (p, p + head_dim / 2).
+    rope_base, xpos_scale_base: of the rotary encodings.
+    """
+
+    embed_dim: int
+    num_heads: int
+    bias: bool = True
+    layer_norm: bool = True
+    layer_norm_eps: float = 1e-5
+    gamma_init: float = 1.0
+    device: Device = None
+    dtype: Optional[torch.dtype] = None
+    kv_heads: Optional[int] = None
+    qk_layer_norm: bool = False
+    position: str = "none"
+    rotary_layout: str = "adjacent"
+    rope_base: float = 10000.0
+    xpos_scale_base: float = 512.0
+
+    def __post_init__(self) -> None:
+        self.embed_dim = _config.integer("embed_dim", self.embed_dim, 1)
+        self.num_heads = _config.integer("num_heads", self.num_heads, 1)
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim is {self.embed_dim}; allowed: multiples of num_heads, {self.num_heads}")
+        if self.head_dim > MAX_HEAD_DIM:
+            raise ValueError(f"embed_dim / num_heads is {self.head_dim}; allowed: 1 to {MAX_HEAD_DIM}")
+        if self.kv_heads is not None:
+            self.kv_heads = _config.integer("kv_heads", self.kv_heads, 1)
+            if self.num_heads % self.kv_heads:
+                raise ValueError(f"kv_heads is {self.kv_heads}; allowed: None, divisors of num_heads, {self.num_heads}")
+        for name in ("bias", "layer_norm", "qk_layer_norm"):
+            setattr(self, name, _config.boolean(name, getattr(self, name)))
+        for name, least in (("layer_norm_eps", 0), ("gamma_init", 0), ("rope_base", 1), ("xpos_scale_base", 0)):
+            value = _config.real(name, getattr(self, name))
+            if value <= least:
+                raise ValueError(f"{name} is {value}; allowed: finite numbers above {least}")
+            setattr(self, name, value)
+        self.device, self.dtype = _device("device", self.device), _dtype("dtype", self.dtype)
+        _config.one_of("position", self.position, POSITIONS)
+        _config.one_of("rotary_layout", self.rotary_layout, ROTARY_LAYOUTS)
+        if self.position != "none" and self.head_dim % 2:
+            raise ValueError(
+                f"embed_dim / num_heads is {self.head_dim}; allowed with position {self.position!r}: even numbers"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def key_width(self) -> int:
+        """Channels of the projected key, and of the value."""
+        return (self.kv_heads or self.num_heads) * self.head_dim

@@ -1,0 +1,182 @@
+"""Dilated attention as a function, for NumPy arrays and PyTorch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import numpy as np
+
+from . import _core, _threads
+from ._config import Options, boolean, encode, handle, normal_options, probability
+
+if TYPE_CHECKING:
+    import torch
+
+    Array = Union[np.ndarray[Any, Any], torch.Tensor]
+
+# The library's number of each data type (da_dtype), in this machine's byte order. bfloat16, which NumPy has from the
+# package ml_dtypes, joins them when it is first met.
+_NUMPY_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.float16): 4}
+
+
+@lru_cache(maxsize=256, typed=True)
+def _cached_options(
+    segment_lengths: tuple[int, ...], dilation_rates: tuple[int, ...], *options: object
+) -> Options:
+    return _options(segment_lengths, dilation_rates, *options)
+
+
+def _options(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
+    is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window, implementation = options
+    return normal_options(
+        segment_lengths,
+        dilation_rates,
+        is_causal=is_causal,
+        softmax_scale=softmax_scale,
+        preset=preset,
+        mixing=mixing,
+        offset_rule=offset_rule,
+        tail_rule=tail_rule,
+        overlap=overlap,
+        window=window,
+        implementation=implementation,
+    )
+
+
+def options_of(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
+    """`normal_options`, remembered for arguments that were seen before: a short sequence is computed in less time than
+    its options are checked."""
+    if isinstance(segment_lengths, (list, tuple)) and isinstance(dilation_rates, (list, tuple)):
+        lengths, rates = tuple(segment_lengths), tuple(dilation_rates)
+        # 2.0 and True equal 2 and 1 in the memory's eyes, so that only true integers may be looked up.
+        if set(map(type, lengths + rates)) == {int}:
+            try:
+                return _cached_options(lengths, rates, *options)
+            except TypeError:
+                pass  # not hashable, or refused: said below
+    return _options(segment_lengths, dilation_rates, *options)
+
+
+def dilated_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    is_causal: bool = False,
+    softmax_scale: Optional[float] = None,
+    preset: str = "longnet",
+    mixing: Optional[str] = None,
+    offset_rule: Optional[str] = None,
+    tail_rule: Optional[str] = None,
+    overlap: Optional[str] = None,
+    window: Optional[int] = None,
+    key_lengths: Any = None,
+    implementation: str = "auto",
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+) -> Any:
+    """LongNet's dilated attention (arXiv:2307.02486), over all patterns in one softmax.
+
+    query has the shape (batch, n, heads, head_dim); key and value the same, or fewer heads, a divisor of heads (grouped
+    queries). All three are NumPy arrays or all three PyTorch tensors, of one data type: float32, float64, float16 or
+    bfloat16, with any strides. The output is like the query.
+
+    segment_lengths, dilation_rates: the patterns; 1 <= rate <= length, and neither needs to divide anything.
+    is_causal: key j is seen by query i only if j <= i. window: W >= 0, only keys with i - j <= W are seen.
+    softmax_scale: None is 1 / sqrt(head_dim).
+    preset: "longnet" (the paper), "torchscale" (checkpoints trained with it), "head_groups" (those of the packages
+    that split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block") and
+    tail_rule ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c)
+    or "once".
+    key_lengths: None, or batch integers: keys from key_lengths[b] on do not exist, and may hold anything.
+    implementation: "auto", or one that `_core.implementations()` lists.
+    dropout_p: the share of attention weights that are dropped, in [0, 1). The seed comes from PyTorch's default
+    generator (torch.manual_seed), for arrays from NumPy's (numpy.random.seed).
+    return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, in
+    float32, for float64 tensors in float64. -inf where a query has no key; its output is 0.
+
+    Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are
+    composed of the best kernels that are installed (composition.py).
+
+    Raises TypeError for an argument of the wrong kind and ValueError for a value that is not allowed; the message names
+    the argument, its value, and what is allowed.
+    """
+    options = (is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window, implementation)
+    if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
+        from . import _torch_ops
+
+        compute: Any = _torch_ops.attention
+    else:
+        compute = _numpy_attention
+    dropout = probability("dropout_p", dropout_p)
+    out, lse = compute(query, key, value, segment_lengths, dilation_rates, options, key_lengths, dropout)
+    return (out, lse) if boolean("return_lse", return_lse) else out
+
+
+def _view(array: Any) -> _core.View:
+    """What the C library needs to know of an array whose strides are whole elements."""
+    size = array.itemsize
+    strides = tuple([stride // size for stride in array.strides])
+    return array.__array_interface__["data"][0], _NUMPY_DTYPES[array.dtype], array.shape, strides
+
+
+def _checked(name: str, array: Any) -> Any:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        kind = type(array).__name__
+        raise TypeError(f"{name} is a {kind}; allowed: a NumPy array or a PyTorch tensor, as the others")
+    if array.dtype not in _NUMPY_DTYPES:
+        if array.dtype.name != "bfloat16":
+            raise TypeError(
+                f"{name}.dtype is {array.dtype.str}; allowed: float32, float64, float16 and ml_dtypes' bfloat16, "
+                "in this machine's byte order"
+            )
+        _NUMPY_DTYPES[array.dtype] = 3
+    for stride in array.strides:
+        if stride % array.itemsize:
+            return array.copy()
+    return array
+
+
+def _numpy_key_lengths(key_lengths: Any, batch: tuple[int, ...]) -> Optional[np.ndarray[Any, Any]]:
+    if key_lengths is None:
+        return None
+    lengths = np.asarray(key_lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"key_lengths has the data type {lengths.dtype}; allowed: integers")
+    if lengths.shape != batch:
+        raise ValueError(f"key_lengths.shape is {lengths.shape}; allowed: (batch,), which is {batch}")
+    return np.ascontiguousarray(lengths, dtype=np.int64)
+
+
+def _numpy_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    segment_lengths: Any,
+    dilation_rates: Any,
+    options: tuple[Any, ...],
+    key_lengths: Any,
+    dropout: float,
+) -> tuple[Any, Any]:
+    config = encode(options_of(segment_lengths, dilation_rates, *options))
+    query, key, value = _checked("query", query), _checked("key", key), _checked("value", value)
+    lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
+    out = np.empty(query.shape, query.dtype)
+    lse = np.empty(query.shape[:-1], np.float64 if query.dtype == np.float64 else np.float32)
+    if query.shape[:1] == (0,):
+        return out, lse
+    seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64)) if dropout > 0 else None
+    handle(config, dropout, _threads.get()).forward(
+        _view(query),
+        _view(key),
+        _view(value),
+        _view(out),
+        _view(lse),
+        None if lengths is None else lengths.__array_interface__["data"][0],
+        seed,
+    )
+    return out, lse
