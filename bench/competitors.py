@@ -16,6 +16,7 @@ TITLES = {
     "library": "this library",
     "composition": "PyTorch composition",
     "torchscale": "PyTorch composition for torchscale's shape",
+    "autograd": "PyTorch composition by autograd",
     "dense": "PyTorch dense attention",
     "mask": "PyTorch, n x n mask",
 }

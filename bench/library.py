@@ -98,9 +98,9 @@ def tensor_view(array) -> Tensor:
 
 
 class Library:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, signatures=None):
         self.c = ctypes.CDLL(str(path))
-        for name, (result, arguments) in SIGNATURES.items():
+        for name, (result, arguments) in (SIGNATURES if signatures is None else signatures).items():
             function = getattr(self.c, name)
             function.restype, function.argtypes = result, arguments
 

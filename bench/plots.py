@@ -15,9 +15,10 @@ from report import number  # noqa: E402
 
 OURS, COMPOSITION, OTHER = "#1b6ca8", "#d9822b", "#7a7a7a"
 COLOURS = {"library": OURS, "improved": OURS, "composition": COMPOSITION, "torchscale": COMPOSITION,
-           "dense": OTHER, "mask": "#a3416b", "standard": "#58a55c"}
+           "autograd": COMPOSITION, "dense": OTHER, "mask": "#a3416b", "standard": "#58a55c"}
 TITLES = {"library": "this library", "improved": "improved (this library)", "standard": "standard (this library)",
-          "composition": "PyTorch composition", "torchscale": "PyTorch composition", "dense": "PyTorch dense attention",
+          "composition": "PyTorch composition", "torchscale": "PyTorch composition",
+          "autograd": "PyTorch composition", "dense": "PyTorch dense attention",
           "mask": "PyTorch, n x n mask"}
 MIB = 1 << 20
 

@@ -21,6 +21,7 @@ import report
 import small
 import threads
 import tokens
+import training
 from bench import Bench
 
 # In this order; memory in processes of its own, before this one has grown.
@@ -28,6 +29,7 @@ PARTS = {
     "memory": memory.measure,
     **{group: partial(comparisons.measure, group=group) for group in comparisons.GROUPS},
     "backward": gradients.measure,
+    "training": training.measure,
     "planner": planner.measure,
     "threads": threads.measure,
     "small": small.measure,

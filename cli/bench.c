@@ -13,6 +13,7 @@
 #include "planning.h"
 
 #define COMMAND "bench"
+#define BACKWARD 2.5 /* products of the backward pass to those of the forward pass, as FlashAttention counts them */
 #define MAX_NAMES 16
 #define MAX_NAME 64
 
@@ -29,7 +30,7 @@ typedef struct bench_options {
     cli_list n;
     da_problem problem;
     int64_t repeats;
-    bool check, json;
+    bool backward, check, json;
 } bench_options;
 
 typedef struct bench_row {
@@ -41,7 +42,7 @@ typedef struct bench_row {
     da_cost cost;
     double distinct_flops;
     size_t workspace;
-    check_result check;
+    check_result check, gradient_check; /* gradient_check: with --backward */
 } bench_row;
 
 /* What all rows share. */
@@ -82,16 +83,17 @@ static json_t *json_check(const check_result *check) {
 static json_t *json_row(const bench *run, const bench_row *row) {
     double tokens = (double)run->options->problem.batch * (double)row->n;
     double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
-    return json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f,"
-                     " s:o, s:o*}",
-                     "implementation", row->implementation, "n", (json_int_t)row->n, "median_seconds",
-                     row->taken.median, "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest,
-                     "tokens_per_second", tokens / row->taken.median, "counted_flops", row->cost.counted_flops,
-                     "distinct_flops", row->distinct_flops, "counted_flops_per_second", counted,
-                     "distinct_flops_per_second", distinct, "counted_fraction_of_peak", counted / run->peak.best,
-                     "distinct_fraction_of_peak", distinct / run->peak.best, "workspace_bytes",
-                     (json_int_t)row->workspace, "estimated_seconds", row->estimate, "tuning",
-                     planning_json_tuning(&row->tuning), "check", run->options->check ? json_check(&row->check) : NULL);
+    return json_pack(
+        "{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f,"
+        " s:o, s:o*, s:o*}",
+        "implementation", row->implementation, "n", (json_int_t)row->n, "median_seconds", row->taken.median,
+        "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest, "tokens_per_second",
+        tokens / row->taken.median, "counted_flops", row->cost.counted_flops, "distinct_flops", row->distinct_flops,
+        "counted_flops_per_second", counted, "distinct_flops_per_second", distinct, "counted_fraction_of_peak",
+        counted / run->peak.best, "distinct_fraction_of_peak", distinct / run->peak.best, "workspace_bytes",
+        (json_int_t)row->workspace, "estimated_seconds", row->estimate, "tuning", planning_json_tuning(&row->tuning),
+        "check", run->options->check ? json_check(&row->check) : NULL, "gradient_check",
+        run->options->check && run->options->backward ? json_check(&row->gradient_check) : NULL);
 }
 
 static void print_heading(const bench *run) {
@@ -100,6 +102,9 @@ static void print_heading(const bench *run) {
            da_context_hardware(run->context)->cpu_name, da_isa_name(da_context_isa(run->context)),
            da_context_threads(run->context), problem->batch, problem->heads, problem->head_dim,
            da_dtype_name(problem->dtype));
+    if (run->options->backward) {
+        printf("forward and backward pass; flops are 3.5 times those of the forward pass\n");
+    }
     printf("multiply-add peak of this machine: %.1f GF/s (median %.1f of %d rounds)\n\n", run->peak.best * 1e-9,
            run->peak.median * 1e-9, run->peak.rounds);
     printf("%-14s %12s %10s %21s %10s %8s %12s %14s %8s %14s %8s\n", "implementation", "n", "median s",
@@ -124,6 +129,11 @@ static void print_row(const bench *run, const bench_row *row) {
         printf("%-14s %d queries against f64: largest error %.2g, of the logsumexp %.2g; %.2g of what is allowed: %s\n",
                "", row->check.queries, row->check.largest_error, row->check.largest_lse_error, row->check.worst,
                row->check.passed ? "right" : "WRONG");
+    }
+    if (run->options->check && run->options->backward) {
+        const check_result *found = &row->gradient_check;
+        printf("%-14s %d rows of gradients against f64: largest error %.2g; %.2g of what is allowed: %s\n", "",
+               found->queries, found->largest_error, found->worst, found->passed ? "right" : "WRONG");
     }
     fflush(stdout);
 }
@@ -153,14 +163,21 @@ static da_status measure_row(bench *run, const da_attention *attention, workload
     if (status == DA_OK) {
         status = da_attention_workspace(attention, &work->problem, &row->workspace);
     }
-    if (status == DA_OK) {
+    if (status == DA_OK && !work->backward) {
         status = estimate_row(run, &work->problem, row);
     }
+    if (work->backward) {
+        row->cost.counted_flops *= 1 + BACKWARD;
+        row->distinct_flops *= 1 + BACKWARD;
+    }
     if (status == DA_OK) {
-        status = measure_forward(attention, work, (int)options->repeats, true, &row->taken);
+        status = measure_passes(attention, work, (int)options->repeats, true, &row->taken);
     }
     if (status == DA_OK && options->check) {
         status = check_sample(&run->config, work, da_context_threads(run->context), &row->check);
+    }
+    if (status == DA_OK && options->check && work->backward) {
+        status = check_gradient_sample(&run->config, work, da_context_threads(run->context), &row->gradient_check);
     }
     return status;
 }
@@ -185,10 +202,11 @@ static int bench_one(bench *run, const char *name, workload *work) {
     } else if (code == CLI_CONTINUE) {
         print_row(run, &row);
     }
-    if (code == CLI_CONTINUE && run->options->check && !row.check.passed) {
+    double worst = row.check.worst > row.gradient_check.worst ? row.check.worst : row.gradient_check.worst;
+    if (code == CLI_CONTINUE && run->options->check && worst > 1) {
         run->check_failed = true;
         cli_fail(COMMAND, "--check: %s at n = %" PRId64 " is wrong: its largest error is %.2g times what is allowed",
-                 row.implementation, row.n, row.check.worst);
+                 row.implementation, row.n, worst);
     }
     da_attention_free(attention);
     return code;
@@ -199,7 +217,7 @@ static int bench_length(bench *run, int64_t n) {
     da_problem problem = options->problem;
     problem.n = n;
     workload work;
-    da_status status = workload_create(&work, &problem, da_context_threads(run->context));
+    da_status status = workload_create(&work, &problem, options->backward, da_context_threads(run->context));
     if (status != DA_OK) {
         return cli_refused(COMMAND, status);
     }
@@ -215,12 +233,13 @@ static json_t *json_bench(const bench *run) {
     const da_problem *problem = &run->options->problem;
     json_t *peak_found = json_pack("{s:f, s:f, s:i}", "best_flops_per_second", run->peak.best,
                                    "median_flops_per_second", run->peak.median, "rounds", run->peak.rounds);
-    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:I, s:o, s:O}", "cpu",
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:s, s:b, s:o, s:o, s:I, s:o, s:O}", "cpu",
                      da_context_hardware(run->context)->cpu_name, "instruction_set",
                      da_isa_name(da_context_isa(run->context)), "threads", da_context_threads(run->context), "batch",
                      (json_int_t)problem->batch, "heads", (json_int_t)problem->heads, "kv_heads",
                      (json_int_t)(problem->kv_heads != 0 ? problem->kv_heads : problem->heads), "head_dim",
-                     (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype), "segment_lengths",
+                     (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype), "backward",
+                     run->options->backward, "segment_lengths",
                      cli_json_integers(run->config.segment_lengths, run->config.segment_count), "dilation_rates",
                      cli_json_integers(run->config.dilation_rates, run->config.rate_count), "repeats",
                      (json_int_t)run->options->repeats, "peak", peak_found, "results", run->rows);
@@ -304,6 +323,8 @@ int command_bench(int argc, char **argv) {
         {"head-dim", "D", "numbers of a head (64)", cli_read_integer, &options.problem.head_dim, 1, DA_MAX_HEAD_DIM},
         {"repeats", "R", "passes that are timed, after one to warm up (5)", cli_read_integer, &options.repeats, 1,
          MEASURE_MAX_REPEATS},
+        {"backward", NULL, "time forward and backward pass together; flops count 1 + 2.5\nforward passes",
+         cli_read_flag, &options.backward, 0, 0},
         {"check", NULL, "compare sampled queries with the definition in f64,\nand fail if one is off", cli_read_flag,
          &options.check, 0, 0},
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
@@ -317,16 +338,17 @@ int command_bench(int argc, char **argv) {
         {"configuration (default: segments 2048,4096,8192, rates 1,2,4)", shared, CLI_COUNT(shared)},
         {"computing", computing, CLI_COUNT(computing)},
         {"tuning", tuning, CLI_COUNT(tuning)}};
-    const cli_command command = {COMMAND,
-                                 "[OPTIONS]",
-                                 "Times the forward pass on generated data, beside the multiply-add peak that it "
-                                 "measures first, and beside the\n"
-                                 "time that the library's model of the cost estimates. \"counted\" counts a pair of "
-                                 "query and key once per pattern\nthat holds it, \"distinct\" once.",
-                                 "  dilated-attention bench --n 8192,32768 --check\n"
-                                 "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
-                                 groups,
-                                 CLI_COUNT(groups)};
+    const cli_command command = {
+        COMMAND,
+        "[OPTIONS]",
+        "Times the forward pass (with --backward both) on generated data, beside the multiply-add peak that it "
+        "measures first, and beside the\n"
+        "time that the library's model of the cost estimates. \"counted\" counts a pair of "
+        "query and key once per pattern\nthat holds it, \"distinct\" once.",
+        "  dilated-attention bench --n 8192,32768 --check\n"
+        "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
+        groups,
+        CLI_COUNT(groups)};
     int code = cli_parse(&command, argc, argv);
     return code == CLI_CONTINUE ? run_bench(&options) : code;
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "check_parts.h"
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -31,7 +32,7 @@ typedef struct seen_keys {
     double log_sum, largest_value;
 } seen_keys;
 
-static double unit_roundoff(da_dtype dtype) {
+double check_unit_roundoff(da_dtype dtype) {
     switch (dtype) {
     case DA_F64: return 0x1p-53;
     case DA_BF16: return 0x1p-8;
@@ -91,32 +92,50 @@ static int64_t all_zeros_of(const da_attention_config *config, int64_t n, int64_
     return zeros;
 }
 
-static void find_candidates(const da_attention_config *config, int64_t n, int64_t i, seen_keys *seen) {
-    int64_t first = i, stop = i + 1;
+void check_neighbourhood(const da_attention_config *config, int64_t n, int64_t i, int64_t *first, int64_t *count) {
+    int64_t stop = i + 1;
+    *first = i;
     for (size_t pattern = 0; pattern < config->segment_count; pattern++) {
         int64_t w = smaller(config->segment_lengths[pattern], n), start = i / w * w;
-        first = smaller(first, start);
+        *first = smaller(*first, start);
         stop = stop > start + w ? stop : start + w;
     }
-    seen->first = first;
-    seen->count = smaller(stop, n) - first;
+    *count = smaller(stop, n) - *first;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ */
 
-static double load(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t c) {
+double check_load(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head, int64_t c) {
     const char *row = da_tensor_row(tensor, batch, i, head);
     return da_dtype_load(tensor->dtype, row + c * (int64_t)da_dtype_size(tensor->dtype));
 }
 
+double check_product(const da_tensor *a, const da_tensor *b, const int64_t row_a[3], const int64_t row_b[3],
+                     double *size) {
+    double sum = 0, magnitudes = 0;
+    for (int64_t c = 0; c < a->shape[3]; c++) {
+        double term = check_load(a, row_a[0], row_a[1], row_a[2], c) * check_load(b, row_b[0], row_b[1], row_b[2], c);
+        sum += term;
+        magnitudes += fabs(term);
+    }
+    if (size != NULL) {
+        *size = magnitudes;
+    }
+    return sum;
+}
+
+double check_scale(const da_attention_config *config, int64_t head_dim) {
+    return config->scale_is_set ? config->scale : 1 / sqrt((double)head_dim);
+}
+
+double check_divisor(const da_attention_config *config) {
+    return config->mixing == DA_MIXING_HEAD_GROUPS ? (double)config->segment_count : 1;
+}
+
 static double score_of(const da_attention_config *config, const workload *work, const sample *query, int64_t j,
                        int64_t kv_head) {
-    int64_t head_dim = work->q.shape[3];
-    double sum = 0;
-    for (int64_t c = 0; c < head_dim; c++) {
-        sum += load(&work->q, query->batch, query->i, query->head, c) * load(&work->k, query->batch, j, kv_head, c);
-    }
-    return sum * (config->scale_is_set ? config->scale : 1 / sqrt((double)head_dim));
+    const int64_t of_query[3] = {query->batch, query->i, query->head}, of_key[3] = {query->batch, j, kv_head};
+    return check_product(&work->q, &work->k, of_query, of_key, NULL) * check_scale(config, work->q.shape[3]);
 }
 
 static da_status find_scores(const da_attention_config *config, const workload *work, const sample *query,
@@ -137,7 +156,7 @@ static da_status find_scores(const da_attention_config *config, const workload *
         seen->maximum = fmax(seen->maximum, seen->score[at]);
         seen->largest_score = fmax(seen->largest_score, fabs(seen->score[at]));
         for (int64_t c = 0; c < head_dim; c++) {
-            seen->largest_value = fmax(seen->largest_value, fabs(load(&work->v, query->batch, j, kv_head, c)));
+            seen->largest_value = fmax(seen->largest_value, fabs(check_load(&work->v, query->batch, j, kv_head, c)));
         }
     }
     return DA_OK;
@@ -161,7 +180,7 @@ static double expected_element(const workload *work, const sample *query, int64_
     for (int64_t at = 0; at < seen->count; at++) {
         if (seen->multiplicity[at] != 0) {
             double weight = (double)seen->multiplicity[at] * exp(seen->score[at] - seen->log_sum);
-            double term = weight * load(&work->v, query->batch, seen->first + at, kv_head, c);
+            double term = weight * check_load(&work->v, query->batch, seen->first + at, kv_head, c);
             sum += term;
             *magnitude += fabs(term);
         }
@@ -169,8 +188,7 @@ static double expected_element(const workload *work, const sample *query, int64_
     return sum;
 }
 
-/* Keeps the largest; an error that is not a number counts as infinite. */
-static void keep_largest(double *largest, double value) {
+void check_keep_largest(double *largest, double value) {
     *largest = fmax(*largest, isnan(value) ? INFINITY : value);
 }
 
@@ -178,21 +196,21 @@ static void compare(const da_attention_config *config, const workload *work, sam
                     seen_keys *seen) {
     double sum = sum_weights(seen);
     seen->log_sum = sum > 0 ? seen->maximum + log(sum) : -INFINITY;
-    double spread = 16 * unit_roundoff(work->q.dtype == DA_F64 ? DA_F64 : DA_F32) * (4 + seen->largest_score);
-    double lse = load(&work->lse, query->batch, query->i, query->head, 0);
+    double spread = 16 * check_unit_roundoff(work->q.dtype == DA_F64 ? DA_F64 : DA_F32) * (4 + seen->largest_score);
+    double lse = check_load(&work->lse, query->batch, query->i, query->head, 0);
     query->lse_error = lse == seen->log_sum ? 0 : fabs(lse - seen->log_sum);
-    keep_largest(&query->worst, query->lse_error / spread);
-    double divisor = config->mixing == DA_MIXING_HEAD_GROUPS ? (double)config->segment_count : 1;
+    check_keep_largest(&query->worst, query->lse_error / spread);
+    double divisor = check_divisor(config);
     for (int64_t c = 0; c < work->out.shape[3]; c++) {
         double magnitude = 0;
         double expected = sum > 0 ? expected_element(work, query, kv_head, seen, c, &magnitude) / divisor : 0;
-        double error = fabs(load(&work->out, query->batch, query->i, query->head, c) - expected);
-        double allowed = unit_roundoff(work->out.dtype) * fabs(expected) + spread * seen->largest_value;
+        double error = fabs(check_load(&work->out, query->batch, query->i, query->head, c) - expected);
+        double allowed = check_unit_roundoff(work->out.dtype) * fabs(expected) + spread * seen->largest_value;
         if (work->out.dtype == DA_BF16) {
-            allowed += unit_roundoff(DA_BF16) * magnitude / divisor;
+            allowed += check_unit_roundoff(DA_BF16) * magnitude / divisor;
         }
-        keep_largest(&query->error, error);
-        keep_largest(&query->worst, error == 0 ? 0 : error / allowed);
+        check_keep_largest(&query->error, error);
+        check_keep_largest(&query->worst, error == 0 ? 0 : error / allowed);
     }
 }
 
@@ -201,7 +219,7 @@ static void check_query(int64_t index, int thread, void *user) {
     const workload *work = job->work;
     sample *query = &job->samples[index];
     seen_keys seen = {0};
-    find_candidates(job->config, work->q.shape[1], query->i, &seen);
+    check_neighbourhood(job->config, work->q.shape[1], query->i, &seen.first, &seen.count);
     seen.score = da_allocate(NULL, (size_t)seen.count, sizeof(*seen.score));
     seen.multiplicity = da_allocate(NULL, (size_t)seen.count, sizeof(*seen.multiplicity));
     query->status = DA_ERROR_OUT_OF_MEMORY;
@@ -216,18 +234,18 @@ static void check_query(int64_t index, int thread, void *user) {
     da_release(NULL, seen.multiplicity);
 }
 
-/* Sample s of `count`: evenly spread tokens, with heads and batches taken in turn. */
-static sample choose_query(const workload *work, int64_t s, int64_t count) {
-    int64_t n = work->q.shape[1];
-    return (sample){.batch = s % work->q.shape[0],
-                    .i = count > 1 ? (int64_t)((double)(n - 1) * (double)s / (double)(count - 1)) : 0,
-                    .head = s * 7 % work->q.shape[2]};
+void check_place(const da_tensor *tensor, int64_t s, int64_t count, int64_t place[3]) {
+    place[0] = s % tensor->shape[0];
+    place[1] = count > 1 ? (int64_t)((double)(tensor->shape[1] - 1) * (double)s / (double)(count - 1)) : 0;
+    place[2] = s * 7 % tensor->shape[2];
 }
 
 da_status check_sample(const da_attention_config *config, const workload *work, int threads, check_result *result) {
     sample samples[CHECK_QUERIES];
     for (int64_t s = 0; s < CHECK_QUERIES; s++) {
-        samples[s] = choose_query(work, s, CHECK_QUERIES);
+        int64_t place[3];
+        check_place(&work->q, s, CHECK_QUERIES, place);
+        samples[s] = (sample){.batch = place[0], .i = place[1], .head = place[2]};
     }
     check_job job = {config, work, samples};
     da_parallel_for(threads, CHECK_QUERIES, check_query, &job);
@@ -237,9 +255,9 @@ da_status check_sample(const da_attention_config *config, const workload *work, 
             return da_report(samples[s].status, "the check of query %d failed: %s", s,
                              da_status_name(samples[s].status));
         }
-        keep_largest(&result->largest_error, samples[s].error);
-        keep_largest(&result->largest_lse_error, samples[s].lse_error);
-        keep_largest(&result->worst, samples[s].worst);
+        check_keep_largest(&result->largest_error, samples[s].error);
+        check_keep_largest(&result->largest_lse_error, samples[s].lse_error);
+        check_keep_largest(&result->worst, samples[s].worst);
     }
     result->passed = result->worst <= 1;
     return DA_OK;

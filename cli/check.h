@@ -23,4 +23,12 @@ typedef struct check_result {
  * weighted mean of |value| is allowed besides. */
 da_status check_sample(const da_attention_config *config, const workload *work, int threads, check_result *result);
 
+#define CHECK_GRADIENT_ROWS 48
+
+/* The same for rows of the three gradients, from the output and logsumexp of the workload. Allowed is
+ * u_out |gradient| + (16 u_sum (4 + max |score|) + 2 u_out, of half types only) times the sum of the terms by magnitude: that
+ * of the score's rounding, and, for bf16 and f16, that of the stored output and of weights that meet vectors in bf16. */
+da_status check_gradient_sample(const da_attention_config *config, const workload *work, int threads,
+                                check_result *result);
+
 #endif

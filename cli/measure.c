@@ -22,8 +22,8 @@ static da_status make(da_tensor *tensor, da_dtype dtype, const da_problem *probl
     return DA_OK;
 }
 
-da_status workload_create(workload *made, const da_problem *problem, int threads) {
-    *made = (workload){.problem = *problem};
+da_status workload_create(workload *made, const da_problem *problem, bool backward, int threads) {
+    *made = (workload){.problem = *problem, .backward = backward};
     int64_t kv_heads = problem->kv_heads != 0 ? problem->kv_heads : problem->heads;
     struct {
         da_tensor *tensor;
@@ -35,14 +35,19 @@ da_status workload_create(workload *made, const da_problem *problem, int threads
         {&made->v, problem->dtype, kv_heads, problem->head_dim},
         {&made->out, problem->dtype, problem->heads, problem->head_dim},
         {&made->lse, DA_F64, problem->heads, 1},
+        {&made->grad_out, problem->dtype, problem->heads, problem->head_dim},
+        {&made->gradients[0], problem->dtype, problem->heads, problem->head_dim},
+        {&made->gradients[1], problem->dtype, kv_heads, problem->head_dim},
+        {&made->gradients[2], problem->dtype, kv_heads, problem->head_dim},
     };
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+    const size_t inputs = 3, of_forward = 5, grad_out = 5;
+    for (size_t i = 0; i < (backward ? sizeof(parts) / sizeof(parts[0]) : of_forward); i++) {
         da_status status = make(parts[i].tensor, parts[i].dtype, problem, parts[i].heads, parts[i].head_dim);
         if (status != DA_OK) {
             workload_free(made);
             return status;
         }
-        if (i < 3) {
+        if (i < inputs || i == grad_out) {
             generate_normal(parts[i].tensor, i + 1, threads);
         }
     }
@@ -55,6 +60,10 @@ void workload_free(workload *made) {
     da_release(NULL, made->v.data);
     da_release(NULL, made->out.data);
     da_release(NULL, made->lse.data);
+    da_release(NULL, made->grad_out.data);
+    for (int i = 0; i < 3; i++) {
+        da_release(NULL, made->gradients[i].data);
+    }
     *made = (workload){0};
 }
 
@@ -68,8 +77,23 @@ static int compare_seconds(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-da_status measure_forward(const da_attention *attention, workload *work, int repeats, bool show_progress,
-                          timing *taken) {
+static da_status run_backward(const da_attention *attention, const workload *work) {
+    da_backward_tensors tensors;
+    da_backward_tensors_init(&tensors);
+    tensors.query = &work->q;
+    tensors.key = &work->k;
+    tensors.value = &work->v;
+    tensors.out = &work->out;
+    tensors.lse = &work->lse;
+    tensors.grad_out = &work->grad_out;
+    tensors.grad_query = &work->gradients[0];
+    tensors.grad_key = &work->gradients[1];
+    tensors.grad_value = &work->gradients[2];
+    return da_attention_backward(attention, &tensors, NULL);
+}
+
+da_status measure_passes(const da_attention *attention, workload *work, int repeats, bool show_progress,
+                         timing *taken) {
     double seconds[MEASURE_MAX_REPEATS];
     for (int pass = -1; pass < repeats; pass++) {
         char label[96];
@@ -82,6 +106,9 @@ da_status measure_forward(const da_attention *attention, workload *work, int rep
         double start = cli_now();
         da_status status =
             da_attention_forward(attention, &work->q, &work->k, &work->v, &work->out, &work->lse, &options);
+        if (status == DA_OK && work->backward) {
+            status = run_backward(attention, work);
+        }
         double stop = cli_now();
         progress_end(&bar);
         if (status != DA_OK) {

@@ -51,6 +51,28 @@ def test_check_passes_for_every_option(words):
     assert [entry["check"]["passed"] for entry in report["results"]] == [True, True]
 
 
+@pytest.mark.parametrize("words", [
+    [], ["--causal"], ["--dtype", "f64", "--window", 50], ["--dtype", "bf16"], ["--dtype", "f16", "--scale", 1],
+    ["--preset", "torchscale", "--n", 127], ["--preset", "head_groups", "--tail-rule", "zero_pad"],
+    ["--overlap", "once", "--segments", "70,150", "--rates", "3,7"], ["--heads", 4, "--kv-heads", 2, "--batch", 2, "--n", 65],
+    ["--isa", "portable", "--n", 1],
+], ids=lambda words: "_".join(map(str, words)))
+def test_backward(words):
+    report = succeed_json("bench", *SMALL, "--repeats", 1, *words, "--backward", "--check")
+    forward = succeed_json("bench", *SMALL, "--repeats", 1, *words)
+    assert report["backward"] and not forward["backward"]
+    for entry, half in zip(report["results"], forward["results"]):
+        assert entry["check"]["passed"] and entry["gradient_check"]["passed"] and "gradient_check" not in half
+        assert entry["gradient_check"]["queries"] == 48
+        assert entry["gradient_check"]["largest_error"] > 0 or 1 in words
+        assert math.isclose(entry["counted_flops"], 3.5 * half["counted_flops"])
+
+
+def test_backward_as_text():
+    text = succeed("bench", *SMALL, "--impl", "improved", "--backward", "--check")
+    assert "forward and backward pass" in text and "48 rows of gradients against f64" in text and text.count(": right\n") == 2
+
+
 def test_generated_data_do_not_depend_on_threads():
     errors = [[entry["check"]["largest_error"] for entry in
                succeed_json("bench", *SMALL, "--threads", threads, "--check")["results"]] for threads in (1, 3)]

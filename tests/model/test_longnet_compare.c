@@ -69,7 +69,7 @@ static void compute(const longnet_case *one, run *r) {
     batch.n = one->n;
     batch.training = one->attention.dropout > 0;
     batch.dropout_seed = one->seed;
-    double alone;
+    double alone = NAN;
     if (da_longnet_backward(r->model, &batch, r->gradients, &r->loss) != DA_OK ||
         da_longnet_loss(r->model, &batch, &alone) != DA_OK) {
         fail_msg("%s: %s", one->name, da_last_error_message());
