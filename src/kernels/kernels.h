@@ -98,6 +98,7 @@ typedef struct da_kernels {
     da_isa isa;
     int tile_rows, panel_keys, vector_lanes;
     size_t real_size;
+    size_t packed_size; /* bytes of a component of packed rows, which have memory for real */
     /* Packs one query row as row `row` of a tile. Kernels that can do so without rounding multiply it by `factor`, the
      * others multiply the scores by the tile's score_factor: give both the same. */
     void (*pack_query)(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,

@@ -4,6 +4,8 @@
 
 #include "kernels/rows.inc.h"
 
+#define PACKED_SIZE sizeof(real)
+
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 static void pack_query(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,

@@ -18,8 +18,10 @@
 #include "core/dtype.h"
 #include "core/tensor.h"
 
-#define ROW_ARRAYS 4         /* two accumulators, and two packed rows */
-#define STRETCH_ROW_ARRAYS 5 /* and keys as rows */
+/* Arrays that hold something for each row. */
+#define SUM_ARRAYS 2
+#define PACKED_ARRAYS 2         /* in two directions */
+#define STRETCH_PACKED_ARRAYS 3 /* by stretches: keys once more, as rows */
 
 /* A stretch's sums may take STRETCH_BYTES, and there must be enough stretches to keep threads busy. */
 #define STRETCH_BYTES (8 * 1024 * 1024)
@@ -55,10 +57,11 @@ typedef struct worker {
     char *column_lse, *column_delta;              /* real[DA_BLOCK_KEYS]: terms of columns that are queries */
     da_gradient_block block;
     /* By stretches: */
-    bool wants_columns;    /* the gradient of queries */
-    int64_t stretch_first; /* position of the first row of grad_query */
-    char *grad_query;      /* real[stretch][padded_dim] */
-    char *key_rows;        /* real[rows][padded_dim] */
+    bool wants_columns;                /* the gradient of queries */
+    int64_t stretch_first;             /* position of the first row of grad_query */
+    char *grad_query;                  /* real[stretch][padded_dim] */
+    char *stretch_lse, *stretch_delta; /* real[stretch]: terms of its queries */
+    char *key_rows;                    /* real[rows][padded_dim] */
     bool keys_finite;
     da_column_gradient columns;
     int next_row; /* that may be kept beside those that are */
@@ -67,6 +70,8 @@ typedef struct worker {
 static void lay_out_stretch(worker *w, const backward_job *shared, da_arena *arena) {
     size_t real = shared->key_cut.kernels->real_size, padded = (size_t)shared->key_cut.padded_dim;
     w->grad_query = da_arena_take(arena, (size_t)shared->stretch * padded, real);
+    w->stretch_lse = da_arena_take(arena, (size_t)shared->stretch, real);
+    w->stretch_delta = da_arena_take(arena, (size_t)shared->stretch, real);
     w->key_rows = da_arena_take(arena, shared->key_cut.rows * padded, real);
     w->columns.differences = da_arena_take(arena, (size_t)DA_SPREAD_ROWS * DA_BLOCK_KEYS, real);
     w->columns.sums = da_arena_take(arena, DA_BLOCK_KEYS * padded, real);
@@ -250,8 +255,14 @@ static void gather_queries(void *user) {
     da_unit_gather(&w->unit, w->tensors->query, w->tensors->query, w->head, &w->block.first);
     da_unit_gather(&w->unit, w->tensors->grad_out, w->tensors->grad_out, w->head, &w->block.second);
     for (int column = 0; column < w->unit.column_count; column++) {
+        int64_t position = w->unit.column_positions[column];
         double lse, delta;
-        terms_of_query(w, w->unit.column_positions[column], &lse, &delta);
+        if (w->shared->stretch > 0) {
+            lse = da_real_at(kernels, w->stretch_lse, position - w->stretch_first);
+            delta = da_real_at(kernels, w->stretch_delta, position - w->stretch_first);
+        } else {
+            terms_of_query(w, position, &lse, &delta);
+        }
         da_set_real(kernels, w->column_lse, column, lse);
         da_set_real(kernels, w->column_delta, column, delta);
     }
@@ -423,11 +434,24 @@ static void store_query_sums(const worker *w, int64_t end) {
     }
 }
 
+/* Each query meets the keys of several units: its terms are computed once. */
+static void find_stretch_terms(worker *w, int64_t end) {
+    const da_kernels *kernels = w->unit.cut->kernels;
+    for (int64_t i = w->stretch_first; i < end; i++) {
+        double lse, delta;
+        terms_of_query(w, i, &lse, &delta);
+        da_set_real(kernels, w->stretch_lse, i - w->stretch_first, lse);
+        da_set_real(kernels, w->stretch_delta, i - w->stretch_first, delta);
+    }
+}
+
 /* One head of a stretch, a unit of keys at a time. Where heads share keys, the sums of these are begun and stored by the
  * caller; otherwise they are of a unit. */
 static void run_head_of_stretch(backward_job *shared, worker *w, int64_t head, int64_t end, bool shares_keys,
                                 int thread) {
     memset(w->grad_query, 0, (size_t)(end - w->stretch_first) * da_unit_row_bytes(&w->unit));
+    w->head = head;
+    find_stretch_terms(w, end);
     for (int64_t first = w->stretch_first; first < end; first += shared->key_cut.unit) {
         int64_t unit_end = end - first < shared->key_cut.unit ? end : first + shared->key_cut.unit;
         if (da_progress_cancelled(&shared->job.progress)) {
@@ -485,10 +509,22 @@ static int64_t closed_length(const da_attention_config *config, int64_t n) {
     return length;
 }
 
+/* Units of a stretch that are as long as each other, at most `most`: each gathers all columns, however few its rows. */
+static int64_t even_unit(int64_t stretch, int64_t most) {
+    int64_t count = (stretch - 1) / most + 1;
+    return (stretch - 1) / count + 1;
+}
+
 /* Units of keys in the stretches of a sequence. */
 static int64_t units_of_stretches(const backward_job *shared, int64_t n) {
     int64_t unit = shared->key_cut.unit, rest = n % shared->stretch;
     return n / shared->stretch * ((shared->stretch - 1) / unit + 1) + (rest + unit - 1) / unit;
+}
+
+/* Rows of reals that take the memory of what is held for a row. */
+static int row_arrays(const da_kernels *kernels, int packed_arrays) {
+    int real = (int)kernels->real_size, packed = packed_arrays * (int)kernels->packed_size;
+    return SUM_ARRAYS + (packed + real - 1) / real;
 }
 
 /* Decides whether to go by stretches, and by which. */
@@ -497,13 +533,14 @@ static void plan_stretches(backward_job *shared, const da_kernels *kernels, cons
     int64_t n = da_problem_length(problem), closed = closed_length(config, n);
     bool shares_keys = problem->kv_heads < problem->heads;
     da_unit_cut cut;
-    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, STRETCH_ROW_ARRAYS);
+    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, row_arrays(kernels, STRETCH_PACKED_ARRAYS));
     int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
     int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
     bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
                                           : count >= STRETCHES_WANTED / problem->batch / problem->kv_heads;
     if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
         shared->query_cut = shared->key_cut = cut;
+        shared->query_cut.unit = shared->key_cut.unit = even_unit(stretch, cut.unit);
         shared->stretch = stretch;
         shared->stretch_count = count;
         shared->grad_key_rows = (size_t)(shares_keys ? stretch : cut.unit);
@@ -519,8 +556,9 @@ static void plan(backward_job *shared, bool wants_query, bool wants_keys, bool d
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
     int64_t queries = problem->batch * problem->heads, keys = problem->batch * problem->kv_heads;
     bool wants_any = wants_query || wants_keys;
-    da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, ROW_ARRAYS);
-    da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, ROW_ARRAYS);
+    int arrays = row_arrays(kernels, PACKED_ARRAYS);
+    da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, arrays);
+    da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, arrays);
     shared->grad_key_rows = (size_t)shared->key_cut.unit;
     plan_stretches(shared, kernels, config, problem);
     shared->job.memory_per_thread = lay_out(&layout, shared, NULL);

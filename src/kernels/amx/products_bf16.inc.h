@@ -26,6 +26,8 @@ static int key_length(int head_dim) {
     return (head_dim + 31) / 32 * 32;
 }
 
+#define PACKED_SIZE sizeof(uint16_t)
+
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 static void pack_query(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,

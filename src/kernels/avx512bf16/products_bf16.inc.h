@@ -8,6 +8,8 @@
 
 #include "kernels/halves.h"
 
+#define PACKED_SIZE sizeof(uint16_t)
+
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 static uint32_t pair_at(const uint16_t *halves, int pair) {
