@@ -17,6 +17,7 @@ import machine
 import memory
 import planner
 import plots
+import python_overhead
 import report
 import small
 import threads
@@ -33,6 +34,7 @@ PARTS = {
     "planner": planner.measure,
     "threads": threads.measure,
     "small": small.measure,
+    "python": python_overhead.measure,
     "implementations": implementations.measure,
     "tokens": tokens.measure,
 }
