@@ -382,7 +382,7 @@ def _call_backward(grad_out: Tensor, grad_lse: Optional[Tensor], *inputs: Any) -
 # ---- The function --------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _config_when_traced(segment_lengths: Any, dilation_rates: Any, *options: Any) -> str:
     return encode(options_of(segment_lengths, dilation_rates, *options))
 
