@@ -65,8 +65,8 @@ def test_every_name_is_there(name):
 
 
 def test_an_unknown_name():
-    with pytest.raises(AttributeError, match="has no attribute 'attentoin'"):
-        package.attentoin  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'attentions'"):
+        package.attentions  # noqa: B018
 
 
 def test_the_function_stays_in_place_of_its_module():

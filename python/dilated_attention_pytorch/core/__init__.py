@@ -3,8 +3,10 @@
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ImportError(
-        f"{__name__} needs PyTorch, which is not installed; install it with: pip install torch"
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        f"{__name__} needs PyTorch, which is not installed; install it with: pip install torch", name="torch"
     ) from error
 
 from .base import BaseDilatedAttention, BaseMultiheadDilatedAttention
