@@ -32,8 +32,8 @@ bench-quick: bench-build ## the same in small, in a minute: checks results, time
 	OMP_WAIT_POLICY=passive build/venv/bin/python -B bench/run.py --quick $(ARGS)
 
 bench-build:
-	tools/setup build bench
-	cmake --preset release -DDA_BUILD_BENCH=ON
+	tools/setup build bench python
+	cmake --preset release -DDA_BUILD_BENCH=ON -DDA_BUILD_PYTHON=ON -DDA_PYTHON=$(CURDIR)/build/venv/bin/python
 	cmake --build --preset release
 
 wheel: ## the Python package as a wheel in build/wheel, tried in fresh environments

@@ -16,6 +16,7 @@ import implementations
 import machine
 import memory
 import plots
+import python_overhead
 import report
 import small
 import threads
@@ -29,6 +30,7 @@ PARTS = {
     "backward": gradients.measure,
     "threads": threads.measure,
     "small": small.measure,
+    "python": python_overhead.measure,
     "implementations": implementations.measure,
     "tokens": tokens.measure,
 }

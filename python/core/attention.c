@@ -4,8 +4,7 @@
 #include <stdio.h>
 
 typedef struct attention {
-    PyObject_HEAD
-    da_attention *handle;
+    PyObject_HEAD da_attention *handle;
 } attention;
 
 static PyObject *attention_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -72,10 +71,8 @@ static void run_call(void *data) {
 
 static PyObject *finish(call *c, const attention *self) {
     c->handle = self->handle;
-    Py_BEGIN_ALLOW_THREADS
-    core_run(run_call, c);
-    Py_END_ALLOW_THREADS
-    if (c->status != DA_OK) {
+    Py_BEGIN_ALLOW_THREADS core_run(run_call, c);
+    Py_END_ALLOW_THREADS if (c->status != DA_OK) {
         return core_raise(c->status, c->message);
     }
     Py_RETURN_NONE;
@@ -100,7 +97,8 @@ static PyObject *attention_forward(PyObject *object, PyObject *args) {
     da_tensor views[5];
     const da_tensor *tensors[5];
     call c = {0};
-    if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &key_lengths, &seed)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &key_lengths,
+                          &seed)) {
         return NULL;
     }
     for (int k = 0; k < 5; k++) {
@@ -131,8 +129,8 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
     const da_tensor **const fields[COUNT] = {
         &tensors.query,    &tensors.key,      &tensors.value,      &tensors.out,      &tensors.lse,
         &tensors.grad_out, &tensors.grad_lse, &tensors.grad_query, &tensors.grad_key, &tensors.grad_value};
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5], &given[6],
-                          &given[7], &given[8], &given[9], &key_lengths, &seed)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5],
+                          &given[6], &given[7], &given[8], &given[9], &key_lengths, &seed)) {
         return NULL;
     }
     for (int k = 0; k < COUNT; k++) {
@@ -149,7 +147,8 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
 static PyMethodDef methods[] = {
     {"forward", attention_forward, METH_VARARGS, "forward(query, key, value, out, lse, key_lengths, seed, /)"},
     {"backward", attention_backward, METH_VARARGS,
-     "backward(query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value, key_lengths, seed, /)"},
+     "backward(query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value, key_lengths, seed, "
+     "/)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -161,12 +160,8 @@ static PyGetSetDef properties[] = {
 static char doc[] = "Attention(implementation, options, threads, /)\n--\n\nA handle of the C library; see _core.pyi.";
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, doc},
-    {Py_tp_new, attention_new},
-    {Py_tp_dealloc, attention_dealloc},
-    {Py_tp_methods, methods},
-    {Py_tp_getset, properties},
-    {0, NULL},
+    {Py_tp_doc, doc},         {Py_tp_new, attention_new}, {Py_tp_dealloc, attention_dealloc},
+    {Py_tp_methods, methods}, {Py_tp_getset, properties}, {0, NULL},
 };
 
 PyType_Spec core_attention_spec = {

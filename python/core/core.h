@@ -25,7 +25,6 @@ const da_context *core_context(int threads);
 
 /* arguments.c */
 
-
 /* Fills a configuration from the arguments that Attention() and explain() share; -1 with an exception. */
 int core_config_from(PyObject *options, da_attention_config *config);
 

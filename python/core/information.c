@@ -34,8 +34,8 @@ static PyObject *dtype_names(uint32_t bits) {
 }
 
 static PyObject *feature_names(uint32_t bits) {
-    static const char *const all[] = {"causal",       "window",        "key_padding", "grouped_queries", "logsumexp",
-                                      "head_groups",  "block_offsets", "zero_pad",    "overlap_once",    "dropout"};
+    static const char *const all[] = {"causal",      "window",        "key_padding", "grouped_queries", "logsumexp",
+                                      "head_groups", "block_offsets", "zero_pad",    "overlap_once",    "dropout"};
     PyObject *names = PyList_New(0);
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         names = bits & (1u << k) ? append(names, all[k]) : names;
@@ -103,7 +103,8 @@ static PyObject *explain(PyObject *module, PyObject *args) {
     da_explanation *explanation;
     (void)module;
     da_problem_init(&problem);
-    if (!PyArg_ParseTuple(args, "O!LLLLLs", &PyTuple_Type, &options, &batch, &n, &heads, &kv_heads, &head_dim, &dtype) ||
+    if (!PyArg_ParseTuple(args, "O!LLLLLs", &PyTuple_Type, &options, &batch, &n, &heads, &kv_heads, &head_dim,
+                          &dtype) ||
         core_config_from(options, &config)) {
         return NULL;
     }

@@ -71,10 +71,13 @@ def _forward(
     dtype = query.dtype
     if not (query.is_cpu and key.is_cpu and value.is_cpu and dtype in _DTYPES and dtype == key.dtype == value.dtype):
         _check_tensors(query, key, value)
-    shape = query.shape
+    if query.dim() != 4:
+        raise ValueError(f"query has the shape {tuple(query.shape)}; allowed: (batch, n, heads, head_dim)")
+    batch, n, heads, _ = query.shape
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
-    lse = torch.empty(shape[:-1], dtype=_lse_dtype(dtype), device="cpu")
-    if shape[:1] != (0,):  # PyTorch's users expect an empty batch to do nothing
+    # Twice as fast as torch.empty().
+    lse = torch.empty_strided((batch, n, heads), (n * heads, heads, 1), dtype=_lse_dtype(dtype), device="cpu")
+    if batch != 0:  # PyTorch's users expect an empty batch to do nothing
         handle(config, dropout, torch.get_num_threads()).forward(
             _view(query), _view(key), _view(value), _view(out), _view(lse), _address(key_lengths, query), _number(seed)
         )
@@ -275,10 +278,21 @@ torch.library.register_vmap(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
-        return output
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_lengths: Optional[Tensor],
+        seed: Optional[Tensor],
+        config: str,
+        dropout: float,
+    ) -> Any:
+        out, lse = _forward(query, key, value, key_lengths, seed, config, dropout)
+        ctx.config, ctx.dropout = config, dropout
+        ctx.save_for_backward(query, key, value, out, lse, key_lengths, seed)
+        ctx.set_materialize_grads(False)
+        return out, lse
 
     backward = staticmethod(_differentiate)
 
@@ -356,13 +370,13 @@ def _call_forward(*inputs: Any) -> Any:
         _check_tensors(query, key, value)
         return torch.ops.dilated_attention.forward.default(*inputs)
     if _transforms_active():
-        return _TransformedAttention.apply(*inputs)
+        return _TransformedAttention.apply(*inputs)  # type: ignore[no-untyped-call]
     if not (_surroundings_are_plain() and _is_plain(query) and _is_plain(key) and _is_plain(value)):
         _check_tensors(query, key, value)
         _refuse_tangents(query, key, value)
         return torch.ops.dilated_attention.forward.default(*inputs)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return _Attention.apply(*inputs)
+        return _Attention.apply(*inputs)  # type: ignore[no-untyped-call]
     return _forward(*inputs)
 
 
@@ -370,19 +384,19 @@ def _call_backward(grad_out: Tensor, grad_lse: Optional[Tensor], *inputs: Any) -
     if torch.compiler.is_compiling():
         return torch.ops.dilated_attention.backward.default(grad_out, grad_lse, *inputs)
     if _transforms_active():
-        return _TransformedGradient.apply(grad_out, grad_lse, *inputs)
+        return _TransformedGradient.apply(grad_out, grad_lse, *inputs)  # type: ignore[no-untyped-call]
     tensors = (grad_out, *inputs[:5]) if grad_lse is None else (grad_out, grad_lse, *inputs[:5])
     if not (_surroundings_are_plain() and all(map(_is_plain, tensors))):
         return torch.ops.dilated_attention.backward.default(grad_out, grad_lse, *inputs)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return _Gradient.apply(grad_out, grad_lse, *inputs)
+        return _Gradient.apply(grad_out, grad_lse, *inputs)  # type: ignore[no-untyped-call]
     return _backward(grad_out, grad_lse, *inputs)
 
 
 # ---- The function --------------------------------------------------------------------------------------------------
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _config_when_traced(segment_lengths: Any, dilation_rates: Any, *options: Any) -> str:
     return encode(options_of(segment_lengths, dilation_rates, *options))
 
