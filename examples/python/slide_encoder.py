@@ -1,7 +1,7 @@
 """A slide encoder as pathology uses them, on a CPU: tile vectors in, one vector for the slide out, and a map of
 attention.
 
-    python slide_encoder.py                    # 10,000 tiles, 12 layers, 768 wide: half a minute on two cores
+    python slide_encoder.py                    # 10,000 tiles, 12 layers, 768 wide: a minute on two cores
     python slide_encoder.py --tiles 500 --layers 2 --width 96 --heads 4 --tile-width 64
 
 A whole-slide image is cut into tiles, a tile encoder makes a vector of 1536 numbers of each, and LongNet layers with

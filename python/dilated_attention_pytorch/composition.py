@@ -340,7 +340,7 @@ class _ComposedAttention(torch.autograd.Function):
                 torch.zeros_like(out) if grad_out is None else grad_out,
                 grad_lse,
             )
-        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)
+        return (*_NoSecondDerivative.apply(query, key, value, *grads), None)  # type: ignore[no-untyped-call]
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -451,7 +451,7 @@ def composed_attention(
         dropout_seed=dropout_seed,
         kernels=kernels,
     )
-    out, lse = _ComposedAttention.apply(query, key, value, composition)
+    out, lse = _ComposedAttention.apply(query, key, value, composition)  # type: ignore[no-untyped-call]
     return (out, lse) if return_lse else out
 
 

@@ -67,12 +67,12 @@ class XPos(nn.Module):
     off by up to 0.004 at position 10^5. The buffer `scale` is zeta, which torchscale's checkpoints hold.
     """
 
-    def __init__(self, head_dim: int, scale_base: float = 512, device: Any = None) -> None:
+    def __init__(self, head_dim: int, scale_base: float = 512) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.scale_base = scale_base
         self.scale: Tensor
-        self.register_buffer("scale", self._zeta(torch.device(device or "cpu")).float())
+        self.register_buffer("scale", self._zeta(torch.device("cpu")).float())
 
     def _zeta(self, device: torch.device) -> Tensor:
         d = self.head_dim

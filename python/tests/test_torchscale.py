@@ -173,6 +173,14 @@ def test_dropout_is_applied_in_training_alone() -> None:
     assert torch.equal(attention(x, x, x)[0], first) and not torch.equal(attention(x, x, x)[0], first)
 
 
+@pytest.mark.parametrize("downscale", [False, True])
+@pytest.mark.parametrize("n, total", [(7, 7), (8, 8), (1, 9), (3, 12)])
+def test_xpos(n: int, total: int, downscale: bool) -> None:
+    x = tokens(n, embed_dim=24).unflatten(-1, (4, 6))
+    found = torchscale.XPos(6, 64)(x, total, downscale=downscale)
+    torch.testing.assert_close(found, formulas.xpos(x, total - n, downscale, 64), **NEAR)
+
+
 # ---- masks -----------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dilated_attention_gradient import multiplicities as multiplicities_by_definition
 from dilated_attention_pytorch import attention_weights, dilated_attention, key_mass
+from dilated_attention_pytorch._config import normal_options
+from dilated_attention_pytorch._visibility import multiplicities
 from float64_reference import head_passes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,3 +144,18 @@ def test_what_is_refused(arguments: dict[str, Any], words: str) -> None:
 def test_a_query_of_another_rank_is_refused() -> None:
     with pytest.raises(ValueError, match="query has shape"):
         key_mass(torch.zeros(8, 2, 4), torch.zeros(8, 2, 4), segment_lengths=(8,), dilation_rates=(2,))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_who_sees_whom(shape: str, name: str) -> None:
+    """Multiplicities and zero keys of each pair, and of some rows against some keys, are the definition's."""
+    n, heads, _, lengths, rates = SHAPES[shape]
+    options = normal_options(lengths, rates, **OPTIONS[name])
+    count, zeros = multiplicities(options, heads, n, range(n))
+    for h in range(heads):
+        known = {k: v for k, v in reference_options(OPTIONS[name]).items() if k != "scale"}
+        expected = multiplicities_by_definition(n, heads, h, lengths, rates, **known)
+        assert np.array_equal(count[h], expected[0]) and np.array_equal(zeros[h], expected[1])
+    part, part_zeros = multiplicities(options, heads, n, [n - 1, 3], range(2, n - 1))
+    assert np.array_equal(part, count[:, [n - 1, 3], 2 : n - 1]) and np.array_equal(part_zeros, zeros[:, [n - 1, 3]])
