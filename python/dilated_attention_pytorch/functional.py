@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # package ml_dtypes, joins them when it is first met.
 _NUMPY_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.float16): 4}
 
+_tensor_attention: Any = None  # _torch_ops.attention, once there was a tensor
+
 
 @lru_cache(maxsize=256, typed=True)
 def _cached_options(
@@ -105,11 +107,14 @@ def dilated_attention(
     Raises TypeError for an argument of the wrong kind and ValueError for a value that is not allowed; the message names
     the argument, its value, and what is allowed.
     """
+    global _tensor_attention
     options = (is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window, implementation)
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
-        from . import _torch_ops
+        if _tensor_attention is None:
+            from . import _torch_ops
 
-        compute: Any = _torch_ops.attention
+            _tensor_attention = _torch_ops.attention
+        compute = _tensor_attention
     else:
         compute = _numpy_attention
     dropout = probability("dropout_p", dropout_p)
