@@ -186,7 +186,7 @@ static void check(passes *clean, const char *implementation, int tensor, int at,
 
 static void check_config(const char *implementation) {
     static passes clean;
-    static const int tokens[] = {0, 37, 64, N - 1};
+    static const int tokens[] = {0, 64, 100, N - 1};
     find_visible();
     fill(&clean);
     run(&clean, implementation);
@@ -225,6 +225,10 @@ static void test_nan_goes_where_it_must(void **state) {
     da_attention_config_init(&c);
     c.tuning.unit = w->unit;
     assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){64}, 1, (int64_t[]){4}, 1), DA_OK);
+    check_config(w->implementation);
+    /* Blocks of 55 columns and, whole rows of tiles all the same, of 40: the last panel is not to be filled with what was
+     * there before. */
+    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){55}, 1, (int64_t[]){1}, 1), DA_OK);
     check_config(w->implementation);
 }
 
