@@ -226,10 +226,6 @@ static void test_nan_goes_where_it_must(void **state) {
     c.tuning.unit = w->unit;
     assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){64}, 1, (int64_t[]){4}, 1), DA_OK);
     check_config(w->implementation);
-    /* Blocks of 55 columns and, whole rows of tiles all the same, of 40: the last panel is not to be filled with what was
-     * there before. */
-    assert_int_equal(da_attention_config_set_patterns(&c, (int64_t[]){55}, 1, (int64_t[]){1}, 1), DA_OK);
-    check_config(w->implementation);
 }
 
 /* A query whose only score is -infinity has the lse of one without keys, and no gradient, as it has no output. `improved`
