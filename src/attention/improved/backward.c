@@ -108,6 +108,11 @@ static size_t lay_out(worker *w, const backward_job *shared, char *memory) {
 
 /* ---- what both directions do ------------------------------------------------------------------------------------- */
 
+/* Kernels that round to bf16 add to the bits, which would carry a NaN of many ones over into a number. */
+static double usual_nan(double x) {
+    return isnan(x) ? NAN : x;
+}
+
 /* log2 of a query's softmax denominator, and <grad_out, out> - grad_lse. A query without keys gets weights of 0. */
 static void terms_of_query(const worker *w, int64_t i, double *lse, double *delta) {
     const da_backward_tensors *t = w->tensors;
@@ -118,13 +123,14 @@ static void terms_of_query(const worker *w, int64_t i, double *lse, double *delt
         *delta = 0;
         return;
     }
-    *lse = natural / ln_2;
+    *lse = usual_nan(natural / ln_2);
     *delta = w->unit.cut->kernels->dot(da_tensor_row(t->grad_out, batch, i, w->head), t->grad_out->stride[3],
                                        da_tensor_row(t->out, batch, i, w->head), t->out->stride[3], t->out->dtype,
                                        w->unit.cut->head_dim);
     if (t->grad_lse) {
         *delta -= da_dtype_load(t->grad_lse->dtype, da_tensor_row(t->grad_lse, batch, i, w->head));
     }
+    *delta = usual_nan(*delta);
 }
 
 /* Of weights that dropout keeps, and of the output under head_groups. */
