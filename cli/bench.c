@@ -341,10 +341,9 @@ int command_bench(int argc, char **argv) {
     const cli_command command = {
         COMMAND,
         "[OPTIONS]",
-        "Times the forward pass (with --backward both) on generated data, beside the multiply-add peak that it "
-        "measures first, and beside the\n"
-        "time that the library's model of the cost estimates. \"counted\" counts a pair of "
-        "query and key once per pattern\nthat holds it, \"distinct\" once.",
+        "Times the forward pass (with --backward both) on generated data, beside the multiply-add peak that it\n"
+        "measures first, and beside the time that the library's model of the cost estimates. \"counted\" counts a\n"
+        "pair of query and key once per pattern that holds it, \"distinct\" once.",
         "  dilated-attention bench --n 8192,32768 --check\n"
         "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
         groups,
