@@ -9,9 +9,11 @@
 #include "planner/fit.h"
 #include "planner/trial.h"
 
-/* Repeats go on until this has passed; the fastest counts, as what disturbs a run makes it slower. All times are the
- * processor's, not the clock's: what else the machine does should not be taken for this library's work. */
+/* Repeats go on until SECONDS have passed; the fastest counts, as what disturbs a run makes it slower. Where a repeat takes
+ * so long that disturbances even out, fewer than MIN_REPEATS are enough. All times are the processor's, not the clock's:
+ * what else the machine does should not be taken for this library's work. */
 #define SECONDS 0.025
+#define MOST_SECONDS 0.25
 #define MIN_REPEATS 5
 #define MAX_REPEATS 10
 
@@ -98,7 +100,8 @@ static da_status time_runs(const da_trial *trial, run_list *list) {
             }
             run->fastest = run->fastest < 0 || seconds < run->fastest ? seconds : run->fastest;
         }
-        if (repeat + 1 >= MIN_REPEATS && da_trial_thread_clock() - start > SECONDS) {
+        double passed = da_trial_thread_clock() - start;
+        if (passed > MOST_SECONDS || (repeat + 1 >= MIN_REPEATS && passed > SECONDS)) {
             break;
         }
     }
@@ -187,11 +190,12 @@ static int compare_doubles(const void *a, const void *b) {
 /* How much longer a thread computes for the same while the others compute too: they may share a core, its cache or its
  * clock rate. Its own processor time counts, so that what else the machine does plays no part. */
 static da_status measure_slowdown(const da_trial *trial, const short_run *run, int threads, double *slowdown) {
-    double seconds[DA_MAX_THREADS], rounds[ROUNDS], alone = 0;
+    double seconds[DA_MAX_THREADS], rounds[ROUNDS], alone = 0, start = da_trial_thread_clock();
     da_status status[DA_MAX_THREADS], worst = DA_OK;
     side_by_side all = {trial, run, seconds, status};
+    int round = 0;
     *slowdown = 1;
-    for (int round = 0; round < ROUNDS && threads > 1 && worst == DA_OK; round++) {
+    for (; round < ROUNDS && threads > 1 && worst == DA_OK && da_trial_thread_clock() - start < MOST_SECONDS; round++) {
         run_beside(0, 0, &all);
         worst = status[0];
         alone = round == 0 || seconds[0] < alone ? seconds[0] : alone;
@@ -203,8 +207,8 @@ static da_status measure_slowdown(const da_trial *trial, const short_run *run, i
         }
     }
     if (threads > 1 && worst == DA_OK) {
-        qsort(rounds, ROUNDS, sizeof *rounds, compare_doubles);
-        *slowdown = rounds[ROUNDS / 2] > alone ? rounds[ROUNDS / 2] / alone : 1;
+        qsort(rounds, (size_t)round, sizeof *rounds, compare_doubles);
+        *slowdown = rounds[round / 2] > alone ? rounds[round / 2] / alone : 1;
     }
     return worst;
 }
