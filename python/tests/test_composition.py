@@ -282,7 +282,7 @@ def test_tensors_that_are_refused(change: Any) -> None:
         composed_attention(q, change(k), v, (8,), (2,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_anything(data: st.DataObject) -> None:
     """Random patterns and options, forward and backward, with every kernel that runs on a CPU."""

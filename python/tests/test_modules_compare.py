@@ -46,7 +46,7 @@ def test_generated_options(seed, implementation):
     compare(module, rng, built(module, implementation), n, batch, joint=seed % 2 == 0, padded=seed % 3 == 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1000, 10**6), st.integers(1, 50), st.booleans(), st.booleans(), st.sampled_from(IMPLEMENTATIONS))
 def test_any_options(seed, n, joint, padded, implementation):
     module, rng = draw_module(seed)

@@ -95,7 +95,7 @@ def test_weights_are_differentiable() -> None:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 33),
     heads=st.integers(1, 5),
