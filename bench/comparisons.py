@@ -82,9 +82,7 @@ def _compare(bench: Bench, comparison: Comparison) -> None:
                "figure": spread(ratios(seconds[comparison.rival], seconds["library"])), "unit": "x faster",
                "target": comparison.target, "sense": "at least", "competitors": competitors})
     if comparison.group == "f32":
-        f32 = [p["f32"] for p in bench.peaks.rounds[start:]]
-        around = [(before + after) / 2 for before, after in zip(f32, f32[1:])]
-        _add_fraction_of_peak(bench, comparison, seconds["library"], around)
+        _add_fraction_of_peak(bench, comparison, seconds["library"], bench.peaks.beside("f32", start))
 
 
 def measure(bench: Bench, group: str) -> None:

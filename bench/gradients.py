@@ -145,11 +145,10 @@ def _compare(bench: Bench, work: Work, checks: dict[str, dict]) -> None:
     seconds = interleaved(calls, min(bench.repeats, MOST_ROUNDS), bench.peaks.measure)
     _add_rows(bench, work, problem, rival, seconds, checks)
     if problem.dtype == "float32":
-        peaks = [p["f32"] for p in bench.peaks.rounds[start:]]
-        around = [(before + after) / 2 for before, after in zip(peaks, peaks[1:])]
+        peaks = bench.peaks.beside("f32", start)
         flops = BACKWARD * counted_flops(problem)
         bench.add({"id": f"peak-{work.id}", "work": f"backward pass in counted flops, to the multiply-add peak, "
-                   f"{work.title}", "figure": spread([100 * flops / s / p for s, p in zip(seconds["backward"], around)]),
+                   f"{work.title}", "figure": spread([100 * flops / s / p for s, p in zip(seconds["backward"], peaks)]),
                    "unit": "%", "target": PEAK_TARGET, "sense": "at least"})
 
 

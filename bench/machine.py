@@ -62,6 +62,11 @@ class Peaks:
     def has_bf16(self) -> bool:
         return "bf16" in self.rounds[0]
 
+    def beside(self, name: str, start: int) -> list[float]:
+        """What was measured before and after each round since `start`, averaged."""
+        found = [round[name] for round in self.rounds[start:]]
+        return [(before + after) / 2 for before, after in zip(found, found[1:])]
+
     def median(self, name: str, start: int = 0) -> float:
         return statistics.median(round[name] for round in self.rounds[start:])
 
