@@ -7,10 +7,7 @@ describes the format.
 """
 from __future__ import annotations
 
-import argparse
 import math
-import multiprocessing
-import os
 import pathlib
 import struct
 import sys
@@ -18,7 +15,7 @@ from dataclasses import dataclass, replace
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS / "multihead"), str(TESTS / "reference")]
-from generate_multihead_cases import UNIT, VALUE_TYPES, array, draw_module, module_words, noise_at, rounded  # noqa: E402
+from generate_multihead_cases import UNIT, VALUE_TYPES, array, draw_module, module_words, noise_at, rounded, write  # noqa: E402
 
 import numpy as np  # noqa: E402
 
@@ -129,18 +126,9 @@ def compute(case):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=pathlib.Path)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
     cases = large_cases() + [random_case(k, kind) for kind, count in RANDOM_CASES.items() for k in range(count)]
     check_coverage(cases)
-    with multiprocessing.Pool(arguments.processes) as pool:
-        bodies = pool.map(compute, cases, chunksize=1)
-    temporary = arguments.output.with_suffix(".part")
-    temporary.write_bytes(MAGIC + struct.pack("<q", len(bodies)) + b"".join(bodies))
-    temporary.replace(arguments.output)
-    print(f"{len(bodies)} cases, {temporary.name}: {arguments.output.stat().st_size} bytes")
+    write(cases, compute, MAGIC, __doc__)
 
 
 if __name__ == "__main__":

@@ -234,19 +234,24 @@ def encode(case, inputs, grads, tolerances):
     return body
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write(cases, compute_one, magic, about):
+    """Computes the cases, and writes the file that the command line names: the magic, their number, one after the other."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    cases = [random_case(k, kind) for kind, count in RANDOM_CASES.items() for k in range(count)] + large_cases()
-    check_coverage(cases)
     with multiprocessing.Pool(arguments.processes) as pool:
-        bodies = pool.map(compute, cases, chunksize=1)
+        bodies = pool.map(compute_one, cases, chunksize=1)
     temporary = arguments.output.with_suffix(".part")
-    temporary.write_bytes(MAGIC + struct.pack("<q", len(bodies)) + b"".join(bodies))
+    temporary.write_bytes(magic + struct.pack("<q", len(bodies)) + b"".join(bodies))
     temporary.replace(arguments.output)
     print(f"{len(bodies)} cases, {temporary.name}: {arguments.output.stat().st_size} bytes")
+
+
+def main():
+    cases = [random_case(k, kind) for kind, count in RANDOM_CASES.items() for k in range(count)] + large_cases()
+    check_coverage(cases)
+    write(cases, compute, MAGIC, __doc__)
 
 
 if __name__ == "__main__":
