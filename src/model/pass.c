@@ -143,7 +143,8 @@ void da_pass_end(da_pass *pass) {
 
 /* ---- passes ------------------------------------------------------------------------------------------------------ */
 
-da_status da_pass_report(da_pass *pass) {
+/* Reports a finished layer; DA_ERROR_CANCELLED if the caller wants to stop. */
+static da_status report(da_pass *pass) {
     pass->reports++;
     if (pass->batch.progress && !pass->batch.progress(pass->reports, pass->steps, pass->batch.progress_user)) {
         return da_report(DA_ERROR_CANCELLED, "cancelled by the progress callback");
@@ -151,7 +152,8 @@ da_status da_pass_report(da_pass *pass) {
     return DA_OK;
 }
 
-da_status da_pass_forward(da_pass *pass) {
+/* Embedding and all layers, up to inputs[layers]. */
+static da_status run_forward(da_pass *pass) {
     const da_longnet *model = pass->model;
     da_status status = DA_OK;
     da_embedding_forward(model->real, model->threads, model->multihead.embed_dim,
@@ -160,7 +162,7 @@ da_status da_pass_forward(da_pass *pass) {
     for (int64_t layer = 0; layer < model->config.layers && status == DA_OK; layer++) {
         status = da_layer_forward(pass, layer, NULL);
         if (status == DA_OK) {
-            status = da_pass_report(pass);
+            status = report(pass);
         }
     }
     return status;
@@ -187,7 +189,7 @@ da_status da_longnet_loss(const da_longnet *model, const da_longnet_batch *batch
     if (status != DA_OK) {
         return status;
     }
-    status = da_pass_forward(&pass);
+    status = run_forward(&pass);
     if (status == DA_OK) {
         da_head head = da_model_head(model, pass.memory[1]);
         *loss = da_head_loss(&head, pass.rows, pass.inputs[model->config.layers], pass.batch.targets);
@@ -217,7 +219,7 @@ da_status da_longnet_logits(const da_longnet *model, const da_longnet_batch *bat
     }
     status = check_range(&pass.batch, first, count);
     if (status == DA_OK) {
-        status = da_pass_forward(&pass);
+        status = run_forward(&pass);
     }
     da_head head = da_model_head(model, pass.memory[1]);
     for (int64_t b = 0; b < pass.batch.batch && status == DA_OK; b++) {
@@ -245,7 +247,7 @@ static da_status backward(da_pass *pass, da_longnet_gradients *gradients, double
     for (int64_t layer = layers - 1; layer >= 0 && status == DA_OK; layer--) {
         status = da_layer_backward(pass, layer, gradients);
         if (status == DA_OK) {
-            status = da_pass_report(pass);
+            status = report(pass);
         }
     }
     if (status == DA_OK) {
@@ -269,7 +271,7 @@ da_status da_longnet_backward(const da_longnet *model, const da_longnet_batch *b
     if (status != DA_OK) {
         return status;
     }
-    status = da_pass_forward(&pass);
+    status = run_forward(&pass);
     if (status == DA_OK) {
         status = backward(&pass, gradients, loss);
     }

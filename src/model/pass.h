@@ -23,9 +23,6 @@ da_status da_pass_begin(da_pass *pass, const da_longnet *model, const da_longnet
                         bool backward);
 void da_pass_end(da_pass *pass);
 
-/* Embedding and all layers, up to inputs[layers]. */
-da_status da_pass_forward(da_pass *pass);
-
 /* One layer, from inputs[layer] to inputs[layer + 1]; saved: NULL, or a place for what the attention leaves. */
 da_status da_layer_forward(const da_pass *pass, int64_t layer, da_multihead_saved **saved);
 
@@ -36,8 +33,5 @@ da_status da_layer_backward(const da_pass *pass, int64_t layer, da_longnet_gradi
 /* Parts of the model that work in this memory. */
 da_feed_forward da_layer_feed_forward(const da_longnet *model, int64_t layer, void *memory);
 da_head da_model_head(const da_longnet *model, void *memory);
-
-/* Reports a finished layer; DA_ERROR_CANCELLED if the caller wants to stop. */
-da_status da_pass_report(da_pass *pass);
 
 #endif

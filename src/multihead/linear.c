@@ -34,7 +34,8 @@ void da_add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, 
     }
 }
 
-void da_add_columns(da_dtype real, da_matrix rows, int64_t count, int64_t width, void *bias) {
+/* bias[c] += the sum of column c, row after row; nothing where it is NULL. */
+static void add_columns(da_dtype real, da_matrix rows, int64_t count, int64_t width, void *bias) {
     for (int64_t r = 0; bias && r < count; r++) {
         da_add_elements(real, bias, da_elements_on(rows.data, r * rows.ld, real), width);
     }
@@ -45,7 +46,7 @@ void da_linear_feature_gradient(da_dtype real, int64_t first, int64_t count, int
     gradient.data = da_elements_on(gradient.data, first, real);
     da_product(real, DA_PRODUCT_A_TRANSPOSED, count, width, rows, gradient, input, true,
                da_elements_on(weight, first * width, real), width);
-    da_add_columns(real, gradient, rows, count, bias ? da_elements_on(bias, first, real) : NULL);
+    add_columns(real, gradient, rows, count, bias ? da_elements_on(bias, first, real) : NULL);
 }
 
 typedef struct gradient_work {

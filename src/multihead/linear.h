@@ -21,9 +21,6 @@ void da_multiply_elements(da_dtype real, void *product, const void *factors, int
 /* Adds bias to each row; nothing where it is NULL. */
 void da_add_bias(da_dtype real, const void *bias, int64_t width, int64_t count, void *rows, int64_t ld);
 
-/* bias[c] += the sum of column c, row after row; nothing where it is NULL. */
-void da_add_columns(da_dtype real, da_matrix rows, int64_t count, int64_t width, void *bias);
-
 /* Gradients of features first .. first + count - 1 of a linear layer out = in weight^T + bias, added to weight
  * (features, width) and bias (features; may be NULL): gradient (rows, features), input (rows, width). */
 void da_linear_feature_gradient(da_dtype real, int64_t first, int64_t count, int64_t rows, int64_t width,
