@@ -36,6 +36,7 @@ typedef struct da_span {
     int64_t first_segment[DA_MAX_PATTERNS]; /* index in the sequence of the pattern's first segment */
     /* Token i sees tokens from i - sees_before to i + sees_after, as far as segments let it; INT64_MAX: all. */
     int64_t sees_before, sees_after;
+    int64_t columns_first, columns_end; /* only these positions are visited; da_span_begin: all */
 } da_span;
 
 /* Positions in a unit, at most max_unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem

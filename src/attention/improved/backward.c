@@ -27,12 +27,16 @@
 #define STRETCH_BYTES (8 * 1024 * 1024)
 #define STRETCHES_WANTED 8
 
+enum { LSE = 0, DELTA = 1 }; /* terms of a query, as da_source has them */
+
 static const double ln_2 = 0.69314718055994530942;
 
 /* What a call's threads share. */
 typedef struct backward_job {
     const da_backward_call *call;
+    const da_scope *query_scope, *key_scope; /* of the two directions; of stretches the latter */
     da_unit_cut query_cut, key_cut;
+    bool is_part;                   /* of a problem: in two directions, one at a time */
     int64_t query_units, key_units; /* 0: no such gradient is wanted, or it is computed by stretches */
     int64_t stretch;                /* 0: in two directions */
     int64_t stretch_count;          /* per sequence */
@@ -45,7 +49,8 @@ typedef struct worker {
     const backward_job *shared;
     const da_backward_tensors *tensors;
     da_unit unit;
-    int64_t first; /* position of the first row of grad_key and grad_value */
+    int64_t first;    /* position of the first row of grad_key and grad_value */
+    int64_t sequence; /* of queries or of keys, among those of all batch elements */
     int64_t head, kv_head;
     da_head_patterns patterns;
     char *lse, *delta;                            /* real[rows]: terms of rows that are queries */
@@ -114,23 +119,28 @@ static double usual_nan(double x) {
 }
 
 /* log2 of a query's softmax denominator, and <grad_out, out> - grad_lse. A query without keys gets weights of 0. */
-static void terms_of_query(const worker *w, int64_t i, double *lse, double *delta) {
-    const da_backward_tensors *t = w->tensors;
-    int64_t batch = w->unit.batch;
-    double natural = da_dtype_load(t->lse->dtype, da_tensor_row(t->lse, batch, i, w->head));
+static void terms_of_query(const da_kernels *kernels, const da_backward_tensors *t, int64_t batch, int64_t i,
+                           int64_t head, double terms[2]) {
+    double natural = da_dtype_load(t->lse->dtype, da_tensor_row(t->lse, batch, i, head));
     if (natural == -INFINITY) {
-        *lse = INFINITY;
-        *delta = 0;
+        terms[LSE] = INFINITY;
+        terms[DELTA] = 0;
         return;
     }
-    *lse = usual_nan(natural / ln_2);
-    *delta = w->unit.cut->kernels->dot(da_tensor_row(t->grad_out, batch, i, w->head), t->grad_out->stride[3],
-                                       da_tensor_row(t->out, batch, i, w->head), t->out->stride[3], t->out->dtype,
-                                       w->unit.cut->head_dim);
+    double delta =
+        kernels->dot(da_tensor_row(t->grad_out, batch, i, head), t->grad_out->stride[3],
+                     da_tensor_row(t->out, batch, i, head), t->out->stride[3], t->out->dtype, (int)t->query->shape[3]);
     if (t->grad_lse) {
-        *delta -= da_dtype_load(t->grad_lse->dtype, da_tensor_row(t->grad_lse, batch, i, w->head));
+        delta -= da_dtype_load(t->grad_lse->dtype, da_tensor_row(t->grad_lse, batch, i, head));
     }
-    *delta = usual_nan(*delta);
+    terms[LSE] = usual_nan(natural / ln_2);
+    terms[DELTA] = usual_nan(delta);
+}
+
+void da_improved_query_terms(const da_backward_call *call, int64_t batch, int64_t row, int64_t head, double terms[2]) {
+    const da_kernels *kernels =
+        da_kernels_for_backward(da_context_isa(call->context), call->tensors->query->dtype, call->dropout > 0);
+    terms_of_query(kernels, call->tensors, batch, row, head, terms);
 }
 
 /* Of weights that dropout keeps, and of the output under head_groups. */
@@ -179,7 +189,30 @@ static bool is_padded_key(const void *user, int64_t position) {
 static void store_gradient(const worker *w, const da_tensor *gradient, int64_t position, int64_t head, double factor,
                            const char *sums) {
     w->unit.cut->kernels->store_row(sums, factor, gradient->dtype, w->unit.cut->head_dim,
-                                    da_tensor_row(gradient, w->unit.batch, position, head), gradient->stride[3]);
+                                    da_tensor_row(gradient, w->unit.batch, position + w->unit.row_shift, head),
+                                    gradient->stride[3]);
+}
+
+/* Row `position` of the sums that are carried, of the array `which` among those of the direction. */
+static char *find_carried(const worker *w, int which, int64_t position) {
+    const da_part *rows = w->unit.scope->rows;
+    const int64_t *shape = w->unit.pass->rows_are_keys ? w->tensors->key->shape : w->tensors->query->shape;
+    int64_t row = position + w->unit.row_shift - rows->pieces->row, sequences = shape[0] * shape[2];
+    return w->unit.scope->carry->memory +
+           (size_t)((which * sequences + w->sequence) * rows->length + row) * da_unit_row_bytes(&w->unit);
+}
+
+/* A row of sums is done with in this scope: adds what earlier ones gave, and stores it or carries it on. */
+static void leave_sums(const worker *w, int which, const da_tensor *gradient, int64_t position, int64_t head,
+                       double factor, char *sums) {
+    if (!da_scope_begins(w->unit.scope)) {
+        da_unit_merge_row(&w->unit, sums, 1, find_carried(w, which, position), 1);
+    }
+    if (da_scope_ends(w->unit.scope)) {
+        store_gradient(w, gradient, position, head, factor, sums);
+    } else {
+        memcpy(find_carried(w, which, position), sums, da_unit_row_bytes(&w->unit));
+    }
 }
 
 /* ---- the gradient of queries ------------------------------------------------------------------------------------- */
@@ -187,10 +220,11 @@ static void store_gradient(const worker *w, const da_tensor *gradient, int64_t p
 static void begin_queries(void *user, const da_row_class *class) {
     worker *w = user;
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        double lse, delta;
-        terms_of_query(w, da_unit_row_position(&w->unit, row), &lse, &delta);
-        da_set_real(w->unit.cut->kernels, w->lse, row, lse);
-        da_set_real(w->unit.cut->kernels, w->delta, row, delta);
+        double terms[2];
+        terms_of_query(w->unit.cut->kernels, w->tensors, w->unit.batch, da_unit_tensor_row(&w->unit, row), w->head,
+                       terms);
+        da_set_real(w->unit.cut->kernels, w->lse, row, terms[LSE]);
+        da_set_real(w->unit.cut->kernels, w->delta, row, terms[DELTA]);
     }
     clear_accumulators(w, class);
     da_unit_pack(&w->unit, class, w->tensors->query, w->head, w->shared->call->scale / ln_2, w->first_packed);
@@ -199,8 +233,8 @@ static void begin_queries(void *user, const da_row_class *class) {
 
 static void gather_keys(void *user) {
     worker *w = user;
-    da_unit_gather(&w->unit, w->tensors->key, w->tensors->key, w->kv_head, &w->block.first);
-    da_unit_gather(&w->unit, w->tensors->value, w->tensors->value, w->kv_head, &w->block.second);
+    da_unit_gather(&w->unit, DA_FIRST, DA_FIRST, &w->block.first);
+    da_unit_gather(&w->unit, DA_SECOND, DA_SECOND, &w->block.second);
     w->block.lse = NULL;
     w->block.delta = NULL;
 }
@@ -214,8 +248,8 @@ static void finish_queries(void *user, const da_row_class *class) {
     size_t row_bytes = da_unit_row_bytes(&w->unit);
     da_unit_finish_tiles(&w->unit, class, w->first_accumulator);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        store_gradient(w, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->shared->call->scale,
-                       w->first_accumulator + (size_t)row * row_bytes);
+        leave_sums(w, 0, w->tensors->grad_query, da_unit_row_position(&w->unit, row), w->head, w->shared->call->scale,
+                   w->first_accumulator + (size_t)row * row_bytes);
     }
 }
 
@@ -255,22 +289,31 @@ static void begin_keys(void *user, const da_row_class *class) {
     da_unit_pack(&w->unit, class, w->tensors->value, w->kv_head, weight_factor(w), w->second_packed);
 }
 
+static void terms_of_column(const worker *w, int column, double terms[2]) {
+    const da_kernels *kernels = w->unit.cut->kernels;
+    const da_source *source = w->unit.column_sources[column];
+    int64_t in_stretch = w->unit.column_positions[column] - w->stretch_first, row = w->unit.column_rows[column];
+    if (w->shared->stretch > 0) {
+        terms[LSE] = da_real_at(kernels, w->stretch_lse, in_stretch);
+        terms[DELTA] = da_real_at(kernels, w->stretch_delta, in_stretch);
+    } else if (source->terms) {
+        terms[LSE] = source->terms[row][LSE];
+        terms[DELTA] = source->terms[row][DELTA];
+    } else {
+        terms_of_query(kernels, w->tensors, w->unit.batch, row, w->head, terms);
+    }
+}
+
 static void gather_queries(void *user) {
     worker *w = user;
     const da_kernels *kernels = w->unit.cut->kernels;
-    da_unit_gather(&w->unit, w->tensors->query, w->tensors->query, w->head, &w->block.first);
-    da_unit_gather(&w->unit, w->tensors->grad_out, w->tensors->grad_out, w->head, &w->block.second);
+    da_unit_gather(&w->unit, DA_FIRST, DA_FIRST, &w->block.first);
+    da_unit_gather(&w->unit, DA_SECOND, DA_SECOND, &w->block.second);
     for (int column = 0; column < w->unit.column_count; column++) {
-        int64_t position = w->unit.column_positions[column];
-        double lse, delta;
-        if (w->shared->stretch > 0) {
-            lse = da_real_at(kernels, w->stretch_lse, position - w->stretch_first);
-            delta = da_real_at(kernels, w->stretch_delta, position - w->stretch_first);
-        } else {
-            terms_of_query(w, position, &lse, &delta);
-        }
-        da_set_real(kernels, w->column_lse, column, lse);
-        da_set_real(kernels, w->column_delta, column, delta);
+        double terms[2];
+        terms_of_column(w, column, terms);
+        da_set_real(kernels, w->column_lse, column, terms[LSE]);
+        da_set_real(kernels, w->column_delta, column, terms[DELTA]);
     }
     for (int column = w->unit.column_count; column % kernels->panel_keys != 0; column++) {
         da_set_real(kernels, w->column_lse, column, 0);
@@ -362,15 +405,15 @@ static const da_unit_pass key_pass = {
 
 /* ---- units ------------------------------------------------------------------------------------------------------- */
 
-/* The rows first..end-1 against all columns of a head. */
-static void run_head(worker *w, int64_t head, int64_t first, int64_t end) {
+/* A piece's rows against all columns of a head. */
+static void run_head(worker *w, int64_t head, const da_piece *piece) {
     const da_backward_call *call = w->shared->call;
-    int64_t n = w->tensors->query->shape[1], heads = w->tensors->query->shape[2];
     w->head = head;
-    da_head_patterns_init(&w->patterns, call->config, n, heads, head);
+    w->unit.column_head = w->unit.pass->rows_are_keys ? head : w->kv_head;
+    da_head_patterns_init(&w->patterns, call->config, w->unit.scope->n, w->tensors->query->shape[2], head);
     da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch, head);
     w->keys_finite = true;
-    da_unit_run(&w->unit, first, end);
+    da_unit_run(&w->unit, piece);
 }
 
 /* Begins the sums for the keys first..end-1. */
@@ -387,21 +430,21 @@ static void store_key_sums(const worker *w, int64_t end) {
     for (int64_t j = w->first; j < end; j++) {
         size_t row = (size_t)(j - w->first) * row_bytes;
         if (grad_key) {
-            store_gradient(w, grad_key, j, w->kv_head, w->shared->call->scale, w->grad_key + row);
+            leave_sums(w, 0, grad_key, j, w->kv_head, w->shared->call->scale, w->grad_key + row);
         }
         if (grad_value) {
-            store_gradient(w, grad_value, j, w->kv_head, weight_factor(w), w->grad_value + row);
+            leave_sums(w, 1, grad_value, j, w->kv_head, weight_factor(w), w->grad_value + row);
         }
     }
 }
 
 /* The keys of a unit, over all the heads of their group. */
-static void run_keys(worker *w, int64_t group, int64_t first, int64_t end) {
-    begin_key_sums(w, first, end);
+static void run_keys(worker *w, int64_t group, const da_piece *piece) {
+    begin_key_sums(w, piece->first, piece->end);
     for (int64_t head = w->kv_head * group; head < (w->kv_head + 1) * group; head++) {
-        run_head(w, head, first, end);
+        run_head(w, head, piece);
     }
-    store_key_sums(w, end);
+    store_key_sums(w, piece->end);
 }
 
 static void run_unit(int64_t index, int thread, void *user) {
@@ -409,23 +452,25 @@ static void run_unit(int64_t index, int thread, void *user) {
     bool keys = index >= shared->query_units;
     const da_unit_cut *cut = keys ? &shared->key_cut : &shared->query_cut;
     const da_backward_tensors *t = shared->call->tensors;
-    int64_t n = t->query->shape[1], heads = t->query->shape[2], kv_heads = t->key->shape[2], group = heads / kv_heads;
+    const da_scope *scope = keys ? shared->key_scope : shared->query_scope;
+    int64_t heads = t->query->shape[2], kv_heads = t->key->shape[2], group = heads / kv_heads;
     int64_t in_pass = keys ? index - shared->query_units : index, sequence = in_pass / cut->unit_count;
     int64_t per_batch = keys ? kv_heads : heads;
-    int64_t first = in_pass % cut->unit_count * cut->unit, end = n - first < cut->unit ? n : first + cut->unit;
-    worker w = {.shared = shared, .tensors = t};
+    da_piece piece = da_unit_piece(cut, scope->rows, in_pass % cut->unit_count);
+    worker w = {.shared = shared, .tensors = t, .sequence = sequence};
     if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
     w.kv_head = keys ? sequence % per_batch : sequence % per_batch / group;
-    w.unit = (da_unit){.cut = cut, .pass = keys ? &key_pass : &query_pass, .batch = sequence / per_batch};
+    w.unit =
+        (da_unit){.cut = cut, .pass = keys ? &key_pass : &query_pass, .scope = scope, .batch = sequence / per_batch};
     lay_out(&w, shared, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
     if (keys) {
-        run_keys(&w, group, first, end);
+        run_keys(&w, group, &piece);
     } else {
-        run_head(&w, sequence % per_batch, first, end);
+        run_head(&w, sequence % per_batch, &piece);
     }
     da_progress_step(&shared->job.progress, thread);
 }
@@ -444,10 +489,10 @@ static void store_query_sums(const worker *w, int64_t end) {
 static void find_stretch_terms(worker *w, int64_t end) {
     const da_kernels *kernels = w->unit.cut->kernels;
     for (int64_t i = w->stretch_first; i < end; i++) {
-        double lse, delta;
-        terms_of_query(w, i, &lse, &delta);
-        da_set_real(kernels, w->stretch_lse, i - w->stretch_first, lse);
-        da_set_real(kernels, w->stretch_delta, i - w->stretch_first, delta);
+        double terms[2];
+        terms_of_query(kernels, w->tensors, w->unit.batch, i, w->head, terms);
+        da_set_real(kernels, w->stretch_lse, i - w->stretch_first, terms[LSE]);
+        da_set_real(kernels, w->stretch_delta, i - w->stretch_first, terms[DELTA]);
     }
 }
 
@@ -466,7 +511,7 @@ static void run_head_of_stretch(backward_job *shared, worker *w, int64_t head, i
         if (!shares_keys) {
             begin_key_sums(w, first, unit_end);
         }
-        run_head(w, head, first, unit_end);
+        run_head(w, head, &(da_piece){first, unit_end, first});
         if (!shares_keys) {
             store_key_sums(w, unit_end);
         }
@@ -483,7 +528,8 @@ static void run_stretch(int64_t index, int thread, void *user) {
     int64_t end = n - first < shared->stretch ? n : first + shared->stretch;
     worker w = {.shared = shared, .tensors = t, .stretch_first = first, .wants_columns = t->grad_query != NULL};
     w.kv_head = sequence % kv_heads;
-    w.unit = (da_unit){.cut = &shared->key_cut, .pass = &key_pass, .batch = sequence / kv_heads};
+    w.unit =
+        (da_unit){.cut = &shared->key_cut, .pass = &key_pass, .scope = shared->key_scope, .batch = sequence / kv_heads};
     lay_out(&w, shared, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
@@ -555,23 +601,29 @@ static void plan_stretches(backward_job *shared, const da_kernels *kernels, cons
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
 
-/* Fills in all but the call. */
+/* Fills in all but the call. Without scopes, for the whole problem. */
 static void plan(backward_job *shared, bool wants_query, bool wants_keys, bool drops, const da_context *context,
                  const da_attention_config *config, const da_problem *problem) {
     worker layout;
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
     int64_t queries = problem->batch * problem->heads, keys = problem->batch * problem->kv_heads;
-    bool wants_any = wants_query || wants_keys;
     int arrays = row_arrays(kernels, PACKED_ARRAYS);
     da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, arrays);
     da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, arrays);
+    if (shared->query_scope) {
+        da_unit_cut_part(&shared->query_cut, shared->query_scope->rows);
+        da_unit_cut_part(&shared->key_cut, shared->key_scope->rows);
+    }
     shared->grad_key_rows = (size_t)shared->key_cut.unit;
-    plan_stretches(shared, kernels, config, problem);
+    if (!shared->is_part) {
+        plan_stretches(shared, kernels, config, problem);
+    }
     shared->job.memory_per_thread = lay_out(&layout, shared, NULL);
     shared->job.clear_memory =
         true; /* no_bias is zero, as are columns beyond head_dim and rows that a tile does not use */
     if (shared->stretch > 0) {
-        da_job_plan(&shared->job, context, &config->tuning, wants_any ? keys * shared->stretch_count : 0);
+        da_job_plan(&shared->job, context, &config->tuning,
+                    wants_query || wants_keys ? keys * shared->stretch_count : 0);
         shared->job.steps = queries * units_of_stretches(shared, da_problem_length(problem));
     } else {
         shared->query_units = wants_query ? queries * shared->query_cut.unit_count : 0;
@@ -580,14 +632,36 @@ static void plan(backward_job *shared, bool wants_query, bool wants_keys, bool d
     }
 }
 
-da_status da_improved_backward(void *state, const da_backward_call *call, void *user) {
+/* The gradients that the call wants, all rows of both directions being as many. */
+static da_status run(backward_job *shared) {
+    const da_backward_call *call = shared->call;
     const da_backward_tensors *t = call->tensors;
     da_problem problem;
-    backward_job shared = {.call = call};
     da_problem_of_tensors(t->query, t->key, &problem);
-    plan(&shared, t->grad_query, t->grad_key || t->grad_value, call->dropout > 0, call->context, call->config,
-         &problem);
-    return da_job_run(&shared.job, call->context, call->options, shared.stretch > 0 ? run_stretch : run_unit, &shared);
+    problem.n = shared->query_scope->rows->length;
+    plan(shared, t->grad_query, t->grad_key || t->grad_value, call->dropout > 0, call->context, call->config, &problem);
+    return da_job_run(&shared->job, call->context, call->options, shared->stretch > 0 ? run_stretch : run_unit, shared);
+}
+
+da_status da_improved_backward(void *state, const da_backward_call *call, void *user) {
+    const da_backward_tensors *t = call->tensors;
+    int64_t n = t->query->shape[1];
+    da_whole queries, keys;
+    backward_job shared = {.call = call,
+                           .query_scope = da_scope_whole(&queries, n, t->key, t->value),
+                           .key_scope = da_scope_whole(&keys, n, t->query, t->grad_out)};
+    return run(&shared);
+}
+
+da_status da_improved_backward_scope(const da_backward_call *call, const da_scope *scope) {
+    backward_job shared = {.call = call, .query_scope = scope, .key_scope = scope, .is_part = true};
+    return run(&shared);
+}
+
+size_t da_improved_backward_carry(const da_context *context, bool drops, const da_problem *problem, int64_t heads) {
+    const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
+    return (size_t)(problem->batch * heads * problem->n) * (size_t)da_unit_padded_dim(kernels, problem->head_dim) *
+           kernels->real_size;
 }
 
 size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,

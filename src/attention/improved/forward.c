@@ -16,6 +16,7 @@ static const double ln_2 = 0.69314718055994530942;
 /* What a call's threads share. */
 typedef struct forward_job {
     const da_forward_call *call;
+    const da_scope *scope;
     da_unit_cut cut;
     da_job job;
 } forward_job;
@@ -24,7 +25,7 @@ typedef struct forward_job {
 typedef struct worker {
     const forward_job *shared;
     da_unit unit;
-    int64_t head, kv_head;
+    int64_t sequence, head;
     da_head_patterns patterns;
     char *maximum, *sum; /* real[rows] */
     char *accumulator;   /* real[rows][padded_dim] */
@@ -66,7 +67,7 @@ static void begin_class(void *user, const da_row_class *class) {
 
 static void fill_block(void *user) {
     worker *w = user;
-    da_unit_gather(&w->unit, w->shared->call->key, w->shared->call->value, w->kv_head, &w->block);
+    da_unit_gather(&w->unit, DA_FIRST, DA_SECOND, &w->block);
 }
 
 static void attend_tile(void *user, const da_row_class *class, int row_in_class) {
@@ -90,7 +91,7 @@ static void attend_tile(void *user, const da_row_class *class, int row_in_class)
 static void finish_row(worker *w, int row, double zero_keys) {
     const da_kernels *kernels = w->shared->cut.kernels;
     const da_tensor *out = w->shared->call->out, *lse = w->shared->call->lse;
-    int64_t i = da_unit_row_position(&w->unit, row), batch = w->unit.batch;
+    int64_t i = da_unit_tensor_row(&w->unit, row), batch = w->unit.batch;
     double maximum = da_real_at(kernels, w->maximum, row), sum = da_real_at(kernels, w->sum, row);
     double factor = w->unit.dropout.factor / w->patterns.divisor;
     if (zero_keys > 0) {
@@ -108,12 +109,67 @@ static void finish_row(worker *w, int row, double zero_keys) {
     }
 }
 
+/* A row's softmax as it is carried from scope to scope. */
+typedef struct carried_row {
+    char *maximum, *sum, *accumulator;
+} carried_row;
+
+static carried_row find_carried(const worker *w, int row) {
+    const da_scope *scope = w->shared->scope;
+    const da_unit_cut *cut = &w->shared->cut;
+    size_t sequences = (size_t)(w->shared->call->query->shape[0] * w->shared->call->query->shape[2]);
+    size_t rows = sequences * (size_t)scope->rows->length;
+    size_t at =
+        (size_t)(w->sequence * scope->rows->length + da_unit_tensor_row(&w->unit, row) - scope->rows->pieces->row);
+    char *sums = scope->carry->memory + rows * cut->kernels->real_size,
+         *accumulators = sums + rows * cut->kernels->real_size;
+    return (carried_row){.maximum = scope->carry->memory + at * cut->kernels->real_size,
+                         .sum = sums + at * cut->kernels->real_size,
+                         .accumulator = accumulators + at * da_unit_row_bytes(&w->unit)};
+}
+
+/* Of a maximum that grew: 2^(from - to), where both may be -infinity. */
+static double shrinking(double from, double to) {
+    return from == to ? 1 : exp2(from - to);
+}
+
+/* Adds to a row what earlier scopes gave. */
+static void add_carried(worker *w, int row) {
+    const da_kernels *kernels = w->shared->cut.kernels;
+    carried_row carried = find_carried(w, row);
+    double theirs = da_real_at(kernels, carried.maximum, 0), ours = da_real_at(kernels, w->maximum, row);
+    double reached = theirs > ours ? theirs : ours;
+    double shrink_theirs = shrinking(theirs, reached), shrink_ours = shrinking(ours, reached);
+    char *accumulator = w->accumulator + (size_t)row * da_unit_row_bytes(&w->unit);
+    da_set_real(kernels, w->sum, row,
+                da_real_at(kernels, w->sum, row) * shrink_ours + da_real_at(kernels, carried.sum, 0) * shrink_theirs);
+    da_set_real(kernels, w->maximum, row, reached);
+    da_unit_merge_row(&w->unit, accumulator, shrink_ours, carried.accumulator, shrink_theirs);
+}
+
+static void carry_row(const worker *w, int row) {
+    const da_kernels *kernels = w->shared->cut.kernels;
+    carried_row carried = find_carried(w, row);
+    size_t row_bytes = da_unit_row_bytes(&w->unit);
+    da_set_real(kernels, carried.maximum, 0, da_real_at(kernels, w->maximum, row));
+    da_set_real(kernels, carried.sum, 0, da_real_at(kernels, w->sum, row));
+    memcpy(carried.accumulator, w->accumulator + (size_t)row * row_bytes, row_bytes);
+}
+
 static void finish_class(void *user, const da_row_class *class) {
     worker *w = user;
+    const da_scope *scope = w->shared->scope;
     double zero_keys = (double)da_span_zero_keys(&w->unit.span, class->kept_in);
     da_unit_finish_tiles(&w->unit, class, w->accumulator);
     for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
-        finish_row(w, row, zero_keys);
+        if (!da_scope_begins(scope)) {
+            add_carried(w, row);
+        }
+        if (da_scope_ends(scope)) {
+            finish_row(w, row, zero_keys);
+        } else {
+            carry_row(w, row);
+        }
     }
 }
 
@@ -135,30 +191,35 @@ static const da_unit_pass forward_pass = {
 static void run_unit(int64_t index, int thread, void *user) {
     forward_job *shared = user;
     const da_forward_call *call = shared->call;
-    int64_t sequence = index / shared->cut.unit_count, n = call->query->shape[1], heads = call->query->shape[2];
-    int64_t first = index % shared->cut.unit_count * shared->cut.unit;
-    int64_t end = n - first < shared->cut.unit ? n : first + shared->cut.unit;
-    worker w = {.shared = shared, .head = sequence % heads};
+    int64_t sequence = index / shared->cut.unit_count, heads = call->query->shape[2];
+    da_piece piece = da_unit_piece(&shared->cut, shared->scope->rows, index % shared->cut.unit_count);
+    worker w = {.shared = shared, .sequence = sequence, .head = sequence % heads};
     if (da_progress_cancelled(&shared->job.progress)) {
         return;
     }
-    w.kv_head = w.head / (heads / call->key->shape[2]);
-    w.unit = (da_unit){.cut = &shared->cut, .pass = &forward_pass, .batch = sequence / heads};
+    w.unit = (da_unit){.cut = &shared->cut,
+                       .pass = &forward_pass,
+                       .scope = shared->scope,
+                       .batch = sequence / heads,
+                       .column_head = w.head / (heads / call->key->shape[2])};
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
-    da_head_patterns_init(&w.patterns, call->config, n, heads, w.head);
+    da_head_patterns_init(&w.patterns, call->config, shared->scope->n, heads, w.head);
     da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch, w.head);
-    da_unit_run(&w.unit, first, end);
+    da_unit_run(&w.unit, &piece);
     da_progress_step(&shared->job.progress, thread);
 }
 
-/* Fills in all but the call. */
+/* Fills in all but the call. Without a scope, for the whole problem. */
 static void plan(forward_job *shared, const da_kernels *kernels, const da_context *context,
                  const da_attention_config *config, const da_problem *problem) {
     worker layout;
     int64_t sequences = problem->batch * problem->heads;
     da_unit_cut_init(&shared->cut, kernels, config, problem, sequences, ROW_ARRAYS);
+    if (shared->scope) {
+        da_unit_cut_part(&shared->cut, shared->scope->rows);
+    }
     shared->job.memory_per_thread = lay_out(&layout, &shared->cut, NULL);
     shared->job.clear_memory = shared->cut.clear_memory;
     da_job_plan(&shared->job, context, &config->tuning, sequences * shared->cut.unit_count);
@@ -179,17 +240,28 @@ void da_improved_describe(const da_context *context, const da_attention_config *
 }
 
 /* Products of their own hold no weights that dropout could take away. */
-static const da_kernels *kernels_for_call(const da_forward_call *call) {
-    da_isa isa = da_context_isa(call->context);
-    da_dtype dtype = call->query->dtype;
-    return call->dropout > 0 ? da_kernels_for_dropout(isa, dtype) : da_kernels_for(isa, dtype);
+static const da_kernels *kernels_for(const da_context *context, da_dtype dtype, bool drops) {
+    da_isa isa = da_context_isa(context);
+    return drops ? da_kernels_for_dropout(isa, dtype) : da_kernels_for(isa, dtype);
 }
 
 da_status da_improved_forward(void *state, const da_forward_call *call, void *user) {
+    da_whole whole;
+    return da_improved_forward_scope(call, da_scope_whole(&whole, call->query->shape[1], call->key, call->value));
+}
+
+size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem) {
+    const da_kernels *kernels = kernels_for(context, problem->dtype, drops);
+    return (size_t)(problem->batch * problem->heads * problem->n) *
+           (size_t)(da_unit_padded_dim(kernels, problem->head_dim) + 2) * kernels->real_size;
+}
+
+da_status da_improved_forward_scope(const da_forward_call *call, const da_scope *scope) {
     da_problem problem;
-    forward_job shared = {.call = call};
+    forward_job shared = {.call = call, .scope = scope};
     da_problem_of_tensors(call->query, call->key, &problem);
-    plan(&shared, kernels_for_call(call), call->context, call->config, &problem);
+    problem.n = scope->rows->length;
+    plan(&shared, kernels_for(call->context, problem.dtype, call->dropout > 0), call->context, call->config, &problem);
     return da_job_run(&shared.job, call->context, call->options, run_unit, &shared);
 }
 

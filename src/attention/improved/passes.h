@@ -1,8 +1,9 @@
-/* The passes of `improved`, as da_implementation has them. */
+/* The passes of `improved`, as da_implementation has them, and by scopes (attention/scope.h), which `ring` and `distributed`
+ * take. */
 #ifndef DA_ATTENTION_PASSES_H
 #define DA_ATTENTION_PASSES_H
 
-#include "dilated_attention.h"
+#include "attention/scope.h"
 
 da_status da_improved_forward(void *state, const da_forward_call *call, void *user);
 size_t da_improved_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
@@ -11,5 +12,23 @@ size_t da_improved_workspace(const da_context *context, const da_attention_confi
 da_status da_improved_backward(void *state, const da_backward_call *call, void *user);
 size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
                                       const da_problem *problem, void *user);
+
+/* ---- by scopes: the call's tensors hold the rows of scope->rows -------------------------------------------------- */
+
+/* Rows are queries, columns keys with their values. */
+da_status da_improved_forward_scope(const da_forward_call *call, const da_scope *scope);
+
+/* Bytes of a scope's carry, for a problem whose n is the length of scope->rows. */
+size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem);
+
+/* Either grad_query (rows are queries, columns keys with their values), the others being NULL, or grad_key and grad_value
+ * (rows are keys, columns queries with their grad_out) without grad_query. */
+da_status da_improved_backward_scope(const da_backward_call *call, const da_scope *scope);
+
+/* Bytes of a scope's carry for one gradient of `heads` heads; for grad_key and grad_value twice that. */
+size_t da_improved_backward_carry(const da_context *context, bool drops, const da_problem *problem, int64_t heads);
+
+/* What columns that are queries take along (da_source.terms). */
+void da_improved_query_terms(const da_backward_call *call, int64_t batch, int64_t row, int64_t head, double terms[2]);
 
 #endif

@@ -43,11 +43,11 @@ static int64_t most_classes(const da_attention_config *config, int64_t unit) {
 void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
                       const da_problem *problem, int64_t sequences, int row_arrays) {
     const da_tuning *tuning = &config->tuning;
-    int lanes = kernels->vector_lanes, block_keys = tuning->block_keys;
+    int block_keys = tuning->block_keys;
     int64_t n = da_problem_length(problem);
     cut->kernels = kernels;
     cut->head_dim = (int)problem->head_dim;
-    cut->padded_dim = (cut->head_dim + lanes - 1) / lanes * lanes;
+    cut->padded_dim = da_unit_padded_dim(kernels, cut->head_dim);
     int64_t largest = UNIT_BYTES / (row_arrays * cut->padded_dim * (int64_t)kernels->real_size);
     cut->unit = choose_unit(tuning, n, sequences, largest < UNIT_MAX_ROWS ? largest : UNIT_MAX_ROWS);
     cut->unit_count = (n - 1) / cut->unit + 1;
@@ -59,11 +59,33 @@ void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_atte
     cut->clear_memory = cut->head_dim % WIDEST_VECTOR != 0;
 }
 
+static int64_t units_of(const da_unit_cut *cut, const da_piece *piece) {
+    return (piece->end - piece->first + cut->unit - 1) / cut->unit;
+}
+
+void da_unit_cut_part(da_unit_cut *cut, const da_part *part) {
+    cut->unit_count = 0;
+    for (int64_t p = 0; p < part->piece_count; p++) {
+        cut->unit_count += units_of(cut, &part->pieces[p]);
+    }
+}
+
+da_piece da_unit_piece(const da_unit_cut *cut, const da_part *part, int64_t index) {
+    const da_piece *piece = part->pieces;
+    for (; index >= units_of(cut, piece); piece++) {
+        index -= units_of(cut, piece);
+    }
+    int64_t from = index * cut->unit, first = piece->first + from;
+    return (da_piece){first, piece->end - first < cut->unit ? piece->end : first + cut->unit, piece->row + from};
+}
+
 void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut) {
     unit->class_of = da_arena_take(arena, (size_t)cut->unit, sizeof *unit->class_of);
     unit->row_positions = da_arena_take(arena, cut->rows, sizeof *unit->row_positions);
     unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, cut->kernels->real_size);
     unit->column_positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_positions);
+    unit->column_rows = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_rows);
+    unit->column_sources = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_sources);
     unit->held_in = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->held_in);
 }
 
@@ -132,9 +154,9 @@ static void place_rows(da_unit *unit) {
 }
 
 /* Rows lie far apart, where no hardware prefetcher follows. */
-static void prefetch_row(const da_tensor *tensor, int64_t batch, int64_t position, int64_t head) {
+static void prefetch_row(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head) {
     size_t bytes = (size_t)tensor->shape[3] * da_dtype_size(tensor->dtype);
-    const char *row = da_tensor_row(tensor, batch, position, head);
+    const char *row = da_tensor_row(tensor, batch, i, head);
     for (size_t line = 0; line < bytes; line += CACHE_LINE) {
         PREFETCH(row + line);
     }
@@ -150,12 +172,29 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
     memset(first + (size_t)(rows - tile_rows) * row_bytes, 0, (size_t)tile_rows * row_bytes);
     for (int row = 0; row < class->row_count; row++) {
         if (row + PREFETCH_ROWS < class->row_count) {
-            prefetch_row(tensor, unit->batch, da_unit_row_position(unit, class->first_row + row + PREFETCH_ROWS), head);
+            prefetch_row(tensor, unit->batch, da_unit_tensor_row(unit, class->first_row + row + PREFETCH_ROWS), head);
         }
-        int64_t position = da_unit_row_position(unit, class->first_row + row);
-        kernels->pack_query(da_tensor_row(tensor, unit->batch, position, head), tensor->stride[3], tensor->dtype,
+        int64_t i = da_unit_tensor_row(unit, class->first_row + row);
+        kernels->pack_query(da_tensor_row(tensor, unit->batch, i, head), tensor->stride[3], tensor->dtype,
                             unit->cut->head_dim, factor, row % tile_rows,
                             first + (size_t)(row / tile_rows * tile_rows) * row_bytes);
+    }
+}
+
+void da_unit_merge_row(const da_unit *unit, char *row, double row_factor, const char *other, double other_factor) {
+    int count = unit->cut->padded_dim;
+    if (unit->cut->kernels->real_size == sizeof(double)) {
+        double *to = (double *)(void *)row;
+        const double *from = (const double *)(const void *)other;
+        for (int c = 0; c < count; c++) {
+            to[c] = to[c] * row_factor + from[c] * other_factor;
+        }
+    } else {
+        float *to = (float *)(void *)row, to_factor = (float)row_factor, from_factor = (float)other_factor;
+        const float *from = (const float *)(const void *)other;
+        for (int c = 0; c < count; c++) {
+            to[c] = to[c] * to_factor + from[c] * from_factor;
+        }
     }
 }
 
@@ -230,23 +269,40 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
     }
 }
 
-void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
-                    da_key_block *block) {
-    da_key_source source = {.key_stride = key->stride[3], .value_stride = value->stride[3], .dtype = key->dtype};
+static void prefetch_column(const da_unit *unit, int column, int which) {
+    prefetch_row(&unit->column_sources[column]->tensors[which], unit->batch, unit->column_rows[column],
+                 unit->column_head);
+}
+
+void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
     block->count = 0;
     for (int k = 0; k < unit->column_count; k++) {
-        int64_t position = unit->column_positions[k];
+        const da_tensor *keys = &unit->column_sources[k]->tensors[key];
+        const da_tensor *values = &unit->column_sources[k]->tensors[value];
+        int64_t position = unit->column_positions[k], row = unit->column_rows[k], head = unit->column_head;
         if (k + PREFETCH_ROWS < unit->column_count) {
-            prefetch_row(key, unit->batch, unit->column_positions[k + PREFETCH_ROWS], head);
-            prefetch_row(value, unit->batch, unit->column_positions[k + PREFETCH_ROWS], head);
+            prefetch_column(unit, k + PREFETCH_ROWS, key);
+            prefetch_column(unit, k + PREFETCH_ROWS, value);
         }
-        source.key = da_tensor_row(key, unit->batch, position, head);
-        source.value = da_tensor_row(value, unit->batch, position, head);
-        source.position = relative_position(unit, position);
-        source.token = (uint32_t)position;
+        da_key_source source = {
+            .key = da_tensor_row(keys, unit->batch, row, head),
+            .value = da_tensor_row(values, unit->batch, row, head),
+            .key_stride = keys->stride[3],
+            .value_stride = values->stride[3],
+            .dtype = keys->dtype,
+            .position = relative_position(unit, position),
+            .token = (uint32_t)position,
+        };
         unit->cut->kernels->append_key(block, &source);
     }
     unit->cut->kernels->close_block(block);
+}
+
+static void begin_classes(da_unit *unit) {
+    for (int c = 0; c < unit->class_count && !unit->has_begun; c++) {
+        unit->pass->begin_class(unit->worker, &unit->classes[c]);
+    }
+    unit->has_begun = true;
 }
 
 /* Takes the columns that were visited against the tiles of all classes that see them. */
@@ -254,6 +310,7 @@ static void flush_columns(da_unit *unit) {
     if (unit->column_count == 0) {
         return;
     }
+    begin_classes(unit);
     unit->pass->fill_block(unit->worker);
     for (int c = 0; c < unit->class_count; c++) {
         if (unit->seen_by >> c & 1) {
@@ -271,11 +328,18 @@ static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen
     if (unit->pass->column_is_absent && unit->pass->column_is_absent(unit->worker, position)) {
         return;
     }
+    int64_t row;
+    const da_source *source = da_scope_find(unit->scope, unit->batch, unit->column_head, position, &row);
+    if (!source) {
+        return;
+    }
     if (unit->column_count == unit->cut->block_keys || seen_by != unit->seen_by) {
         flush_columns(unit);
         unit->seen_by = seen_by;
     }
     unit->column_positions[unit->column_count] = position;
+    unit->column_rows[unit->column_count] = row;
+    unit->column_sources[unit->column_count] = source;
     unit->held_in[unit->column_count++] = held_in;
 }
 
@@ -285,6 +349,8 @@ static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen
 static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     da_segment_set kept_in[DA_MAX_CLASSES];
     da_span_begin(&unit->span, unit->patterns, first, end);
+    unit->span.columns_first = unit->scope->columns_first;
+    unit->span.columns_end = unit->scope->columns_end;
     if (unit->pass->rows_are_keys) {
         da_span_reverse(&unit->span);
     }
@@ -292,24 +358,28 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     place_rows(unit);
     for (int c = 0; c < unit->class_count; c++) {
         kept_in[c] = unit->classes[c].kept_in;
-        unit->pass->begin_class(unit->worker, &unit->classes[c]);
     }
     unit->column_count = 0;
+    unit->has_begun = false;
     da_span_keys(&unit->span, kept_in, unit->class_count, visit_column, unit);
     flush_columns(unit);
-    for (int c = 0; c < unit->class_count; c++) {
+    if (da_scope_begins(unit->scope) || da_scope_ends(unit->scope)) {
+        begin_classes(unit); /* rows that see nothing here, too */
+    }
+    for (int c = 0; c < unit->class_count && unit->has_begun; c++) {
         unit->pass->finish_class(unit->worker, &unit->classes[c]);
     }
     return unit->span.end;
 }
 
-void da_unit_run(da_unit *unit, int64_t first, int64_t end) {
+void da_unit_run(da_unit *unit, const da_piece *piece) {
     const da_kernels *kernels = unit->cut->kernels;
+    unit->row_shift = piece->row - piece->first;
     if (kernels->begin) {
         kernels->begin();
     }
-    while (first < end) {
-        first = run_span(unit, first, end);
+    for (int64_t first = piece->first; first < piece->end;) {
+        first = run_span(unit, first, piece->end);
     }
     if (kernels->end) {
         kernels->end();

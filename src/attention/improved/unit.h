@@ -8,6 +8,7 @@
 #ifndef DA_ATTENTION_UNIT_H
 #define DA_ATTENTION_UNIT_H
 
+#include "attention/scope.h"
 #include "attention/workspace.h"
 #include "kernels/kernels.h"
 #include "pattern/schedule.h"
@@ -16,7 +17,7 @@
 typedef struct da_unit_cut {
     const da_kernels *kernels;
     int head_dim, padded_dim;
-    int64_t unit, unit_count; /* rows of a unit, and units per sequence */
+    int64_t unit, unit_count; /* rows of a unit at most, and units per sequence */
     int block_keys;           /* columns of a block, at most DA_BLOCK_KEYS */
     int most_classes;         /* of a unit */
     size_t rows;              /* that a unit's classes need, whole tiles each */
@@ -48,36 +49,59 @@ typedef struct da_unit {
     const da_unit_cut *cut;
     const da_unit_pass *pass;
     void *worker;
+    const da_scope *scope;
     const da_head_patterns *patterns; /* of the head at hand */
     int64_t batch;
-    da_dropout dropout; /* of the head at hand */
+    int64_t column_head; /* of the columns' tensors */
+    int64_t row_shift;   /* from a row's position to its row in the tensors */
+    da_dropout dropout;  /* of the head at hand */
     da_span span;
     int class_count;
     da_row_class classes[DA_MAX_CLASSES];
-    uint8_t *class_of;         /* [unit]: of each row of the span */
-    int *row_positions;        /* [rows]: relative to the span's first */
-    char *bias;                /* real[DA_BLOCK_KEYS], of the class at hand */
-    int column_count;          /* columns visited and not yet attended to */
-    int64_t *column_positions; /* [DA_BLOCK_KEYS] */
-    da_segment_set *held_in;   /* [DA_BLOCK_KEYS]: the segments that hold each */
-    uint64_t seen_by;          /* the classes that see them */
+    uint8_t *class_of;                /* [unit]: of each row of the span */
+    int *row_positions;               /* [rows]: relative to the span's first */
+    char *bias;                       /* real[DA_BLOCK_KEYS], of the class at hand */
+    bool has_begun;                   /* the span's rows are packed */
+    int column_count;                 /* columns visited and not yet attended to */
+    int64_t *column_positions;        /* [DA_BLOCK_KEYS] */
+    int64_t *column_rows;             /* [DA_BLOCK_KEYS]: where each lies */
+    const da_source **column_sources; /* [DA_BLOCK_KEYS] */
+    da_segment_set *held_in;          /* [DA_BLOCK_KEYS]: the segments that hold each */
+    uint64_t seen_by;                 /* the classes that see them */
 } da_unit;
 
-/* Cuts `sequences` sequences of a problem, for rows that have row_arrays arrays of padded_dim reals each. */
+/* head_dim, rounded up to whole vectors. */
+static inline int da_unit_padded_dim(const da_kernels *kernels, int64_t head_dim) {
+    return (int)(head_dim + kernels->vector_lanes - 1) / kernels->vector_lanes * kernels->vector_lanes;
+}
+
+/* Cuts `sequences` sequences of a problem, for rows that have row_arrays arrays of padded_dim reals each. problem->n: the
+ * rows of the part that is computed. */
 void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
                       const da_problem *problem, int64_t sequences, int row_arrays);
+
+/* Sets the number of units of a part, each of which lies in one piece. */
+void da_unit_cut_part(da_unit_cut *cut, const da_part *part);
+
+/* The rows of a part's unit 0..unit_count-1, as a piece. */
+da_piece da_unit_piece(const da_unit_cut *cut, const da_part *part, int64_t index);
 
 /* Lay out memory for units that are cut so, and for a block. */
 void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut);
 void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut);
 
-/* Computes the rows first..end-1, span by span. */
-void da_unit_run(da_unit *unit, int64_t first, int64_t end);
+/* Computes a piece's rows, span by span. */
+void da_unit_run(da_unit *unit, const da_piece *piece);
 
 /* ---- for the functions of a pass --------------------------------------------------------------------------------- */
 
 static inline int64_t da_unit_row_position(const da_unit *unit, int row) {
     return unit->span.first + unit->row_positions[row];
+}
+
+/* The row of the call's tensors. */
+static inline int64_t da_unit_tensor_row(const da_unit *unit, int row) {
+    return da_unit_row_position(unit, row) + unit->row_shift;
 }
 
 /* Rows of a class, rounded up to whole tiles. */
@@ -95,12 +119,15 @@ static inline size_t da_unit_row_bytes(const da_unit *unit) {
 void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tensor *tensor, int64_t head, double factor,
                   char *packed);
 
-/* Gathers the columns visited into a block: rows of `key` for its panels, and of `value`. */
-void da_unit_gather(const da_unit *unit, const da_tensor *key, const da_tensor *value, int64_t head,
-                    da_key_block *block);
+/* Gathers the columns visited into a block: rows of one of the sources' tensors (DA_FIRST or DA_SECOND) for its panels,
+ * and of one as values. */
+void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block);
 
 /* Makes rows of the accumulators of a class: real[rows][padded_dim], of which its first_row begins a tile. */
 void da_unit_finish_tiles(const da_unit *unit, const da_row_class *class, char *accumulators);
+
+/* row = row * row_factor + other * other_factor: real[padded_dim]. */
+void da_unit_merge_row(const da_unit *unit, char *row, double row_factor, const char *other, double other_factor);
 
 /* Fills in, for the tile that begins at row `row` of a class, the rows in use, what they see, what dropout needs, and the
  * bias. */

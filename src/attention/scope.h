@@ -1,0 +1,98 @@
+/* The part of a problem that one run of a pass computes: which rows, against which columns, and where their tensors' rows
+ * lie. For `improved` it is the whole problem. `ring` and `distributed` have tensors that hold the tokens of one part, and
+ * columns that other ranks sent; then a pass may run several times, each time against other columns, and carry what rows
+ * have so far from one run to the next. */
+#ifndef DA_ATTENTION_SCOPE_H
+#define DA_ATTENTION_SCOPE_H
+
+#include "core/tensor.h"
+#include "pattern/kept.h"
+#include "pattern/layout.h"
+
+enum { DA_FIRST = 0, DA_SECOND = 1 };
+
+/* Rows of columns' tensors that came from one place. */
+typedef struct da_source {
+    const da_part *part;  /* the tokens that are held there */
+    da_tensor tensors[2]; /* keys and values, or queries and the gradient of their outputs */
+    /* NULL: the tensors have a row for each of the part's tokens. Otherwise, per head of the tensors, the rows that were
+     * sent, which lie one after the other: those of batch element b begin at first_rows[head] + b * count. The tensors'
+     * strides of batch and head are then 0. */
+    const da_kept *kept;
+    const int64_t *first_rows;
+    /* With queries that were sent, for each row: log2 of the softmax's denominator, and <grad_out, out> - grad_lse. */
+    const double (*terms)[2];
+} da_source;
+
+/* What is carried from one run to the next: for each of the part's rows, of each batch element and head, an array of
+ * numbers that the pass knows. */
+typedef struct da_carry {
+    char *memory;
+    bool begins; /* nothing is carried yet */
+    bool ends;   /* outputs are written, and nothing is carried any further */
+} da_carry;
+
+typedef struct da_scope {
+    int64_t n;           /* tokens of the whole sequence */
+    const da_part *rows; /* the rows to compute, as rows of the call's tensors */
+    int64_t columns_first, columns_end;
+    const da_layout *layout;  /* whose part a column is; NULL: the first one's */
+    const da_source *sources; /* of each rank; without tensors (data NULL), its columns are left out */
+    const da_carry *carry;    /* NULL: one run computes all */
+} da_scope;
+
+/* A whole problem: the memory that its scope points into. */
+typedef struct da_whole {
+    da_piece piece;
+    da_part part;
+    da_source source;
+    da_scope scope;
+} da_whole;
+
+/* first, second: the columns' tensors; n rows. */
+static inline const da_scope *da_scope_whole(da_whole *whole, int64_t n, const da_tensor *first,
+                                             const da_tensor *second) {
+    whole->piece = (da_piece){0, n, 0};
+    whole->part = (da_part){n, 1, &whole->piece};
+    whole->source = (da_source){.part = &whole->part, .tensors = {*first, *second}};
+    whole->scope = (da_scope){.n = n, .rows = &whole->part, .columns_end = n, .sources = &whole->source};
+    return &whole->scope;
+}
+
+/* Where a column's rows lie: the source, or NULL if they are not at hand, and the row of its tensors. */
+static inline const da_source *da_scope_find(const da_scope *scope, int64_t batch, int64_t head, int64_t position,
+                                             int64_t *row) {
+    int64_t rank = 0;
+    if (scope->layout) {
+        rank = da_layout_find(scope->layout, position, row);
+    } else {
+        *row = da_part_row(scope->sources->part, position);
+    }
+    const da_source *source = &scope->sources[rank];
+    if (!source->tensors[DA_FIRST].data) {
+        return NULL;
+    }
+    if (source->kept) {
+        const da_kept *kept = &source->kept[head];
+        int64_t index = da_kept_index(kept, *row);
+        if (index < 0) {
+            return NULL;
+        }
+        *row = source->first_rows[head] + batch * kept->count + index;
+    }
+    return source;
+}
+
+static inline const char *da_source_row(const da_source *source, int which, int64_t batch, int64_t row, int64_t head) {
+    return da_tensor_row(&source->tensors[which], batch, row, head);
+}
+
+static inline bool da_scope_begins(const da_scope *scope) {
+    return !scope->carry || scope->carry->begins;
+}
+
+static inline bool da_scope_ends(const da_scope *scope) {
+    return !scope->carry || scope->carry->ends;
+}
+
+#endif
