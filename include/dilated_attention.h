@@ -252,6 +252,17 @@ typedef enum da_tail_rule { DA_TAIL_MASK = 0, DA_TAIL_ZERO_PAD = 1 } da_tail_rul
 /* count: a key that c patterns hold has weight c (the paper, torchscale). once: weight 1. */
 typedef enum da_overlap { DA_OVERLAP_COUNT = 0, DA_OVERLAP_ONCE = 1 } da_overlap;
 
+/* Which tokens a rank holds where several share a sequence of n; a rank's rows are its tokens in ascending order.
+ * contiguous: one stretch, rank r the tokens floor(r n / ranks) to floor((r + 1) n / ranks) - 1 unless the ranks bring
+ * others. zigzag: of 2 ranks chunks, chunk k the tokens floor(k n / (2 ranks)) to floor((k + 1) n / (2 ranks)) - 1, rank r
+ * holds r and 2 ranks - 1 - r. striped: blocks of `stripe` tokens, block b to rank b mod ranks. Under `causal`, later
+ * queries see more keys; zigzag and striped deal them out evenly. */
+typedef enum da_partition {
+    DA_PARTITION_CONTIGUOUS = 0,
+    DA_PARTITION_ZIGZAG = 1,
+    DA_PARTITION_STRIPED = 2
+} da_partition;
+
 typedef enum da_preset {
     DA_PRESET_LONGNET = 0,    /* longnet, mod, mask: the paper; any length, no padding */
     DA_PRESET_TORCHSCALE = 1, /* longnet, block, zero_pad: checkpoints trained with torchscale */
@@ -301,6 +312,8 @@ typedef struct da_attention_config {
     da_device device;        /* DA_DEVICE_AUTO. DA_DEVICE_CUDA is DA_ERROR_UNAVAILABLE in this version */
     int64_t sequence_length; /* 0: unknown; the length to expect, which "auto" bases its choice on */
     da_tuning tuning;        /* all 0 */
+    da_partition partition;  /* DA_PARTITION_CONTIGUOUS; without effect where one rank holds the sequence, as is `stripe` */
+    int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2048 */
 } da_attention_config;
 
 /* Sets `size` and the defaults given above, with no pattern. */
@@ -364,6 +377,7 @@ DA_API const char *da_mixing_name(da_mixing value);
 DA_API const char *da_offset_rule_name(da_offset_rule value);
 DA_API const char *da_tail_rule_name(da_tail_rule value);
 DA_API const char *da_overlap_name(da_overlap value);
+DA_API const char *da_partition_name(da_partition value);
 DA_API const char *da_preset_name(da_preset value);
 DA_API const char *da_dtype_name(da_dtype value);
 DA_API const char *da_device_name(da_device value);
@@ -374,12 +388,21 @@ DA_API da_status da_mixing_from_name(const char *name, da_mixing *out);
 DA_API da_status da_offset_rule_from_name(const char *name, da_offset_rule *out);
 DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
 DA_API da_status da_overlap_from_name(const char *name, da_overlap *out);
+DA_API da_status da_partition_from_name(const char *name, da_partition *out);
 DA_API da_status da_preset_from_name(const char *name, da_preset *out);
 DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
 DA_API da_status da_device_from_name(const char *name, da_device *out);
 DA_API da_status da_isa_from_name(const char *name, da_isa *out);
 DA_API da_status da_position_from_name(const char *name, da_position *out);
 DA_API da_status da_rotary_layout_from_name(const char *name, da_rotary_layout *out);
+
+/* For those who cut their own tensors: *length = the number of rows that `rank` of `ranks` holds of n tokens, and
+ * *position = the token whose row is `row` there. stripe is read for DA_PARTITION_STRIPED only; 0 is 2048. Where n is
+ * smaller than ranks, some hold nothing. Errors: DA_ERROR_INVALID_ARGUMENT (0 <= n <= 2^48, 1 <= ranks <= 2^24). */
+DA_API da_status da_partition_length(da_partition partition, int64_t stripe, int64_t n, int ranks, int rank,
+                                     int64_t *length);
+DA_API da_status da_partition_position(da_partition partition, int64_t stripe, int64_t n, int ranks, int rank,
+                                       int64_t row, int64_t *position);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Attention

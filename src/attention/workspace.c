@@ -1,13 +1,5 @@
 #include "attention/workspace.h"
 
-#define ALIGNMENT 64
-
-void *da_arena_take(da_arena *arena, size_t count, size_t size) {
-    void *taken = arena->base ? arena->base + arena->used : NULL;
-    arena->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return taken;
-}
-
 void da_problem_of_tensors(const da_tensor *query, const da_tensor *key, da_problem *problem) {
     const int64_t *shape = query->shape;
     da_problem_init(problem);

@@ -2,15 +2,8 @@
 #ifndef DA_ATTENTION_WORKSPACE_H
 #define DA_ATTENTION_WORKSPACE_H
 
+#include "core/arena.h"
 #include "core/memory.h"
-
-/* Hands out aligned parts of one piece of memory. With base NULL it only adds up. */
-typedef struct da_arena {
-    char *base;
-    size_t used;
-} da_arena;
-
-void *da_arena_take(da_arena *arena, size_t count, size_t size);
 
 /* The size of a call. */
 void da_problem_of_tensors(const da_tensor *query, const da_tensor *key, da_problem *problem);

@@ -107,6 +107,9 @@ static da_status check_enums(const da_attention_config *config) {
         status = da_check_enum("overlap", (int)config->overlap, da_overlap_name(config->overlap));
     }
     if (status == DA_OK) {
+        status = da_check_enum("partition", (int)config->partition, da_partition_name(config->partition));
+    }
+    if (status == DA_OK) {
         status = da_check_enum("dtype", (int)config->dtype, da_dtype_name(config->dtype));
     }
     if (status == DA_OK) {
@@ -129,6 +132,10 @@ static da_status check_numbers(const da_attention_config *config) {
     if (config->sequence_length < 0) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "sequence_length is %" PRId64 "; allowed: 0 (unknown) or more",
                          config->sequence_length);
+    }
+    if (config->stripe < 0) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "stripe is %" PRId64 "; allowed: 0 (the library's choice) or more",
+                         config->stripe);
     }
     return DA_OK;
 }

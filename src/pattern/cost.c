@@ -84,19 +84,6 @@ typedef struct pair_sums {
     int64_t queries, listed;
 } pair_sums;
 
-/* True if of any two rates one divides the other. */
-static bool rates_divide(const da_head_patterns *patterns) {
-    for (int p = 0; p < patterns->count; p++) {
-        for (int q = 0; q < p; q++) {
-            int64_t a = patterns->pattern[p].rate, b = patterns->pattern[q].rate;
-            if (a % b != 0 && b % a != 0) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
 static void add_query(const da_head_patterns *patterns, bool divide, int64_t i, pair_sums *sums) {
     int64_t counted = 0;
     for (int p = 0; p < patterns->count; p++) {
@@ -148,7 +135,7 @@ static void add_head(const da_attention_config *config, const da_problem *proble
                      pair_sums *sums) {
     da_head_patterns patterns;
     da_head_patterns_init(&patterns, config, problem->n, problem->heads, head);
-    bool divide = rates_divide(&patterns);
+    bool divide = da_rates_divide(&patterns);
     for (int64_t k = 0; k < sample.count; k++) {
         add_query(&patterns, divide, sample.spread ? sample_position(k, problem->n) : sample.first + k, sums);
     }

@@ -59,6 +59,18 @@ bool da_pattern_joins(const da_head_pattern *pattern, int64_t i, int64_t j) {
     return i / pattern->segment == j / pattern->segment && da_pattern_keeps(pattern, i) && da_pattern_keeps(pattern, j);
 }
 
+bool da_rates_divide(const da_head_patterns *patterns) {
+    for (int p = 0; p < patterns->count; p++) {
+        for (int q = 0; q < p; q++) {
+            int64_t a = patterns->pattern[p].rate, b = patterns->pattern[q].rate;
+            if (a % b != 0 && b % a != 0) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 int64_t da_first_congruent(int64_t from, int64_t residue, int64_t stride) {
     int64_t distance = (residue - from) % stride;
     return from + (distance < 0 ? distance + stride : distance);

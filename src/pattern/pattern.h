@@ -42,6 +42,9 @@ int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pat
  * Returns how many. */
 int da_segment_cuts(const da_head_patterns *patterns, int64_t i, int64_t cuts[2 * DA_MAX_PATTERNS]);
 
+/* True if of any two rates one divides the other. */
+bool da_rates_divide(const da_head_patterns *patterns);
+
 /* The smallest x >= from with x = residue modulo stride. */
 int64_t da_first_congruent(int64_t from, int64_t residue, int64_t stride);
 

@@ -1,0 +1,284 @@
+/* Which tokens of one rank those of another need: against da_pattern_multiplicity, pair by pair, over generated
+ * configurations; and that the time taken does not grow with tokens that need no look. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "pattern/kept.h"
+
+#define MAX_N 300
+#define WORDS (MAX_N / 64 + 1)
+#define CONFIGURATIONS 600
+
+/* ---- generated configurations -------------------------------------------------------------------------------------- */
+
+static uint64_t random_state = 1;
+
+static int64_t random_below(int64_t end) {
+    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (int64_t)((random_state >> 33) % (uint64_t)end);
+}
+
+typedef struct drawn {
+    da_attention_config config;
+    int64_t n, heads, head;
+    int ranks;
+} drawn;
+
+static void draw_patterns(da_attention_config *config, int64_t n) {
+    int64_t segments[4], rates[4];
+    size_t count = (size_t)(1 + random_below(4));
+    bool dividing = random_below(2);
+    for (size_t p = 0; p < count; p++) {
+        if (dividing) {
+            rates[p] = (int64_t)1 << random_below(4);
+            segments[p] = rates[p] * (1 + random_below(n / rates[p] + 2));
+        } else {
+            segments[p] = 1 + random_below(n + 20);
+            rates[p] = 1 + random_below(segments[p] < 11 ? segments[p] : 11);
+        }
+    }
+    if (random_below(20) == 0) {
+        segments[0] = INT64_MAX;
+    }
+    assert_int_equal(da_attention_config_set_patterns(config, segments, count, rates, count), DA_OK);
+}
+
+static drawn draw(int number) {
+    drawn d = {.n = 1 + random_below(number % 8 == 0 ? MAX_N : 70), .heads = 1 + random_below(9)};
+    da_attention_config_init(&d.config);
+    draw_patterns(&d.config, d.n);
+    d.head = random_below(d.heads);
+    d.ranks = (int)(1 + random_below(7));
+    d.config.causal = random_below(2);
+    d.config.window = random_below(2) ? random_below(random_below(2) ? 12 : d.n + 5) : DA_NO_WINDOW;
+    if (random_below(20) == 0) {
+        d.config.window = INT64_MAX;
+    }
+    d.config.mixing = random_below(4) == 0 ? DA_MIXING_HEAD_GROUPS : DA_MIXING_LONGNET;
+    d.config.offset_rule = random_below(2) ? DA_OFFSET_BLOCK : DA_OFFSET_MOD;
+    d.config.tail_rule = random_below(2) ? DA_TAIL_ZERO_PAD : DA_TAIL_MASK;
+    d.config.overlap = random_below(2) ? DA_OVERLAP_ONCE : DA_OVERLAP_COUNT;
+    return d;
+}
+
+static da_layout *draw_layout(const drawn *d) {
+    da_layout *layout;
+    int kind = (int)random_below(4);
+    int64_t lengths[7] = {0}, left = d->n;
+    for (int rank = 0; rank < d->ranks; rank++) { /* uneven, for kind 3 */
+        lengths[rank] = rank == d->ranks - 1 ? left : random_below(left + 1);
+        left -= lengths[rank];
+    }
+    da_partition partition = kind == 3 ? DA_PARTITION_CONTIGUOUS : (da_partition)kind;
+    assert_int_equal(
+        da_layout_create(NULL, partition, 1 + random_below(20), d->n, d->ranks, kind == 3 ? lengths : NULL, &layout),
+        DA_OK);
+    return layout;
+}
+
+/* ---- pair by pair -------------------------------------------------------------------------------------------------- */
+
+static bool sees[MAX_N][MAX_N]; /* query i sees key j */
+
+static void fill_sees(const drawn *d) {
+    for (int64_t i = 0; i < d->n; i++) {
+        for (int64_t j = 0; j < d->n; j++) {
+            int64_t count = 0;
+            assert_int_equal(da_pattern_multiplicity(&d->config, d->n, d->heads, d->head, i, j, &count), DA_OK);
+            sees[i][j] = count > 0;
+        }
+    }
+}
+
+/* The marks that da_kept_mark should make, by the matrix. */
+static int64_t expected_marks(const da_part *rows, const da_part *columns, bool reversed, uint64_t bits[WORDS]) {
+    int64_t marked = 0;
+    memset(bits, 0, WORDS * sizeof *bits);
+    for (int64_t c = 0; c < columns->length; c++) {
+        int64_t column = da_part_position(columns, c);
+        bool needed = false;
+        for (int64_t r = 0; r < rows->length && !needed; r++) {
+            int64_t row = da_part_position(rows, r);
+            needed = reversed ? sees[column][row] : sees[row][column];
+        }
+        bits[c / 64] |= (uint64_t)needed << c % 64;
+        marked += needed;
+    }
+    return marked;
+}
+
+static void check_pair(const drawn *d, const da_head_patterns *patterns, const da_part *rows, const da_part *columns,
+                       bool reversed, int number) {
+    uint64_t expected[WORDS], bits[WORDS] = {0};
+    int64_t needed = expected_marks(rows, columns, reversed, expected);
+    int64_t marked = da_kept_mark(patterns, rows, columns, reversed, bits);
+    int64_t counted = da_kept_count(patterns, rows, columns, reversed);
+    if (memcmp(bits, expected, sizeof bits) != 0 || marked != needed || counted != needed) {
+        fail_msg(
+            "configuration %d (n %lld, causal %d, window %lld, reversed %d): %lld needed, %lld marked, %lld counted",
+            number, (long long)d->n, d->config.causal, (long long)d->config.window, reversed, (long long)needed,
+            (long long)marked, (long long)counted);
+    }
+    assert_int_equal(da_kept_mark(patterns, rows, columns, reversed, bits), 0); /* nothing new */
+    assert_memory_equal(bits, expected, sizeof bits);
+}
+
+static void test_marks_are_what_is_seen(void **state) {
+    int64_t pairs = 0, nested = 0;
+    for (int number = 0; number < CONFIGURATIONS; number++) {
+        drawn d = draw(number);
+        da_head_patterns patterns;
+        da_layout *layout = draw_layout(&d);
+        da_head_patterns_init(&patterns, &d.config, d.n, d.heads, d.head);
+        fill_sees(&d);
+        for (int a = 0; a < d.ranks; a++) {
+            for (int b = 0; b < d.ranks; b++) {
+                check_pair(&d, &patterns, da_layout_part(layout, a), da_layout_part(layout, b), false, number);
+                check_pair(&d, &patterns, da_layout_part(layout, a), da_layout_part(layout, b), true, number);
+                pairs += 2;
+            }
+        }
+        nested += patterns.count > 1 && da_rates_divide(&patterns);
+        da_layout_free(layout);
+    }
+    assert_true(pairs > 10000);
+    assert_true(nested > CONFIGURATIONS / 8 && nested < CONFIGURATIONS * 7 / 8); /* both ways to count */
+}
+
+/* Marks of several heads add up, as those that read one key and value head do. */
+static void test_heads_add_up(void **state) {
+    da_attention_config config;
+    uint64_t bits[WORDS] = {0}, each[WORDS], all[WORDS] = {0};
+    int64_t marked = 0, n = 200;
+    da_layout *layout;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){40, 200}, 2, (int64_t[]){4, 16}, 2), DA_OK);
+    assert_int_equal(da_layout_create(NULL, DA_PARTITION_CONTIGUOUS, 0, n, 3, NULL, &layout), DA_OK);
+    for (int64_t head = 0; head < 6; head++) {
+        da_head_patterns patterns;
+        da_head_patterns_init(&patterns, &config, n, 6, head);
+        memset(each, 0, sizeof each);
+        marked += da_kept_mark(&patterns, da_layout_part(layout, 0), da_layout_part(layout, 1), false, bits);
+        da_kept_mark(&patterns, da_layout_part(layout, 0), da_layout_part(layout, 1), false, each);
+        for (int w = 0; w < WORDS; w++) {
+            all[w] |= each[w];
+        }
+    }
+    assert_memory_equal(bits, all, sizeof all);
+    int64_t total = 0;
+    for (int w = 0; w < WORDS; w++) {
+        total += da_count_bits(all[w]);
+    }
+    assert_int_equal(total, marked);
+    da_layout_free(layout);
+}
+
+/* ---- numbers ------------------------------------------------------------------------------------------------------- */
+
+static void test_numbers_of_marked_rows(void **state) {
+    for (int64_t length = 0; length < 400; length += 13) {
+        for (int64_t one_in = 1; one_in < 70; one_in *= 4) {
+            da_kept kept;
+            da_arena arena = {0};
+            da_kept_lay_out(&kept, &arena, length);
+            assert_true(arena.used <= (size_t)(length / 64 + 1) * 16 + 2 * 64);
+            arena = (da_arena){aligned_alloc(64, arena.used + 64), 0};
+            assert_non_null(arena.base);
+            memset(arena.base, 0xff, (size_t)(length / 64 + 1) * 16);
+            da_kept_lay_out(&kept, &arena, length);
+            da_kept_clear(&kept);
+            for (int64_t row = 0; row < length; row++) {
+                kept.bits[row / 64] |= (uint64_t)(random_below(one_in) == 0) << row % 64;
+            }
+            da_kept_number(&kept);
+            int64_t count = 0;
+            for (int64_t row = 0; row < length; row++) {
+                bool marked = kept.bits[row / 64] >> row % 64 & 1;
+                assert_int_equal(da_kept_index(&kept, row), marked ? count : -1);
+                count += marked;
+            }
+            assert_int_equal(kept.count, count);
+            free(arena.base);
+        }
+    }
+    assert_int_equal(da_count_bits(UINT64_MAX), 64);
+}
+
+/* ---- long sequences: these would take hours if every token were looked at ------------------------------------------ */
+
+static da_head_patterns long_patterns(const int64_t *segments, const int64_t *rates, size_t count, bool causal,
+                                      int64_t n, int64_t head) {
+    da_attention_config config;
+    da_head_patterns patterns;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, segments, count, rates, count), DA_OK);
+    config.causal = causal;
+    da_head_patterns_init(&patterns, &config, n, 16, head);
+    return patterns;
+}
+
+/* 2^40 tokens over 64 ranks of 2^34, by hand: pattern 0 within a rank, pattern 1 in segments of two ranks, pattern 2 in one
+ * segment of all. Head 5 keeps 1 in 2^10 (residue 5) and 1 in 2^20 (5 too) of a neighbour; of the others 1 in 2^20. */
+static void test_a_count_looks_at_no_token(void **state) {
+    const int64_t n = (int64_t)1 << 40, segments[] = {(int64_t)1 << 34, (int64_t)1 << 35, n},
+                  rates[] = {1, 1 << 10, 1 << 20};
+    da_layout *layout;
+    assert_int_equal(da_layout_create(NULL, DA_PARTITION_CONTIGUOUS, 0, n, 64, NULL, &layout), DA_OK);
+    for (int causal = 0; causal < 2; causal++) {
+        da_head_patterns patterns = long_patterns(segments, rates, 3, causal, n, 5);
+        for (int b = 0; b < 64; b++) {
+            int64_t expected = (int64_t)1 << (b == 2 ? 34 : b == 3 ? 24 : 14);
+            expected = causal && b > 2 ? 0 : expected;
+            assert_int_equal(da_kept_count(&patterns, da_layout_part(layout, 2), da_layout_part(layout, b), false),
+                             expected);
+            expected = (int64_t)1 << (b == 2 ? 34 : b == 3 ? 24 : 14);
+            expected = causal && b < 2 ? 0 : expected;
+            assert_int_equal(da_kept_count(&patterns, da_layout_part(layout, 2), da_layout_part(layout, b), true),
+                             expected);
+        }
+    }
+    da_layout_free(layout);
+}
+
+/* Short segments, a rank of 2^39 tokens, and one of 1000 in their middle: only what both touch is walked, both ways. */
+static void test_marks_look_at_shared_segments_only(void **state) {
+    const int64_t half = (int64_t)1 << 39, lengths[] = {half, 1000, half};
+    const int64_t n = 2 * half + 1000;
+    da_layout *layout;
+    da_head_patterns patterns = long_patterns((int64_t[]){48, 300}, (int64_t[]){1, 3}, 2, false, n, 0);
+    uint64_t bits[1000 / 64 + 1] = {0};
+    assert_int_equal(da_layout_create(NULL, DA_PARTITION_CONTIGUOUS, 0, n, 3, lengths, &layout), DA_OK);
+    const da_part *before = da_layout_part(layout, 0), *middle = da_layout_part(layout, 1);
+    int64_t dense = 48 - half % 48, sparse = 300 - half % 300; /* of the middle, in the segments that begin before it */
+    int64_t expected = 0;
+    for (int64_t row = 0; row < 1000; row++) {
+        expected += row < dense || (row < sparse && (half + row) % 300 % 3 == 0);
+    }
+    assert_int_equal(da_kept_mark(&patterns, before, middle, false, bits), expected);
+    assert_int_equal(da_kept_count(&patterns, before, middle, false), expected);
+    assert_int_equal(da_kept_count(&patterns, before, middle, true), expected);
+    int64_t back = da_kept_count(&patterns, middle, before, false), by_hand = 0;
+    for (int64_t i = half - 300; i < half; i++) {
+        by_hand += i >= half - half % 48 || (i >= half - half % 300 && i % 300 % 3 == 0);
+    }
+    assert_int_equal(back, by_hand);
+    assert_int_equal(da_kept_count(&patterns, before, da_layout_part(layout, 2), false), 0);
+    da_layout_free(layout);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_marks_are_what_is_seen),
+        cmocka_unit_test(test_heads_add_up),
+        cmocka_unit_test(test_numbers_of_marked_rows),
+        cmocka_unit_test(test_a_count_looks_at_no_token),
+        cmocka_unit_test(test_marks_look_at_shared_segments_only),
+    };
+    return cmocka_run_group_tests_name("kept", tests, NULL, NULL);
+}
