@@ -36,8 +36,8 @@ typedef struct da_scope {
     int64_t n;           /* tokens of the whole sequence */
     const da_part *rows; /* the rows to compute, as rows of the call's tensors */
     int64_t columns_first, columns_end;
-    const da_layout *layout;  /* whose part a column is; NULL: the first one's */
-    const da_source *sources; /* of each rank; without tensors (data NULL), its columns are left out */
+    const da_layout *layout;  /* NULL: there is one source, which has some of the columns */
+    const da_source *sources; /* otherwise one for each rank, without tensors (data NULL) if it has sent nothing */
     const da_carry *carry;    /* NULL: one run computes all */
 } da_scope;
 
@@ -62,14 +62,13 @@ static inline const da_scope *da_scope_whole(da_whole *whole, int64_t n, const d
 /* Where a column's rows lie: the source, or NULL if they are not at hand, and the row of its tensors. */
 static inline const da_source *da_scope_find(const da_scope *scope, int64_t batch, int64_t head, int64_t position,
                                              int64_t *row) {
-    int64_t rank = 0;
+    const da_source *source = scope->sources;
     if (scope->layout) {
-        rank = da_layout_find(scope->layout, position, row);
+        source += da_layout_find(scope->layout, position, row);
     } else {
-        *row = da_part_row(scope->sources->part, position);
+        *row = da_part_row(source->part, position);
     }
-    const da_source *source = &scope->sources[rank];
-    if (!source->tensors[DA_FIRST].data) {
+    if (*row < 0 || !source->tensors[DA_FIRST].data) {
         return NULL;
     }
     if (source->kept) {

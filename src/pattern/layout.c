@@ -1,6 +1,7 @@
 #include "pattern/layout.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "config/validation.h"
 #include "core/arena.h"
@@ -211,6 +212,36 @@ static void fill_parts(da_layout *layout, const cut *c, const int64_t *lengths) 
     }
 }
 
+static int compare_held(const void *a, const void *b) {
+    int64_t first = ((const da_held_piece *)a)->piece.first, second = ((const da_held_piece *)b)->piece.first;
+    return first < second ? -1 : first > second;
+}
+
+static void sort_pieces(da_layout *layout) {
+    for (int rank = 0; rank < layout->ranks; rank++) {
+        const da_part *part = &layout->parts[rank];
+        for (int64_t k = 0; k < part->piece_count; k++) {
+            layout->in_order[layout->piece_count++] = (da_held_piece){part->pieces[k], rank};
+        }
+    }
+    qsort(layout->in_order, (size_t)layout->piece_count, sizeof *layout->in_order, compare_held);
+}
+
+int da_layout_find(const da_layout *layout, int64_t position, int64_t *row) {
+    int64_t low = 0, high = layout->piece_count - 1; /* the last piece that begins at `position` or before */
+    while (low < high) {
+        int64_t middle = high - (high - low) / 2;
+        if (layout->in_order[middle].piece.first <= position) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    const da_held_piece *held = &layout->in_order[low];
+    *row = held->piece.row + (position - held->piece.first);
+    return held->rank;
+}
+
 da_status da_layout_create(const da_allocator *allocator, da_partition partition, int64_t stripe, int64_t n, int ranks,
                            const int64_t *lengths, da_layout **out) {
     cut c;
@@ -230,6 +261,7 @@ da_status da_layout_create(const da_allocator *allocator, da_partition partition
     da_arena_take(&sizes, 1, sizeof(da_layout));
     da_arena_take(&sizes, (size_t)ranks, sizeof(da_part));
     da_arena_take(&sizes, (size_t)pieces, sizeof(da_piece));
+    da_arena_take(&sizes, (size_t)pieces, sizeof(da_held_piece));
     da_arena arena = {da_allocate(allocator, sizes.used, 1), 0};
     if (!arena.base) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -238,7 +270,9 @@ da_status da_layout_create(const da_allocator *allocator, da_partition partition
     *layout = (da_layout){.allocator = allocator ? *allocator : (da_allocator){0}, .n = n, .ranks = ranks};
     layout->parts = da_arena_take(&arena, (size_t)ranks, sizeof(da_part));
     layout->pieces = da_arena_take(&arena, (size_t)pieces, sizeof(da_piece));
+    layout->in_order = da_arena_take(&arena, (size_t)pieces, sizeof(da_held_piece));
     fill_parts(layout, &c, lengths);
+    sort_pieces(layout);
     *out = layout;
     return DA_OK;
 }

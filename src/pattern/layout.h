@@ -16,17 +16,25 @@ typedef struct da_part {
     const da_piece *pieces;
 } da_part;
 
+/* A piece, and who holds it. */
+typedef struct da_held_piece {
+    da_piece piece;
+    int rank;
+} da_held_piece;
+
 /* The parts of all ranks. */
 typedef struct da_layout {
     da_allocator allocator;
     int64_t n;
     int ranks;
-    da_part *parts;   /* one per rank */
-    da_piece *pieces; /* of all parts */
+    da_part *parts;         /* one per rank */
+    da_piece *pieces;       /* of all parts */
+    da_held_piece *in_order; /* of the sequence */
+    int64_t piece_count;
 } da_layout;
 
 /* A layout of n tokens: 0 <= n <= 2^48, 1 <= ranks <= 2^24. lengths: NULL, or with DA_PARTITION_CONTIGUOUS the length of
- * each rank's stretch, whose sum is n. Memory: 24 bytes a piece, at most one piece per block of a striped sequence, two
+ * each rank's stretch, whose sum is n. Memory: 56 bytes a piece, at most one piece per block of a striped sequence, two
  * per rank of a zigzag one. allocator NULL: the C library's. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY;
  * *out is then NULL. */
 da_status da_layout_create(const da_allocator *allocator, da_partition partition, int64_t stripe, int64_t n, int ranks,
@@ -36,6 +44,9 @@ void da_layout_free(da_layout *layout); /* NULL is allowed */
 static inline const da_part *da_layout_part(const da_layout *layout, int rank) {
     return &layout->parts[rank];
 }
+
+/* The rank that holds a position, 0 <= position < n, and the row of its part. Takes the logarithm of all pieces. */
+int da_layout_find(const da_layout *layout, int64_t position, int64_t *row);
 
 /* The part of a single process, which holds all of n tokens; `piece` is the memory for its one piece. */
 da_part da_part_whole(int64_t n, da_piece *piece);

@@ -1,0 +1,258 @@
+#include "attention/ranks/columns.h"
+
+#include <string.h>
+
+#include "core/memory.h"
+
+/* ---- progress, and messages that move while ranks compute --------------------------------------------------------- */
+
+/* Transports move messages only when they are called: every report of progress is an occasion. */
+typedef struct mover {
+    const da_meeting *meeting;
+    da_message *messages[2]; /* under way; or NULL */
+    int step, steps;         /* runs of the pass */
+    bool failed;
+} mover;
+
+static bool move_messages(int64_t finished, int64_t total, void *user) {
+    mover *m = user;
+    const da_call_options *options = &m->meeting->options;
+    for (int k = 0; k < 2; k++) {
+        bool done = true;
+        if (m->messages[k] && da_comm_look(m->meeting->comm, m->messages[k], &done) != DA_OK) {
+            m->failed = true;
+            return false;
+        }
+    }
+    return !options->progress ||
+           options->progress(m->step * total + finished, m->steps * total, options->progress_user);
+}
+
+static da_status run_scope(const da_direction *direction, const da_scope *scope, mover *m) {
+    da_call_options options = direction->meeting->options;
+    options.progress = move_messages;
+    options.progress_user = m;
+    da_status status = direction->run(scope, &options, direction->user);
+    return m->failed ? DA_ERROR_COMMUNICATION : status;
+}
+
+/* ---- scopes ------------------------------------------------------------------------------------------------------- */
+
+static da_source own_source(const da_direction *direction) {
+    return (da_source){.part = direction->meeting->part,
+                       .tensors = {*direction->cargo->first, *direction->cargo->second}};
+}
+
+static da_scope whole_scope(const da_meeting *meeting, const da_source *sources) {
+    int64_t n = meeting->layout->n;
+    return (da_scope){.n = n, .rows = meeting->part, .columns_end = n, .sources = sources};
+}
+
+/* The columns of one source alone. */
+static da_scope scope_of(const da_meeting *meeting, const da_source *source, const da_carry *carry) {
+    const da_part *part = source->part;
+    da_scope scope = whole_scope(meeting, source);
+    scope.carry = carry;
+    scope.columns_first = part->piece_count > 0 ? part->pieces[0].first : 0;
+    scope.columns_end = part->piece_count > 0 ? part->pieces[part->piece_count - 1].end : 0;
+    return scope;
+}
+
+/* What rank `rank` sends to this one, or this one to it. */
+static da_status plan_parcel(const da_direction *direction, int rank, bool sends, da_parcel *parcel) {
+    const da_meeting *meeting = direction->meeting;
+    const da_part *theirs = da_layout_part(meeting->layout, rank);
+    return da_parcel_plan(parcel, meeting, direction->cargo, rank, sends ? theirs : meeting->part,
+                          sends ? meeting->part : theirs);
+}
+
+/* ---- ring --------------------------------------------------------------------------------------------------------- */
+
+typedef struct ring {
+    const da_direction *direction;
+    da_parcel incoming[2], outgoing; /* incoming: what is computed with, and what comes next */
+    da_carry carry;
+    int last_step; /* the last one with columns for this rank */
+} ring;
+
+/* The rank that is `steps` before this one, or beyond it. */
+static int neighbour(const da_comm *comm, int steps) {
+    return (comm->rank + steps + comm->ranks) % comm->ranks;
+}
+
+static bool has_columns(const da_direction *direction, int rank) {
+    const da_meeting *meeting = direction->meeting;
+    const da_cargo *cargo = direction->cargo;
+    for (int64_t head = 0; head < cargo->query_heads; head++) {
+        da_head_patterns patterns;
+        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads, head);
+        if (da_kept_count(&patterns, meeting->part, da_layout_part(meeting->layout, rank), cargo->backward != NULL) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int find_last_step(const da_direction *direction) {
+    const da_comm *comm = direction->meeting->comm;
+    int step = comm->ranks - 1;
+    while (step > 0 && !has_columns(direction, neighbour(comm, -step))) {
+        step--;
+    }
+    return step;
+}
+
+/* Sets messages of a step under way. */
+static da_status begin_step(ring *r, int step) {
+    const da_direction *direction = r->direction;
+    const da_meeting *meeting = direction->meeting;
+    da_parcel *incoming = &r->incoming[step % 2];
+    da_status status = plan_parcel(direction, neighbour(meeting->comm, -step), false, incoming);
+    if (status == DA_OK) {
+        status = da_parcel_receive(incoming, meeting, direction->cargo);
+    }
+    if (status == DA_OK) {
+        status = plan_parcel(direction, neighbour(meeting->comm, step), true, &r->outgoing);
+    }
+    return status == DA_OK ? da_parcel_send(&r->outgoing, meeting, direction->cargo) : status;
+}
+
+/* Computes with the columns of step `step`, while those of the next are under way. */
+static da_status compute_step(ring *r, int step) {
+    const da_direction *direction = r->direction;
+    da_parcel *next = &r->incoming[(step + 1) % 2], *current = &r->incoming[step % 2];
+    da_source source = step == 0 ? own_source(direction) : da_parcel_source(current, direction->cargo);
+    mover m = {.meeting = direction->meeting,
+               .messages = {&next->message, &r->outgoing.message},
+               .step = step,
+               .steps = r->last_step + 1};
+    if (step > r->last_step || (step > 0 && current->rows == 0)) {
+        return DA_OK;
+    }
+    r->carry.begins = step == 0;
+    r->carry.ends = step == r->last_step;
+    da_scope scope = scope_of(direction->meeting, &source, &r->carry);
+    return run_scope(direction, &scope, &m);
+}
+
+static da_status run_step(ring *r, int step) {
+    const da_meeting *meeting = r->direction->meeting;
+    bool is_last = step == meeting->comm->ranks - 1;
+    da_parcel *next = &r->incoming[(step + 1) % 2];
+    da_status status = is_last ? DA_OK : begin_step(r, step + 1);
+    if (status == DA_OK) {
+        status = compute_step(r, step);
+    }
+    if (status == DA_OK && !is_last) {
+        status = da_parcel_wait(next, meeting);
+    }
+    if (status == DA_OK && !is_last) {
+        status = da_parcel_wait(&r->outgoing, meeting);
+    }
+    da_parcel_free(&r->incoming[step % 2], meeting);
+    da_parcel_free(&r->outgoing, meeting);
+    return status;
+}
+
+da_status da_run_ring(const da_direction *direction) {
+    const da_allocator *allocator = da_context_allocator(direction->meeting->context);
+    ring r = {.direction = direction, .last_step = find_last_step(direction)};
+    da_status status = DA_OK;
+    if (r.last_step > 0 && direction->carry_bytes > 0) {
+        r.carry.memory = da_allocate(allocator, 1, direction->carry_bytes);
+        status = r.carry.memory ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+    }
+    for (int step = 0; step < direction->meeting->comm->ranks && status == DA_OK; step++) {
+        status = run_step(&r, step);
+    }
+    da_parcel_free(&r.incoming[0], direction->meeting);
+    da_parcel_free(&r.incoming[1], direction->meeting);
+    da_release(allocator, r.carry.memory);
+    return status;
+}
+
+/* ---- gathered ----------------------------------------------------------------------------------------------------- */
+
+/* Of each rank. */
+typedef struct gathering {
+    da_parcel *incoming, *outgoing;
+    da_source *sources;
+} gathering;
+
+static size_t lay_out(gathering *g, int ranks, char *memory) {
+    da_arena arena = {memory, 0};
+    g->incoming = da_arena_take(&arena, (size_t)ranks, sizeof *g->incoming);
+    g->outgoing = da_arena_take(&arena, (size_t)ranks, sizeof *g->outgoing);
+    g->sources = da_arena_take(&arena, (size_t)ranks, sizeof *g->sources);
+    return arena.used;
+}
+
+/* Everything is received before anything is sent: so most of it need not be buffered. */
+static da_status begin_gathering(const da_direction *direction, gathering *g) {
+    const da_meeting *meeting = direction->meeting;
+    da_status status = DA_OK;
+    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
+        int rank = neighbour(meeting->comm, -step);
+        status = plan_parcel(direction, rank, false, &g->incoming[rank]);
+        if (status == DA_OK) {
+            status = da_parcel_receive(&g->incoming[rank], meeting, direction->cargo);
+        }
+    }
+    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
+        int rank = neighbour(meeting->comm, step);
+        status = plan_parcel(direction, rank, true, &g->outgoing[rank]);
+        if (status == DA_OK) {
+            status = da_parcel_send(&g->outgoing[rank], meeting, direction->cargo);
+        }
+    }
+    return status;
+}
+
+static da_status wait_for(const da_meeting *meeting, da_parcel *parcels) {
+    da_status status = DA_OK;
+    for (int rank = 0; rank < meeting->comm->ranks && status == DA_OK; rank++) {
+        status = da_parcel_wait(&parcels[rank], meeting);
+    }
+    return status;
+}
+
+static da_status compute_gathered(const da_direction *direction, gathering *g) {
+    const da_meeting *meeting = direction->meeting;
+    mover m = {.meeting = meeting, .steps = 1};
+    da_scope scope = whole_scope(meeting, g->sources);
+    scope.layout = meeting->layout;
+    for (int rank = 0; rank < meeting->comm->ranks; rank++) {
+        g->sources[rank] = rank == meeting->comm->rank ? own_source(direction)
+                                                       : da_parcel_source(&g->incoming[rank], direction->cargo);
+    }
+    return run_scope(direction, &scope, &m);
+}
+
+da_status da_run_gathered(const da_direction *direction) {
+    const da_meeting *meeting = direction->meeting;
+    const da_allocator *allocator = da_context_allocator(meeting->context);
+    gathering g;
+    size_t bytes = lay_out(&g, meeting->comm->ranks, NULL);
+    char *memory = da_allocate(allocator, 1, bytes);
+    if (!memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    memset(memory, 0, bytes);
+    lay_out(&g, meeting->comm->ranks, memory);
+    da_status status = begin_gathering(direction, &g);
+    if (status == DA_OK) {
+        status = wait_for(meeting, g.incoming);
+    }
+    if (status == DA_OK) {
+        status = compute_gathered(direction, &g);
+    }
+    if (status == DA_OK) {
+        status = wait_for(meeting, g.outgoing);
+    }
+    for (int rank = 0; rank < meeting->comm->ranks; rank++) {
+        da_parcel_free(&g.incoming[rank], meeting);
+        da_parcel_free(&g.outgoing[rank], meeting);
+    }
+    da_release(allocator, memory);
+    return status;
+}

@@ -1,0 +1,169 @@
+#include "attention/ranks/parcel.h"
+
+#include <string.h>
+
+#include "attention/improved/passes.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+
+/* ---- which rows -------------------------------------------------------------------------------------------------- */
+
+/* Lays out what a parcel's plan needs; returns the bytes. */
+static size_t lay_out(da_parcel *parcel, char *memory) {
+    da_arena arena = {memory, 0};
+    parcel->kept = da_arena_take(&arena, (size_t)parcel->heads, sizeof *parcel->kept);
+    parcel->first_rows = da_arena_take(&arena, (size_t)parcel->heads, sizeof *parcel->first_rows);
+    da_kept unused;
+    for (int64_t head = 0; head < parcel->heads; head++) {
+        da_kept_lay_out(memory ? &parcel->kept[head] : &unused, &arena, parcel->columns->length);
+    }
+    return arena.used;
+}
+
+/* Marks the rows of one head of the tensors; of keys, those that any query head of the group needs. */
+static void mark_head(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
+                      int64_t head) {
+    int64_t group = cargo->query_heads / parcel->heads;
+    da_kept_clear(&parcel->kept[head]);
+    for (int64_t h = head * group; h < (head + 1) * group; h++) {
+        da_head_patterns patterns;
+        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads, h);
+        da_kept_mark(&patterns, rows, parcel->columns, cargo->backward != NULL, parcel->kept[head].bits);
+    }
+    da_kept_number(&parcel->kept[head]);
+}
+
+da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, int peer,
+                         const da_part *rows, const da_part *columns) {
+    int64_t batch = cargo->first->shape[0];
+    *parcel = (da_parcel){.peer = peer, .columns = columns, .heads = cargo->first->shape[2]};
+    parcel->plan_memory = da_allocate(da_context_allocator(meeting->context), 1, lay_out(parcel, NULL));
+    if (!parcel->plan_memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    lay_out(parcel, parcel->plan_memory);
+    for (int64_t head = 0; head < parcel->heads; head++) {
+        mark_head(parcel, meeting, cargo, rows, head);
+        parcel->first_rows[head] = parcel->rows;
+        parcel->rows += batch * parcel->kept[head].count;
+    }
+    return DA_OK;
+}
+
+/* ---- the message: rows of the first tensor, of the second, terms ------------------------------------------------- */
+
+static size_t row_bytes(const da_cargo *cargo) {
+    return (size_t)cargo->first->shape[3] * da_dtype_size(cargo->first->dtype);
+}
+
+/* The terms are doubles. */
+static size_t terms_at(const da_parcel *parcel, const da_cargo *cargo) {
+    size_t bytes = 2 * (size_t)parcel->rows * row_bytes(cargo);
+    return (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+}
+
+size_t da_parcel_bytes(const da_parcel *parcel, const da_cargo *cargo) {
+    return cargo->backward ? terms_at(parcel, cargo) + (size_t)parcel->rows * 2 * sizeof(double)
+                           : 2 * (size_t)parcel->rows * row_bytes(cargo);
+}
+
+static da_status allocate_data(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo) {
+    parcel->data = da_allocate(da_context_allocator(meeting->context), 1, da_parcel_bytes(parcel, cargo));
+    return parcel->data ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+}
+
+static void copy_row(const da_tensor *tensor, int64_t batch, int64_t row, int64_t head, char *to) {
+    size_t size = da_dtype_size(tensor->dtype);
+    const char *from = da_tensor_row(tensor, batch, row, head);
+    if (tensor->stride[3] == 1) {
+        memcpy(to, from, (size_t)tensor->shape[3] * size);
+        return;
+    }
+    for (int64_t c = 0; c < tensor->shape[3]; c++) {
+        memcpy(to + (size_t)c * size, from + c * tensor->stride[3] * (int64_t)size, size);
+    }
+}
+
+typedef struct packing {
+    const da_parcel *parcel;
+    const da_cargo *cargo;
+} packing;
+
+/* The rows of one head of one batch element. */
+static void pack_head(int64_t index, int thread, void *user) {
+    const packing *job = user;
+    const da_parcel *parcel = job->parcel;
+    const da_cargo *cargo = job->cargo;
+    int64_t batch = index / parcel->heads, head = index % parcel->heads;
+    const da_kept *kept = &parcel->kept[head];
+    size_t bytes = row_bytes(cargo), at = (size_t)(parcel->first_rows[head] + batch * kept->count);
+    char *first = parcel->data, *second = first + (size_t)parcel->rows * bytes;
+    double(*terms)[2] = (double(*)[2])(void *)(parcel->data + terms_at(parcel, cargo));
+    for (int64_t row = 0; row < kept->length; row++) {
+        if (kept->bits[row / 64] == 0) {
+            row |= 63; /* to the end of a word without marks */
+        } else if (da_kept_index(kept, row) >= 0) {
+            copy_row(cargo->first, batch, row, head, first + at * bytes);
+            copy_row(cargo->second, batch, row, head, second + at * bytes);
+            if (cargo->backward) {
+                da_improved_query_terms(cargo->backward, batch, row, head, terms[at]);
+            }
+            at++;
+        }
+    }
+}
+
+da_status da_parcel_receive(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo) {
+    if (parcel->rows == 0) {
+        return DA_OK;
+    }
+    da_status status = allocate_data(parcel, meeting, cargo);
+    if (status == DA_OK) {
+        status = da_comm_receive(meeting->comm, parcel->data, da_parcel_bytes(parcel, cargo), parcel->peer, cargo->tag,
+                                 cargo->name, &parcel->message);
+    }
+    return status;
+}
+
+da_status da_parcel_send(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo) {
+    if (parcel->rows == 0) {
+        return DA_OK;
+    }
+    da_status status = allocate_data(parcel, meeting, cargo);
+    if (status == DA_OK) {
+        packing job = {parcel, cargo};
+        da_parallel_for(da_context_threads(meeting->context), cargo->first->shape[0] * parcel->heads, pack_head, &job);
+        status = da_comm_send(meeting->comm, parcel->data, da_parcel_bytes(parcel, cargo), parcel->peer, cargo->tag,
+                              cargo->name, &parcel->message);
+    }
+    return status;
+}
+
+da_status da_parcel_wait(da_parcel *parcel, const da_meeting *meeting) {
+    return da_comm_wait(meeting->comm, &parcel->message);
+}
+
+da_source da_parcel_source(const da_parcel *parcel, const da_cargo *cargo) {
+    const da_tensor *like = cargo->first;
+    da_tensor rows = {.data = parcel->data,
+                      .dtype = like->dtype,
+                      .shape = {1, parcel->rows, 1, like->shape[3]},
+                      .stride = {0, like->shape[3], 0, 1}};
+    da_source source = {
+        .part = parcel->columns, .tensors = {rows, rows}, .kept = parcel->kept, .first_rows = parcel->first_rows};
+    source.tensors[DA_SECOND].data = parcel->data + (size_t)parcel->rows * row_bytes(cargo);
+    if (cargo->backward) {
+        source.terms = (const double(*)[2])(const void *)(parcel->data + terms_at(parcel, cargo));
+    }
+    return source;
+}
+
+void da_parcel_free(da_parcel *parcel, const da_meeting *meeting) {
+    const da_allocator *allocator = da_context_allocator(meeting->context);
+    if (da_comm_give_up(meeting->comm, &parcel->message)) {
+        da_release(allocator, parcel->data);
+    }
+    da_release(allocator, parcel->plan_memory);
+    *parcel = (da_parcel){0};
+}

@@ -1,0 +1,50 @@
+/* Rows that one rank sends another: of two tensors, those that the patterns keep and the other's rows see. Sender and
+ * receiver find the same rows by the same function (pattern/kept.h), so that nothing else need be said. */
+#ifndef DA_ATTENTION_RANKS_PARCEL_H
+#define DA_ATTENTION_RANKS_PARCEL_H
+
+#include "attention/ranks/meeting.h"
+#include "attention/scope.h"
+
+/* What columns are made of, in one direction of a pass: keys with their values, or queries with the gradient of their
+ * outputs. */
+typedef struct da_cargo {
+    const da_tensor *first, *second;  /* this rank's */
+    const da_backward_call *backward; /* NULL; where columns are queries, the call, for their terms */
+    int64_t query_heads;
+    int tag;
+    const char *name; /* for messages */
+} da_cargo;
+
+typedef struct da_parcel {
+    int peer;
+    const da_part *columns;   /* whose rows they are: the sender's part */
+    int64_t heads;            /* of the tensors */
+    da_kept *kept;            /* [heads] */
+    int64_t *first_rows;      /* [heads] */
+    int64_t rows;             /* of each tensor, over all batch elements and heads; 0: there is no message */
+    char *plan_memory, *data; /* of the two above; of the message */
+    da_message message;
+} da_parcel;
+
+/* Finds the rows that the rank which holds `rows` needs of the one that holds `columns`, one of which is this rank, the
+ * other `peer`. */
+da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, int peer,
+                         const da_part *rows, const da_part *columns);
+
+/* Begins to receive; packs and begins to send. Without rows nothing happens. */
+da_status da_parcel_receive(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo);
+da_status da_parcel_send(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo);
+
+da_status da_parcel_wait(da_parcel *parcel, const da_meeting *meeting);
+
+/* The rows that have arrived. */
+da_source da_parcel_source(const da_parcel *parcel, const da_cargo *cargo);
+
+/* Ends the message, if it is under way, and releases all memory that is safe to release. */
+void da_parcel_free(da_parcel *parcel, const da_meeting *meeting);
+
+/* Bytes of the message. */
+size_t da_parcel_bytes(const da_parcel *parcel, const da_cargo *cargo);
+
+#endif
