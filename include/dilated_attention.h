@@ -77,9 +77,10 @@ typedef enum da_status {
     DA_ERROR_UNSUPPORTED = 4,            /* this implementation does not take that option or data type */
     DA_ERROR_ALREADY_REGISTERED = 5,     /* the name is taken */
     DA_ERROR_OUT_OF_MEMORY = 6,
-    DA_ERROR_CANCELLED = 7, /* the progress callback asked to stop; outputs are unspecified */
-    DA_ERROR_IO = 8,        /* the operating system refused a file operation */
-    DA_ERROR_FORMAT = 9     /* a file is not what it says it is */
+    DA_ERROR_CANCELLED = 7,     /* the progress callback asked to stop; outputs are unspecified */
+    DA_ERROR_IO = 8,            /* the operating system refused a file operation */
+    DA_ERROR_FORMAT = 9,        /* a file is not what it says it is */
+    DA_ERROR_COMMUNICATION = 10 /* another rank failed, did not answer in time, or was configured otherwise */
 } da_status;
 
 /* Name of a status, for example "DA_ERROR_INVALID_ARGUMENT"; a static string, never NULL. */
@@ -171,6 +172,9 @@ typedef struct da_allocator {
 /* Plans measured earlier; see "Plans" below. */
 typedef struct da_plans da_plans;
 
+/* A rank's connection to the others; see "Ranks" below. */
+typedef struct da_comm da_comm;
+
 typedef struct da_context_options {
     size_t size;
     int threads;                 /* 0 (default): one per core that the process may use; otherwise 1..1024 */
@@ -179,12 +183,14 @@ typedef struct da_context_options {
     const da_hardware *hardware; /* NULL (default): detect; otherwise a description that is copied and believed, except
                                     that no instruction is used which the real CPU lacks */
     da_plans *plans;             /* NULL (default): none; otherwise borrowed, and must outlive the context */
+    const da_comm *comm;         /* NULL (default): this process computes alone; otherwise checked and copied, and what
+                                    is behind it must outlive the context */
 } da_context_options;
 
 DA_API void da_context_options_init(da_context_options *options);
 
 /* Creates a context. options NULL means the defaults.
- * Errors: DA_ERROR_INVALID_ARGUMENT (threads, isa, an allocator with one function missing),
+ * Errors: DA_ERROR_INVALID_ARGUMENT (threads, isa, an allocator with one function missing, a field of comm),
  *         DA_ERROR_UNAVAILABLE (an instruction set that this CPU lacks), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
 DA_API da_status da_context_create(const da_context_options *options, da_context **out);
 
@@ -199,6 +205,9 @@ DA_API da_isa da_context_isa(const da_context *context);
 /* The context's allocator, for implementations that users register and for libraries that build on this one. Both
  * functions are NULL where it is the C library's. It lives as long as the context. */
 DA_API const da_allocator *da_context_allocator(const da_context *context);
+
+/* The context's copy of its da_comm; NULL: none was given. It lives as long as the context. */
+DA_API const da_comm *da_context_comm(const da_context *context);
 
 /* True if the kernels of this instruction set run on this machine. */
 DA_API bool da_isa_available(da_isa isa);
@@ -519,6 +528,72 @@ DA_API da_status da_attention_backward_workspace(const da_attention *attention, 
                                                  size_t *bytes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
+ * Ranks: several processes (or threads) that compute one attention together, each holding a part of the tokens
+ *
+ * The library moves nothing between machines itself: a da_comm is a table of functions that do. There is one over MPI
+ * (dilated_attention_mpi.h), one for ranks that are threads of a process (da_comm_group, below), and yours.
+ *
+ *     da_comm comm;
+ *     da_comm_mpi_create(MPI_COMM_WORLD, 60, &comm);
+ *     options.comm = &comm;                              // of da_context_create
+ *
+ * Whatever happens to one rank, the others end in bounded time with DA_ERROR_COMMUNICATION: none waits longer than
+ * `timeout` for another. After that error, on whichever rank, the da_comm is of no further use but to be freed.
+ */
+
+/* A rank's connection to its group. Calls on one da_comm come from one thread at a time, which is the thread that called
+ * the library. Set `size` and the defaults by da_comm_init. */
+struct da_comm {
+    size_t size;
+    int rank, ranks; /* 0, 1: 0 <= rank < ranks */
+    double timeout;  /* 60: seconds that a rank waits for another before it gives up; above 0, at most 1e9 */
+    void *user;      /* NULL; handed to the functions below */
+
+    /* Begins to send to, or to receive from, another rank and returns at once. Between two ranks, messages of one tag
+     * (0..1023) arrive in the order in which they were sent. A message is as long as its receive says, 0 bytes too; if
+     * not, that receive (and the send, where the transport can tell) ends with an error. The memory stays as it is until
+     * the request has ended. On error *request is not set. */
+    da_status (*send)(const void *data, size_t bytes, int to, int tag, void **request, void *user);
+    da_status (*receive)(void *data, size_t bytes, int from, int tag, void **request, void *user);
+
+    /* Waits at most `seconds` for a request; 0: only looks, and lets messages move on. *done says whether it has ended,
+     * in which case it is gone. After an error (DA_ERROR_COMMUNICATION: the message is lost, or a rank has given up) the
+     * request is still there, to be cancelled. */
+    da_status (*wait)(void *request, double seconds, bool *done, void *user);
+
+    /* Ends a request that nobody waits for any more. True: its memory may be used again. False: the transport may still
+     * touch that memory at any time; the library then never releases it. Either way the request is gone. */
+    bool (*cancel)(void *request, void *user);
+
+    /* Optional, for groups that have something better than the library's own, which is made of send and receive. Every
+     * rank calls them in the same order; when they return they are done with the memory. gather: `bytes` bytes of each rank, in the order of the ranks, into `all`.
+     * reduce: data[k] becomes the sum over all ranks, with the same bits on each; dtype is DA_F32 or DA_F64. */
+    da_status (*gather)(const void *mine, size_t bytes, void *all, void *user);
+    da_status (*reduce)(void *data, int64_t count, da_dtype dtype, void *user);
+
+    /* Optional. This rank gives up: the other ranks' waits end with an error soon, and not only after `timeout`. */
+    void (*abandon)(void *user);
+};
+
+/* Sets `size` and the defaults given above: one rank, and no functions. */
+DA_API void da_comm_init(da_comm *comm);
+
+/* Ranks that are threads of one process: for tests, and for trying out. The threads are yours: each makes a context with
+ * a da_comm of its own. Messages are copied once, from the sender's memory to the receiver's. */
+typedef struct da_comm_group da_comm_group;
+
+/* Creates a group of 1..DA_MAX_THREADS ranks. allocator NULL: the C library's. Errors: DA_ERROR_INVALID_ARGUMENT (ranks,
+ * timeout, out, an allocator with one function missing), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_comm_group_create(int ranks, double timeout, const da_allocator *allocator, da_comm_group **out);
+
+/* The da_comm of one rank, for the thread that is that rank. It holds until the group is freed.
+ * Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_comm_group_rank(da_comm_group *group, int rank, da_comm *out);
+
+/* Frees a group that no thread uses any more; NULL is allowed. */
+DA_API void da_comm_group_free(da_comm_group *group);
+
+/* ---------------------------------------------------------------------------------------------------------------------
  * Who sees whom, and what it costs
  */
 
@@ -687,7 +762,10 @@ enum {
     DA_FEATURE_ZERO_PAD = 1 << 7,
     DA_FEATURE_OVERLAP_ONCE = 1 << 8,
     DA_FEATURE_DROPOUT = 1 << 9,
-    DA_FEATURE_ALL = (1 << 10) - 1
+    DA_FEATURE_ALL = (1 << 10) - 1,
+    /* Not an option of the configuration: in a context of several ranks, tensors hold this rank's part of the tokens, which
+     * may be none (n = 0), and calls are collective. Other implementations take tensors of such a context to be whole. */
+    DA_FEATURE_PARTS = 1 << 11
 };
 
 /* Bit of a data type in da_implementation.dtypes. */

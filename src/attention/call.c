@@ -21,6 +21,22 @@ void da_backward_tensors_init(da_backward_tensors *tensors) {
 #define SHAPE_FORMAT "(%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ")"
 #define SHAPE_VALUES(shape) (shape)[0], (shape)[1], (shape)[2], (shape)[3]
 
+static bool has_rows(const da_tensor *tensor) {
+    return tensor->shape[1] != 0;
+}
+
+/* Of a part without tokens only the rest is checked: it has no memory. */
+static da_status check_tensor(const da_tensor *tensor, bool is_part, const char *name) {
+    static double memory;
+    if (!is_part || !tensor || has_rows(tensor)) {
+        return da_tensor_check(tensor, name);
+    }
+    da_tensor with_a_row = *tensor;
+    with_a_row.shape[1] = 1;
+    with_a_row.data = &memory;
+    return da_tensor_check(&with_a_row, name);
+}
+
 static da_status check_shape(const da_tensor *tensor, const char *name, const int64_t expected[4], const char *rule) {
     for (int k = 0; k < 4; k++) {
         if (tensor->shape[k] != expected[k]) {
@@ -58,14 +74,14 @@ static da_status check_key_heads(const da_tensor *query, const da_tensor *key) {
     return DA_OK;
 }
 
-static da_status check_inputs(const da_attention_config *config, const da_tensor *query, const da_tensor *key,
-                              const da_tensor *value, const da_tensor *out) {
+static da_status check_inputs(const da_attention_config *config, bool is_part, const da_tensor *query,
+                              const da_tensor *key, const da_tensor *value, const da_tensor *out) {
     const struct {
         const da_tensor *tensor;
         const char *name;
     } tensors[] = {{query, "query"}, {key, "key"}, {value, "value"}, {out, "out"}};
     for (int k = 0; k < 4; k++) {
-        da_status status = da_tensor_check(tensors[k].tensor, tensors[k].name);
+        da_status status = check_tensor(tensors[k].tensor, is_part, tensors[k].name);
         if (status == DA_OK) {
             status = check_dtypes(config, query, tensors[k].tensor, tensors[k].name);
         }
@@ -87,8 +103,8 @@ static da_status check_inputs(const da_attention_config *config, const da_tensor
     return status;
 }
 
-static da_status check_lse(const da_tensor *query, const da_tensor *lse, const char *name) {
-    da_status status = da_tensor_check(lse, name);
+static da_status check_lse(const da_tensor *query, bool is_part, const da_tensor *lse, const char *name) {
+    da_status status = check_tensor(lse, is_part, name);
     if (status != DA_OK) {
         return status;
     }
@@ -112,8 +128,11 @@ static da_status check_outputs(const named_tensor *inputs, int input_count, cons
                                int output_count) {
     for (int o = 0; o < output_count; o++) {
         const da_tensor *out = outputs[o].tensor;
-        da_status status = out ? da_tensor_check_output(out, outputs[o].name) : DA_OK;
-        for (int k = 0; k < input_count + o && status == DA_OK && out; k++) {
+        if (!out || !has_rows(out)) {
+            continue;
+        }
+        da_status status = da_tensor_check_output(out, outputs[o].name);
+        for (int k = 0; k < input_count + o && status == DA_OK; k++) {
             const named_tensor *other = k < input_count ? &inputs[k] : &outputs[k - input_count];
             if (other->tensor && da_tensors_meet(out, other->tensor)) {
                 status = da_report(DA_ERROR_INVALID_ARGUMENT,
@@ -131,10 +150,10 @@ static da_status check_outputs(const named_tensor *inputs, int input_count, cons
 
 /* ---- options ----------------------------------------------------------------------------------------------------- */
 
-static da_status check_padding(const da_tensor *query, da_call_options *options) {
+static da_status check_padding(const da_tensor *query, bool is_part, da_call_options *options) {
     int64_t batch = query->shape[0], n = query->shape[1];
     for (int64_t b = 0; options->key_lengths && b < batch; b++) {
-        if (options->key_lengths[b] < 0 || options->key_lengths[b] > n) {
+        if (options->key_lengths[b] < 0 || (!is_part && options->key_lengths[b] > n)) {
             return da_report(DA_ERROR_INVALID_ARGUMENT,
                              "key_lengths[%" PRId64 "] is %" PRId64 "; allowed: 0 to n, which is %" PRId64, b,
                              options->key_lengths[b], n);
@@ -148,7 +167,8 @@ static da_status check_padding(const da_tensor *query, da_call_options *options)
         options->key_mask_stride[1] = 1;
     }
     for (int k = 0; k < 2; k++) {
-        int64_t stride = options->key_mask_stride[k], largest = INT64_MAX / 4 / query->shape[k];
+        int64_t stride = options->key_mask_stride[k], extent = query->shape[k] > 0 ? query->shape[k] : 1;
+        int64_t largest = INT64_MAX / 4 / extent;
         if (stride > largest || stride < -largest) {
             return da_report(DA_ERROR_INVALID_ARGUMENT,
                              "key_mask_stride[%d] is %" PRId64 "; allowed: -%" PRId64 " to %" PRId64, k, stride,
@@ -158,7 +178,7 @@ static da_status check_padding(const da_tensor *query, da_call_options *options)
     return DA_OK;
 }
 
-static da_status check_options(const da_attention_config *config, const da_tensor *query,
+static da_status check_options(const da_attention_config *config, bool is_part, const da_tensor *query,
                                const da_call_options *options, da_call_terms *terms) {
     const int64_t largest = (int64_t)1 << 32;
     da_call_options_init(&terms->options);
@@ -173,29 +193,30 @@ static da_status check_options(const da_attention_config *config, const da_tenso
                          "query.shape[1] (n) is %" PRId64 "; allowed with dropout: up to %" PRId64, query->shape[1],
                          largest);
     }
-    return check_padding(query, &terms->options);
+    return check_padding(query, is_part, &terms->options);
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 
-da_status da_forward_check(const da_attention_config *config, const da_tensor *query, const da_tensor *key,
-                           const da_tensor *value, const da_tensor *out, const da_tensor *lse,
+da_status da_forward_check(const da_attention_config *config, bool is_part, const da_tensor *query,
+                           const da_tensor *key, const da_tensor *value, const da_tensor *out, const da_tensor *lse,
                            const da_call_options *options, da_call_terms *terms) {
     const named_tensor inputs[] = {{query, "query"}, {key, "key"}, {value, "value"}};
     const named_tensor outputs[] = {{out, "out"}, {lse, "lse"}};
-    da_status status = check_inputs(config, query, key, value, out);
+    da_status status = check_inputs(config, is_part, query, key, value, out);
     if (status == DA_OK && lse) {
-        status = check_lse(query, lse, "lse");
+        status = check_lse(query, is_part, lse, "lse");
     }
     if (status == DA_OK) {
         status = check_outputs(inputs, 3, outputs, 2);
     }
-    return status == DA_OK ? check_options(config, query, options, terms) : status;
+    return status == DA_OK ? check_options(config, is_part, query, options, terms) : status;
 }
 
 /* A gradient has the data type and shape of what it is the gradient of. */
-static da_status check_gradient(const da_tensor *gradient, const char *name, const da_tensor *of, const char *rule) {
-    da_status status = da_tensor_check(gradient, name);
+static da_status check_gradient(const da_tensor *gradient, bool is_part, const char *name, const da_tensor *of,
+                                const char *rule) {
+    da_status status = check_tensor(gradient, is_part, name);
     if (status == DA_OK && gradient->dtype != of->dtype) {
         status = da_report(DA_ERROR_INVALID_ARGUMENT, "%s.dtype is %s; allowed: %s, %s", name,
                            da_dtype_name(gradient->dtype), da_dtype_name(of->dtype), rule);
@@ -203,41 +224,41 @@ static da_status check_gradient(const da_tensor *gradient, const char *name, con
     return status == DA_OK ? check_shape(gradient, name, of->shape, rule) : status;
 }
 
-static da_status check_gradients(const da_backward_tensors *t) {
+static da_status check_gradients(const da_backward_tensors *t, bool is_part) {
     const struct {
         const da_tensor *gradient, *of;
         const char *name, *rule;
     } optional[] = {{t->grad_query, t->query, "grad_query", "that of query"},
                     {t->grad_key, t->key, "grad_key", "that of key"},
                     {t->grad_value, t->value, "grad_value", "that of value"}};
-    da_status status = check_gradient(t->grad_out, "grad_out", t->out, "that of out");
+    da_status status = check_gradient(t->grad_out, is_part, "grad_out", t->out, "that of out");
     if (status == DA_OK && t->grad_lse) {
-        status = check_lse(t->query, t->grad_lse, "grad_lse");
+        status = check_lse(t->query, is_part, t->grad_lse, "grad_lse");
     }
     for (int k = 0; k < 3 && status == DA_OK; k++) {
         if (optional[k].gradient) {
-            status = check_gradient(optional[k].gradient, optional[k].name, optional[k].of, optional[k].rule);
+            status = check_gradient(optional[k].gradient, is_part, optional[k].name, optional[k].of, optional[k].rule);
         }
     }
     return status;
 }
 
-da_status da_backward_check(const da_attention_config *config, const da_backward_tensors *t,
+da_status da_backward_check(const da_attention_config *config, bool is_part, const da_backward_tensors *t,
                             const da_call_options *options, da_call_terms *terms) {
     const named_tensor inputs[] = {{t->query, "query"},      {t->key, "key"}, {t->value, "value"},
                                    {t->out, "out"},          {t->lse, "lse"}, {t->grad_out, "grad_out"},
                                    {t->grad_lse, "grad_lse"}};
     const named_tensor outputs[] = {
         {t->grad_query, "grad_query"}, {t->grad_key, "grad_key"}, {t->grad_value, "grad_value"}};
-    da_status status = check_inputs(config, t->query, t->key, t->value, t->out);
+    da_status status = check_inputs(config, is_part, t->query, t->key, t->value, t->out);
     if (status == DA_OK) {
-        status = check_lse(t->query, t->lse, "lse");
+        status = check_lse(t->query, is_part, t->lse, "lse");
     }
     if (status == DA_OK) {
-        status = check_gradients(t);
+        status = check_gradients(t, is_part);
     }
     if (status == DA_OK) {
         status = check_outputs(inputs, 7, outputs, 3);
     }
-    return status == DA_OK ? check_options(config, t->query, options, terms) : status;
+    return status == DA_OK ? check_options(config, is_part, t->query, options, terms) : status;
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "comm/comm.h"
 #include "config/validation.h"
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -16,6 +17,8 @@ struct da_context {
     int threads;
     da_isa isa;
     da_plans *plans; /* borrowed; or NULL */
+    da_comm comm;
+    bool has_comm;
     da_calibrations *calibrations;
 };
 
@@ -30,11 +33,8 @@ static da_status check_options(const da_context_options *options) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "threads is %d; allowed: 0 (all cores), or 1 to %d",
                          options->threads, DA_MAX_THREADS);
     }
-    if (!options->allocator.allocate != !options->allocator.release) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "allocator.%s is NULL; allowed: both functions, or neither",
-                         options->allocator.allocate ? "release" : "allocate");
-    }
-    return da_check_enum("isa", (int)options->isa, da_isa_name(options->isa));
+    da_status status = da_check_allocator(&options->allocator);
+    return status == DA_OK ? da_check_enum("isa", (int)options->isa, da_isa_name(options->isa)) : status;
 }
 
 /* The CPU features that kernels of an instruction set need. */
@@ -115,6 +115,7 @@ static void end_names(da_hardware *hardware) {
 da_status da_context_create(const da_context_options *options, da_context **out) {
     da_context_options ours;
     da_hardware hardware;
+    da_comm comm = {0};
     if (!out) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: a place for the context");
     }
@@ -123,6 +124,9 @@ da_status da_context_create(const da_context_options *options, da_context **out)
     da_status status = options ? da_copy_sized(&ours, sizeof ours, options, "context_options") : DA_OK;
     if (status == DA_OK) {
         status = check_options(&ours);
+    }
+    if (status == DA_OK && ours.comm) {
+        status = da_comm_import(ours.comm, &comm);
     }
     if (status == DA_OK) {
         status = ours.hardware ? da_copy_sized(&hardware, sizeof hardware, ours.hardware, "hardware")
@@ -145,6 +149,8 @@ da_status da_context_create(const da_context_options *options, da_context **out)
         .hardware = hardware,
         .threads = ours.threads ? ours.threads : da_usable_cores(),
         .plans = ours.plans,
+        .comm = comm,
+        .has_comm = ours.comm != NULL,
     };
     status = choose_isa(context, ours.isa);
     if (status == DA_OK) {
@@ -180,6 +186,10 @@ da_isa da_context_isa(const da_context *context) {
 
 const da_allocator *da_context_allocator(const da_context *context) {
     return context ? &context->allocator : NULL;
+}
+
+const da_comm *da_context_comm(const da_context *context) {
+    return context && context->has_comm ? &context->comm : NULL;
 }
 
 da_plans *da_context_plans(const da_context *context) {

@@ -25,6 +25,14 @@ bool da_add_sizes(size_t a, size_t b, size_t *out) {
     return true;
 }
 
+da_status da_check_allocator(const da_allocator *allocator) {
+    if (allocator && !allocator->allocate != !allocator->release) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "allocator.%s is NULL; allowed: both functions, or neither",
+                         allocator->allocate ? "release" : "allocate");
+    }
+    return DA_OK;
+}
+
 /* Attention reads rows that lie far apart: with pages of 4 KiB nearly every one costs a walk through the page tables.
  * Large pieces therefore begin on a huge page, and the system is asked for those. */
 static void *allocate_pages(size_t bytes) {

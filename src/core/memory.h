@@ -4,6 +4,9 @@
 
 #include "dilated_attention.h"
 
+/* An allocator has both functions or neither; NULL is one, too. Errors: DA_ERROR_INVALID_ARGUMENT. */
+da_status da_check_allocator(const da_allocator *allocator);
+
 /* count * size bytes aligned to 64; NULL (with a message set) if the product overflows or memory is short. The contents
  * are undefined. The allocator may be NULL or empty: the C library's. */
 void *da_allocate(const da_allocator *allocator, size_t count, size_t size);

@@ -26,6 +26,7 @@ const char *da_status_name(da_status status) {
     case DA_ERROR_CANCELLED: return "DA_ERROR_CANCELLED";
     case DA_ERROR_IO: return "DA_ERROR_IO";
     case DA_ERROR_FORMAT: return "DA_ERROR_FORMAT";
+    case DA_ERROR_COMMUNICATION: return "DA_ERROR_COMMUNICATION";
     }
     return "unknown status";
 }

@@ -5,7 +5,9 @@
 
 #include <stdio.h>
 
+#include "attention/distributed/distributed.h"
 #include "attention/improved/improved.h"
+#include "attention/ring/ring.h"
 #include "attention/standard/standard.h"
 
 static bool is_absent(const da_context *context, char *reason, size_t reason_size, void *user) {
@@ -18,26 +20,6 @@ static da_status refuse_forward(void *state, const da_forward_call *call, void *
     return da_report(DA_ERROR_UNAVAILABLE, "this implementation is not part of this version (%s)", da_version());
 }
 
-static const da_implementation ring = {
-    .size = sizeof(da_implementation),
-    .name = "ring",
-    .description = "keys and values arrive in blocks and are never whole in one place",
-    .best_for = "very long sequences",
-    .memory = "one block of keys and values",
-    .available = is_absent,
-    .forward = refuse_forward,
-};
-
-static const da_implementation distributed = {
-    .size = sizeof(da_implementation),
-    .name = "distributed",
-    .description = "the sequence or the heads are split over several processes",
-    .best_for = "several machines or GPUs",
-    .memory = "the kept keys and values of segments that span processes",
-    .available = is_absent,
-    .forward = refuse_forward,
-};
-
 static const da_implementation block_sparse = {
     .size = sizeof(da_implementation),
     .name = "block_sparse",
@@ -49,5 +31,9 @@ static const da_implementation block_sparse = {
 };
 
 const da_implementation *const da_built_ins[DA_BUILT_IN_COUNT] = {
-    &da_standard_implementation, &da_improved_implementation, &ring, &distributed, &block_sparse,
+    &da_standard_implementation,
+    &da_improved_implementation,
+    &da_ring_implementation,
+    &da_distributed_implementation,
+    &block_sparse,
 };

@@ -3,6 +3,7 @@
 
 #include "attention/call.h"
 #include "attention/workspace.h"
+#include "comm/comm.h"
 #include "config/validation.h"
 #include "core/memory.h"
 #include "factory/registry.h"
@@ -14,6 +15,7 @@ struct da_attention {
     da_attention_config config;
     const da_entry *entry;
     void *state;
+    bool holds_part;    /* tensors hold this rank's part, and calls are collective */
     bool follows_plans; /* takes the tuning that the context remembers for a call's problem */
 };
 
@@ -49,7 +51,9 @@ static da_status make_handle(const da_context *context, const da_attention_confi
     if (!attention) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
+    const da_comm *comm = da_context_comm(context);
     *attention = (da_attention){.context = context, .config = *config, .entry = entry};
+    attention->holds_part = comm && comm->ranks > 1 && (table->features & DA_FEATURE_PARTS);
     if (table->create) {
         da_status status = table->create(context, &attention->config, table->user, &attention->state);
         if (status != DA_OK) {
@@ -121,6 +125,14 @@ static da_status check_takes(const da_attention *attention, da_dtype dtype, uint
     return DA_OK;
 }
 
+/* The other ranks need not wait for one whose arguments were refused. */
+static da_status refuse(const da_attention *attention, da_status status) {
+    if (attention->holds_part) {
+        da_comm_abandon(da_context_comm(attention->context));
+    }
+    return status;
+}
+
 static da_status check_has_backward(const da_attention *attention) {
     if (!attention->entry->table.backward) {
         return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" has no backward pass",
@@ -150,13 +162,14 @@ da_status da_attention_forward(const da_attention *attention, const da_tensor *q
     if (!attention) {
         return report_null("attention", "what da_attention_create made");
     }
-    da_status status = da_forward_check(&attention->config, query, key, value, out, lse, options, &terms);
+    da_status status =
+        da_forward_check(&attention->config, attention->holds_part, query, key, value, out, lse, options, &terms);
     if (status == DA_OK) {
         uint32_t features = call_features(query, key, &terms) | (lse ? DA_FEATURE_LOGSUMEXP : 0);
         status = check_takes(attention, query->dtype, features);
     }
     if (status != DA_OK) {
-        return status;
+        return refuse(attention, status);
     }
     const da_implementation *table = &attention->entry->table;
     da_problem problem;
@@ -189,13 +202,13 @@ da_status da_attention_backward(const da_attention *attention, const da_backward
         status = check_has_backward(attention);
     }
     if (status == DA_OK) {
-        status = da_backward_check(&attention->config, &ours, options, &terms);
+        status = da_backward_check(&attention->config, attention->holds_part, &ours, options, &terms);
     }
     if (status == DA_OK) {
         status = check_takes(attention, ours.query->dtype, call_features(ours.query, ours.key, &terms));
     }
     if (status != DA_OK) {
-        return status;
+        return refuse(attention, status);
     }
     const da_implementation *table = &attention->entry->table;
     const da_backward_call call = {

@@ -177,9 +177,10 @@ static da_status check_implementation(const da_implementation *table) {
     if (!table->forward) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "implementation.forward is NULL; allowed: a function");
     }
-    if (table->features & ~(uint32_t)DA_FEATURE_ALL) {
+    const uint32_t known = DA_FEATURE_ALL | DA_FEATURE_PARTS;
+    if (table->features & ~known) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "implementation.features is 0x%x; allowed: bits of 0x%x",
-                         (unsigned)table->features, (unsigned)DA_FEATURE_ALL);
+                         (unsigned)table->features, (unsigned)known);
     }
     if (table->dtypes & ~DA_DTYPE_BITS_ALL) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "implementation.dtypes is 0x%x; allowed: bits of 0x%x",

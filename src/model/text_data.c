@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "attention/dropout.h"
+#include "core/hash.h"
 
 da_status da_text_data_open(const char *path, double validation_part, int64_t n, da_text_data *out) {
     *out = (da_text_data){0};
@@ -30,13 +31,8 @@ void da_text_data_close(da_text_data *text) {
     *text = (da_text_data){0};
 }
 
-/* Offset basis and prime: RFC 9923, section 5. */
 uint64_t da_text_data_hash(const da_text_data *text) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (int64_t k = 0; k < text->training + text->validation; k++) {
-        hash = (hash ^ text->bytes[k]) * 0x100000001b3u;
-    }
-    return hash;
+    return da_hash(text->bytes, (size_t)(text->training + text->validation));
 }
 
 static void copy_window(const unsigned char *bytes, int64_t n, int32_t *tokens, int32_t *targets) {

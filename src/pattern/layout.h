@@ -27,8 +27,8 @@ typedef struct da_layout {
     da_allocator allocator;
     int64_t n;
     int ranks;
-    da_part *parts;         /* one per rank */
-    da_piece *pieces;       /* of all parts */
+    da_part *parts;          /* one per rank */
+    da_piece *pieces;        /* of all parts */
     da_held_piece *in_order; /* of the sequence */
     int64_t piece_count;
 } da_layout;

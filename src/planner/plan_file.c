@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/hash.h"
 #include "core/mapped_file.h"
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -23,15 +24,6 @@
 #define MAX_FILE_BYTES ((size_t)16 << 20)
 #define LINE_SIZE (DA_PLAN_KEY_SIZE + 192)
 #define FIRST_LINE "dilated-attention plans 1"
-
-/* FNV-1a. */
-static uint64_t checksum(const char *text, size_t length) {
-    uint64_t sum = 14695981039346656037u;
-    for (size_t k = 0; k < length; k++) {
-        sum = (sum ^ (unsigned char)text[k]) * 1099511628211u;
-    }
-    return sum;
-}
 
 /* The lines that say where plans were made. */
 static void write_library(char line[LINE_SIZE]) {
@@ -92,7 +84,7 @@ da_status da_plans_save(const da_plans *plans, const char *path) {
         write_plan(list.entries[k].key, &list.entries[k].plan, line);
         da_text_append(&text, "%s\n", line);
     }
-    da_text_append(&text, "checksum %016" PRIx64 "\n", text.failed ? 0 : checksum(text.data, text.length));
+    da_text_append(&text, "checksum %016" PRIx64 "\n", text.failed ? 0 : da_hash(text.data, text.length));
     status = write_file(path, &text);
     da_text_free(&text);
     da_plan_list_free(&list);
@@ -121,7 +113,7 @@ static da_status check_sum(reader *r) {
         return damaged(r, "not text, or too short");
     }
     r->length -= LAST_LINE;
-    snprintf(expected, sizeof expected, "checksum %016" PRIx64 "\n", checksum(r->text, r->length));
+    snprintf(expected, sizeof expected, "checksum %016" PRIx64 "\n", da_hash(r->text, r->length));
     if (strcmp(r->text + r->length, expected) != 0) {
         return damaged(r, "the checksum at the end is missing or wrong");
     }

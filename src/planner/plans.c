@@ -107,9 +107,9 @@ da_status da_plans_create(const da_allocator *allocator, da_plans **out) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: a place for the plans");
     }
     *out = NULL;
-    if (allocator && !allocator->allocate != !allocator->release) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "allocator.%s is NULL; allowed: both functions, or neither",
-                         allocator->allocate ? "release" : "allocate");
+    da_status status = da_check_allocator(allocator);
+    if (status != DA_OK) {
+        return status;
     }
     da_plans *plans = da_allocate(allocator, 1, sizeof *plans);
     if (!plans) {

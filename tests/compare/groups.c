@@ -10,27 +10,35 @@
 #include <cmocka.h>
 
 #include "compare/bounds.h"
+#include "support/ranked.h"
 
 enum { COMPLAINTS = 5 };
 
 const int GROUP_THREADS[THREAD_CHOICES] = {1, 2, 3, 7};
 
-static void add_groups(kernel_group *out, int *count, const char *implementation, da_isa isa) {
+/* Ranks share improved's kernels: one case in OVER_RANKS of each instruction set and type, other ones each time. */
+enum { OVER_RANKS = 4 };
+
+static void add_groups(kernel_group *out, int *count, const char *implementation, da_isa isa, int64_t every) {
     for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
         kernel_group *group = &out[*count];
-        *group = (kernel_group){.implementation = implementation, .isa = isa, .dtype = dtype, .number = (*count)++};
+        *group = (kernel_group){
+            .implementation = implementation, .isa = isa, .dtype = dtype, .every = every, .number = (*count)++};
         snprintf(group->name, sizeof group->name, "%s %s %s", implementation, da_isa_name(isa), da_dtype_name(dtype));
     }
 }
 
 int kernel_groups_list(kernel_group out[MAX_GROUPS]) {
     int count = 0;
-    add_groups(out, &count, "standard", DA_ISA_PORTABLE);
+    ranked_register();
+    add_groups(out, &count, "standard", DA_ISA_PORTABLE, 1);
     for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
         if (da_isa_available(isa)) {
-            add_groups(out, &count, "improved", isa);
+            add_groups(out, &count, "improved", isa, 1);
+            add_groups(out, &count, RING_OVER_RANKS, isa, OVER_RANKS);
+            add_groups(out, &count, DISTRIBUTED_OVER_RANKS, isa, OVER_RANKS);
         } else {
-            printf("skipped: improved %s, which this machine or build lacks\n", da_isa_name(isa));
+            printf("skipped: kernels of %s, which this machine or build lacks\n", da_isa_name(isa));
         }
     }
     return count;
@@ -72,9 +80,9 @@ static bool takes(const kernel_group *group, const test_case *one) {
 
 static void test_group(void **state) {
     kernel_group *group = *state;
-    int64_t taking_part = 0;
+    int64_t taking_part = group->number, every = comparison.stride * group->every;
     for (int64_t number = 0; number < comparison.cases->count; number++) {
-        if (takes(group, &comparison.cases->cases[number]) && taking_part++ % comparison.stride == 0) {
+        if (takes(group, &comparison.cases->cases[number]) && taking_part++ % every == 0) {
             comparison.run_case(group, number);
             group->cases++;
         }

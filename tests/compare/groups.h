@@ -6,12 +6,13 @@
 #include "support/case_file.h"
 #include "support/layouts.h"
 
-enum { THREAD_CHOICES = 4, MAX_GROUPS = 64 };
+enum { THREAD_CHOICES = 4, MAX_GROUPS = 128 };
 
 extern const int GROUP_THREADS[THREAD_CHOICES];
 
 typedef struct kernel_group {
     char name[64];
+    int64_t every; /* cases are taken: 1, or fewer where kernels were met with all cases before */
     const char *implementation;
     da_isa isa;
     da_dtype dtype;

@@ -6,9 +6,11 @@
 
 /* ---- progress, and messages that move while ranks compute --------------------------------------------------------- */
 
+#define PARTS 1000 /* of a direction, in reports */
+
 /* Transports move messages only when they are called: every report of progress is an occasion. */
 typedef struct mover {
-    const da_meeting *meeting;
+    const da_direction *direction;
     da_message *messages[2]; /* under way; or NULL */
     int step, steps;         /* runs of the pass */
     bool failed;
@@ -16,16 +18,18 @@ typedef struct mover {
 
 static bool move_messages(int64_t finished, int64_t total, void *user) {
     mover *m = user;
-    const da_call_options *options = &m->meeting->options;
+    const da_direction *direction = m->direction;
+    const da_call_options *options = &direction->meeting->options;
+    int64_t of_direction = (m->step * PARTS + finished * PARTS / total) / m->steps;
     for (int k = 0; k < 2; k++) {
         bool done = true;
-        if (m->messages[k] && da_comm_look(m->meeting->comm, m->messages[k], &done) != DA_OK) {
+        if (m->messages[k] && da_comm_look(direction->meeting->comm, m->messages[k], &done) != DA_OK) {
             m->failed = true;
             return false;
         }
     }
-    return !options->progress ||
-           options->progress(m->step * total + finished, m->steps * total, options->progress_user);
+    return !options->progress || options->progress(direction->number * PARTS + of_direction, direction->count * PARTS,
+                                                   options->progress_user);
 }
 
 static da_status run_scope(const da_direction *direction, const da_scope *scope, mover *m) {
@@ -86,7 +90,8 @@ static bool has_columns(const da_direction *direction, int rank) {
     for (int64_t head = 0; head < cargo->query_heads; head++) {
         da_head_patterns patterns;
         da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads, head);
-        if (da_kept_count(&patterns, meeting->part, da_layout_part(meeting->layout, rank), cargo->backward != NULL) > 0) {
+        if (da_kept_count(&patterns, meeting->part, da_layout_part(meeting->layout, rank), cargo->backward != NULL) >
+            0) {
             return true;
         }
     }
@@ -122,7 +127,7 @@ static da_status compute_step(ring *r, int step) {
     const da_direction *direction = r->direction;
     da_parcel *next = &r->incoming[(step + 1) % 2], *current = &r->incoming[step % 2];
     da_source source = step == 0 ? own_source(direction) : da_parcel_source(current, direction->cargo);
-    mover m = {.meeting = direction->meeting,
+    mover m = {.direction = direction,
                .messages = {&next->message, &r->outgoing.message},
                .step = step,
                .steps = r->last_step + 1};
@@ -218,7 +223,7 @@ static da_status wait_for(const da_meeting *meeting, da_parcel *parcels) {
 
 static da_status compute_gathered(const da_direction *direction, gathering *g) {
     const da_meeting *meeting = direction->meeting;
-    mover m = {.meeting = meeting, .steps = 1};
+    mover m = {.direction = direction, .steps = 1};
     da_scope scope = whole_scope(meeting, g->sources);
     scope.layout = meeting->layout;
     for (int rank = 0; rank < meeting->comm->ranks; rank++) {

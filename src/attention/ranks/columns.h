@@ -11,6 +11,7 @@ typedef struct da_direction {
     /* Computes this rank's rows against the columns of a scope. `options` are to be the call's. */
     da_status (*run)(const da_scope *scope, const da_call_options *options, void *user);
     void *user;
+    int number, count; /* which direction of the pass this is, for reports of progress */
 } da_direction;
 
 /* Runs a direction. Collective. After an error the communicator is of no use any more, and the other ranks end, too. */

@@ -7,7 +7,22 @@
 
 /* ---- what ranks say of a call ------------------------------------------------------------------------------------ */
 
-enum { LENGTH, FIRST_AGREED, PASS = FIRST_AGREED, BATCH, HEADS, KV_HEADS, HEAD_DIM, DTYPE, LENGTHS, MASK, DROPS, SEED, GRADIENTS, FIELDS };
+enum {
+    LENGTH,
+    FIRST_AGREED,
+    PASS = FIRST_AGREED,
+    BATCH,
+    HEADS,
+    KV_HEADS,
+    HEAD_DIM,
+    DTYPE,
+    LENGTHS,
+    MASK,
+    DROPS,
+    SEED,
+    GRADIENTS,
+    FIELDS
+};
 
 /* As messages name them. */
 static const char *const field_names[FIELDS] = {
@@ -43,9 +58,10 @@ static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     fields[KV_HEADS] = call->key->shape[2];
     fields[HEAD_DIM] = call->query->shape[3];
     fields[DTYPE] = call->query->dtype;
-    fields[LENGTHS] = options->key_lengths ? (int64_t)hash_bytes(options->key_lengths, (size_t)call->query->shape[0] *
-                                                                                           sizeof *options->key_lengths)
-                                           : 0;
+    fields[LENGTHS] =
+        options->key_lengths
+            ? (int64_t)hash_bytes(options->key_lengths, (size_t)call->query->shape[0] * sizeof *options->key_lengths)
+            : 0;
     fields[MASK] = options->key_mask != NULL;
     fields[DROPS] = call->dropout > 0;
     fields[SEED] = call->dropout > 0 ? (int64_t)options->dropout_seed : 0;
@@ -74,8 +90,8 @@ static da_status check_parts(const da_layout *layout, const char *partition, con
         int64_t allowed = da_layout_part(layout, rank)->length;
         if (all[rank][LENGTH] != allowed) {
             return da_report(DA_ERROR_INVALID_ARGUMENT,
-                             "query.shape[1] of rank %d is %" PRId64 "; allowed: %" PRId64
-                             ", its part of %" PRId64 " tokens over %d ranks with partition %s",
+                             "query.shape[1] of rank %d is %" PRId64 "; allowed: %" PRId64 ", its part of %" PRId64
+                             " tokens over %d ranks with partition %s",
                              rank, all[rank][LENGTH], allowed, layout->n, layout->ranks, partition);
         }
     }
@@ -113,13 +129,14 @@ static da_status check_whole(const da_meeting *meeting, const da_meeting_call *c
     for (int64_t b = 0; lengths && b < call->query->shape[0]; b++) {
         if (lengths[b] > n) {
             return da_report(DA_ERROR_INVALID_ARGUMENT,
-                             "key_lengths[%" PRId64 "] is %" PRId64 "; allowed: 0 to n over all ranks, which is %" PRId64,
+                             "key_lengths[%" PRId64 "] is %" PRId64
+                             "; allowed: 0 to n over all ranks, which is %" PRId64,
                              b, lengths[b], n);
         }
     }
     if (call->dropout > 0 && n > largest) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "n over all ranks is %" PRId64 "; allowed with dropout: up to %" PRId64,
-                         n, largest);
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "n over all ranks is %" PRId64 "; allowed with dropout: up to %" PRId64, n, largest);
     }
     return n >= 1 ? DA_OK
                   : da_report(DA_ERROR_INVALID_ARGUMENT,
@@ -185,8 +202,7 @@ static da_status gather_mask(da_meeting *meeting, int64_t batch) {
 static da_status meet(da_meeting *meeting, const da_meeting_call *call, int64_t (*all)[FIELDS]) {
     int64_t mine[FIELDS];
     describe_call(call, mine);
-    da_status status =
-        da_comm_gather(meeting->comm, da_context_allocator(meeting->context), mine, sizeof mine, all);
+    da_status status = da_comm_gather(meeting->comm, da_context_allocator(meeting->context), mine, sizeof mine, all);
     if (status == DA_OK) {
         status = check_agreement(meeting->comm, (const int64_t(*)[FIELDS])all);
     }
@@ -202,8 +218,8 @@ static da_status meet(da_meeting *meeting, const da_meeting_call *call, int64_t 
 da_status da_meeting_begin(da_meeting *meeting, const da_context *context, const da_attention_config *config,
                            const da_meeting_call *call) {
     const da_allocator *allocator = da_context_allocator(context);
-    *meeting = (da_meeting){
-        .context = context, .comm = da_context_comm(context), .config = config, .options = *call->options};
+    *meeting =
+        (da_meeting){.context = context, .comm = da_context_comm(context), .config = config, .options = *call->options};
     int64_t(*all)[FIELDS] = da_allocate(allocator, (size_t)meeting->comm->ranks, sizeof *all);
     da_status status = all ? meet(meeting, call, all) : DA_ERROR_OUT_OF_MEMORY;
     da_release(allocator, all);

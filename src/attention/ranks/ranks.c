@@ -40,12 +40,13 @@ da_status da_ranks_forward(const da_forward_call *call, da_run_direction *run_di
     if (status == DA_OK) {
         da_cargo cargo = keys_and_values(call->query, call->key, call->value);
         da_forward_call ours = *call;
-        const da_direction direction = {
-            .meeting = &meeting,
-            .cargo = &cargo,
-            .carry_bytes = da_improved_forward_carry(call->context, call->dropout > 0, &problem),
-            .run = forward_scope,
-            .user = &ours};
+        const da_direction direction = {.meeting = &meeting,
+                                        .cargo = &cargo,
+                                        .carry_bytes =
+                                            da_improved_forward_carry(call->context, call->dropout > 0, &problem),
+                                        .run = forward_scope,
+                                        .user = &ours,
+                                        .count = 1};
         status = run_direction(&direction);
     }
     return leave(&meeting, status);
@@ -57,6 +58,10 @@ static da_status backward_scope(const da_scope *scope, const da_call_options *op
     da_backward_call call = *(const da_backward_call *)user;
     call.options = options;
     return da_improved_backward_scope(&call, scope);
+}
+
+static int count_directions(const da_backward_tensors *t) {
+    return t->grad_query && (t->grad_key || t->grad_value) ? 2 : 1;
 }
 
 /* The gradient of queries: keys and values travel. */
@@ -73,7 +78,8 @@ static da_status backward_queries(const da_backward_call *call, const da_meeting
         .cargo = &cargo,
         .carry_bytes = da_improved_backward_carry(call->context, call->dropout > 0, problem, problem->heads),
         .run = backward_scope,
-        .user = &ours};
+        .user = &ours,
+        .count = count_directions(t)};
     return run_direction(&direction);
 }
 
@@ -97,7 +103,9 @@ static da_status backward_keys(const da_backward_call *call, const da_meeting *m
         .cargo = &cargo,
         .carry_bytes = 2 * da_improved_backward_carry(call->context, call->dropout > 0, problem, problem->kv_heads),
         .run = backward_scope,
-        .user = &ours};
+        .user = &ours,
+        .number = count_directions(t) - 1,
+        .count = count_directions(t)};
     return run_direction(&direction);
 }
 

@@ -1,0 +1,151 @@
+/* A caller's table of functions, checked; and single messages, whose waits end in bounded time. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "comm/comm.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "config/validation.h"
+
+void da_comm_init(da_comm *comm) {
+    if (comm) {
+        *comm = (da_comm){.size = sizeof *comm, .ranks = 1, .timeout = 60};
+    }
+}
+
+static da_status missing(const char *name) {
+    return da_report(DA_ERROR_INVALID_ARGUMENT,
+                     "comm.%s is NULL; allowed: a function (gather, reduce, abandon: or NULL)", name);
+}
+
+da_status da_comm_check_timeout(const char *argument, double timeout) {
+    if (!(timeout > 0 && timeout <= DA_MAX_TIMEOUT)) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %g; allowed: above 0, at most %g seconds", argument, timeout,
+                         DA_MAX_TIMEOUT);
+    }
+    return DA_OK;
+}
+
+static da_status check(const da_comm *comm) {
+    if (comm->ranks < 1) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "comm.ranks is %d; allowed: 1 or more", comm->ranks);
+    }
+    if (comm->rank < 0 || comm->rank >= comm->ranks) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "comm.rank is %d; allowed: 0 to %d", comm->rank, comm->ranks - 1);
+    }
+    da_status status = da_comm_check_timeout("comm.timeout", comm->timeout);
+    return status != DA_OK  ? status
+           : !comm->send    ? missing("send")
+           : !comm->receive ? missing("receive")
+           : !comm->wait    ? missing("wait")
+           : !comm->cancel  ? missing("cancel")
+                            : DA_OK;
+}
+
+da_status da_comm_import(const da_comm *theirs, da_comm *ours) {
+    da_comm_init(ours);
+    da_status status = da_copy_sized(ours, sizeof *ours, theirs, "comm");
+    return status == DA_OK ? check(ours) : status;
+}
+
+/* ---- one message ------------------------------------------------------------------------------------------------- */
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* What the transport said, after what was to be done. Statuses that say nothing of ranks, as when memory is short, stay. */
+static da_status failed(da_status status, const da_message *message, int rank) {
+    if (status == DA_OK) {
+        return DA_OK;
+    }
+    char reason[256];
+    snprintf(reason, sizeof reason, "%s", da_last_error_message());
+    return da_report(status, "rank %d could not %s %s %s rank %d: %s", rank, message->sends ? "send" : "receive",
+                     message->what, message->sends ? "to" : "from", message->peer, reason);
+}
+
+da_status da_comm_send(const da_comm *comm, const void *data, size_t bytes, int to, int tag, const char *what,
+                       da_message *message) {
+    *message = (da_message){.what = what, .peer = to, .sends = true};
+    da_status status = comm->send(data, bytes, to, tag, &message->request, comm->user);
+    if (status != DA_OK) {
+        message->request = NULL;
+    }
+    return failed(status, message, comm->rank);
+}
+
+da_status da_comm_receive(const da_comm *comm, void *data, size_t bytes, int from, int tag, const char *what,
+                          da_message *message) {
+    *message = (da_message){.what = what, .peer = from, .sends = false};
+    da_status status = comm->receive(data, bytes, from, tag, &message->request, comm->user);
+    if (status != DA_OK) {
+        message->request = NULL;
+    }
+    return failed(status, message, comm->rank);
+}
+
+static da_status wait_at_most(const da_comm *comm, da_message *message, double seconds, bool *done) {
+    *done = message->request == NULL;
+    if (*done) {
+        return DA_OK;
+    }
+    da_status status = comm->wait(message->request, seconds, done, comm->user);
+    if (status != DA_OK) {
+        *done = false;
+    } else if (*done) {
+        message->request = NULL;
+    }
+    return failed(status, message, comm->rank);
+}
+
+da_status da_comm_look(const da_comm *comm, da_message *message, bool *done) {
+    return wait_at_most(comm, message, 0, done);
+}
+
+da_status da_comm_wait(const da_comm *comm, da_message *message) {
+    bool done = false;
+    double end = now() + comm->timeout;
+    for (double left = comm->timeout; left > 0; left = end - now()) {
+        da_status status = wait_at_most(comm, message, left, &done);
+        if (status != DA_OK || done) {
+            return status;
+        }
+        sched_yield(); /* for a wait that only looks */
+    }
+    return da_report(DA_ERROR_COMMUNICATION,
+                     "rank %d waited %g s %s %s %s rank %d, without an answer (comm.timeout is the longest wait)",
+                     comm->rank, comm->timeout, message->sends ? "to send" : "for", message->what,
+                     message->sends ? "to" : "from", message->peer);
+}
+
+bool da_comm_give_up(const da_comm *comm, da_message *message) {
+    bool safe = !message->request || comm->cancel(message->request, comm->user);
+    message->request = NULL;
+    return safe;
+}
+
+da_status da_comm_wait_all(const da_comm *comm, da_message *messages, size_t count, bool *safe) {
+    da_status status = DA_OK;
+    bool all_safe = true;
+    for (size_t k = 0; status == DA_OK && k < count; k++) {
+        status = da_comm_wait(comm, &messages[k]);
+    }
+    for (size_t k = 0; k < count; k++) {
+        all_safe &= da_comm_give_up(comm, &messages[k]);
+    }
+    if (safe) {
+        *safe = all_safe;
+    }
+    return status;
+}
+
+void da_comm_abandon(const da_comm *comm) {
+    if (comm->abandon) {
+        comm->abandon(comm->user);
+    }
+}

@@ -1,0 +1,12 @@
+/* Threads as ranks. */
+#ifndef DA_TESTS_RANKS_H
+#define DA_TESTS_RANKS_H
+
+#include "dilated_attention.h"
+
+/* Calls body(comm, user) once for every rank of a group, each on a thread of its own, and returns when all have returned.
+ * cmocka's assertions belong to the main thread: what a rank finds, it keeps. False: group or threads could not be made. */
+bool ranks_run(int ranks, double timeout, const da_allocator *allocator, void (*body)(const da_comm *comm, void *user),
+               void *user);
+
+#endif
