@@ -115,8 +115,8 @@ def dilated_attention(
     the argument, its value, and what is allowed.
     """
     global _tensor_attention
-    options = (is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window)
-    options += (partition, stripe, implementation)
+    names = (preset, mixing, offset_rule, tail_rule, overlap)
+    options = (is_causal, softmax_scale, *names, window, partition, stripe, implementation)
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         if _tensor_attention is None:
             from . import _torch_ops
