@@ -7,6 +7,7 @@ CLI_NAME_READER(read_mixing, da_mixing, da_mixing_from_name)
 CLI_NAME_READER(read_offset_rule, da_offset_rule, da_offset_rule_from_name)
 CLI_NAME_READER(read_tail_rule, da_tail_rule, da_tail_rule_from_name)
 CLI_NAME_READER(read_overlap, da_overlap, da_overlap_from_name)
+CLI_NAME_READER(read_partition, da_partition, da_partition_from_name)
 CLI_NAME_READER(read_dtype, da_dtype, da_dtype_from_name)
 
 static bool read_window(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
@@ -38,6 +39,10 @@ void configuration_options(configuration *chosen, cli_option table[CONFIGURATION
         {"window", "W", "a query sees no key more than W tokens before it", read_window, chosen, 0, INT64_MAX},
         {"scale", "X", "factor of the scores (default: 1 / sqrt(head dim))", cli_read_number, &chosen->scale, 0, 0},
         {"dtype", "T", "f32, f64, bf16 or f16", read_dtype, &chosen->dtype, 0, 0},
+        {"partition", "P", "which tokens each of several ranks holds:\ncontiguous (default), zigzag or striped",
+         read_partition, &chosen->partition, 0, 0},
+        {"stripe", "T", "tokens in a block of the striped partition\n(0: the library's choice)", cli_read_integer,
+         &chosen->stripe, 0, INT64_MAX},
     };
     memcpy(table, options, sizeof(options));
 }
@@ -70,6 +75,9 @@ static void apply_rules(const configuration *chosen, da_attention_config *config
     if (chosen->overlap != NULL) {
         da_overlap_from_name(chosen->overlap, &config->overlap);
     }
+    if (chosen->partition != NULL) {
+        da_partition_from_name(chosen->partition, &config->partition);
+    }
     if (chosen->dtype != NULL) {
         da_dtype_from_name(chosen->dtype, &config->dtype);
     }
@@ -93,6 +101,7 @@ int configuration_finish(const configuration *chosen, const char *command, da_at
     config->window = chosen->window_is_set ? chosen->window : DA_NO_WINDOW;
     config->scale_is_set = chosen->scale.is_set;
     config->scale = chosen->scale.value;
+    config->stripe = chosen->stripe;
     status = da_attention_config_validate(config);
     return status == DA_OK ? CLI_CONTINUE : cli_refused(command, status);
 }

@@ -13,17 +13,18 @@
 
 #include "options.h"
 
-#define CONFIGURATION_OPTION_COUNT 11
+#define CONFIGURATION_OPTION_COUNT 13
 
 /* What the user gave. Names are kept as text until all options are read, so that an explicit rule overrides the preset
  * whatever their order; NULL: not given. */
 typedef struct configuration {
     cli_list segments, rates;
-    const char *preset, *mixing, *offset_rule, *tail_rule, *overlap, *dtype;
+    const char *preset, *mixing, *offset_rule, *tail_rule, *overlap, *dtype, *partition;
     bool causal;
     int64_t window; /* read only if window_is_set */
     bool window_is_set;
     cli_number scale;
+    int64_t stripe;
 } configuration;
 
 /* Writes the table of shared options, whose targets lie in `chosen`. */

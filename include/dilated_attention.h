@@ -321,7 +321,7 @@ typedef struct da_attention_config {
     da_device device;        /* DA_DEVICE_AUTO. DA_DEVICE_CUDA is DA_ERROR_UNAVAILABLE in this version */
     int64_t sequence_length; /* 0: unknown; the length to expect, which "auto" bases its choice on */
     da_tuning tuning;        /* all 0 */
-    da_partition partition;  /* DA_PARTITION_CONTIGUOUS; without effect where one rank holds the sequence, as is `stripe` */
+    da_partition partition;  /* DA_PARTITION_CONTIGUOUS; of several ranks. Without effect on one, as is `stripe` */
     int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2048 */
 } da_attention_config;
 

@@ -44,11 +44,12 @@ static int set_patterns(PyObject *segments, PyObject *rates, da_attention_config
 }
 
 static int set_names(const char *mixing, const char *offset_rule, const char *tail_rule, const char *overlap,
-                     da_attention_config *config) {
+                     const char *partition, da_attention_config *config) {
     da_status status = da_mixing_from_name(mixing, &config->mixing);
     status = status == DA_OK ? da_offset_rule_from_name(offset_rule, &config->offset_rule) : status;
     status = status == DA_OK ? da_tail_rule_from_name(tail_rule, &config->tail_rule) : status;
     status = status == DA_OK ? da_overlap_from_name(overlap, &config->overlap) : status;
+    status = status == DA_OK ? da_partition_from_name(partition, &config->partition) : status;
     return status == DA_OK ? 0 : (core_raise_last(status), -1);
 }
 
@@ -63,17 +64,18 @@ static int set_window(PyObject *window, da_attention_config *config) {
 }
 
 int core_config_from(PyObject *options, da_attention_config *config) {
-    PyObject *segments, *rates, *scale, *window;
-    const char *mixing, *offset_rule, *tail_rule, *overlap;
+    PyObject *segments, *rates, *scale, *window, *stripe;
+    const char *mixing, *offset_rule, *tail_rule, *overlap, *partition;
     int causal;
     da_attention_config_init(config);
-    if (!PyArg_ParseTuple(options, "OOpOOssssd", &segments, &rates, &causal, &scale, &window, &mixing, &offset_rule,
-                          &tail_rule, &overlap, &config->dropout)) {
+    if (!PyArg_ParseTuple(options, "OOpOOsssssOd", &segments, &rates, &causal, &scale, &window, &mixing, &offset_rule,
+                          &tail_rule, &overlap, &partition, &stripe, &config->dropout)) {
         return -1;
     }
     config->causal = causal != 0;
     return set_patterns(segments, rates, config) || set_scale(scale, config) || set_window(window, config) ||
-                   set_names(mixing, offset_rule, tail_rule, overlap, config)
+                   integer_from(stripe, "stripe", &config->stripe) ||
+                   set_names(mixing, offset_rule, tail_rule, overlap, partition, config)
                ? -1
                : 0;
 }

@@ -25,6 +25,7 @@ MIXINGS = ("longnet", "head_groups")
 OFFSET_RULES = ("mod", "block")
 TAIL_RULES = ("mask", "zero_pad")
 OVERLAPS = ("count", "once")
+PARTITIONS = ("contiguous", "zigzag", "striped")
 MAX_PATTERNS = 64
 
 
@@ -41,6 +42,8 @@ class Options(NamedTuple):
     offset_rule: str
     tail_rule: str
     overlap: str
+    partition: str
+    stripe: int
     implementation: str
 
 
@@ -120,6 +123,8 @@ def normal_options(
     tail_rule: object = None,
     overlap: object = None,
     window: object = None,
+    partition: object = "contiguous",
+    stripe: object = None,
     implementation: object = "auto",
 ) -> Options:
     """The options of `dilated_attention` in normal form.
@@ -141,6 +146,8 @@ def normal_options(
         preset_offsets if offset_rule is None else one_of("offset_rule", offset_rule, OFFSET_RULES),
         preset_tail if tail_rule is None else one_of("tail_rule", tail_rule, TAIL_RULES),
         "count" if overlap is None else one_of("overlap", overlap, OVERLAPS),
+        one_of("partition", partition, PARTITIONS),
+        0 if stripe is None else integer("stripe", stripe, 0),
         implementation,
     )
 
@@ -168,8 +175,7 @@ def handle(config: str, dropout: float, threads: int) -> _core.Attention:
 
 
 def _for_core(options: Options, dropout: float) -> _core.Options:
-    lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, _ = options
-    return lengths, rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, dropout
+    return (*options[:-1], dropout)
 
 
 def explain(

@@ -6,9 +6,10 @@ from typing import Any, Optional
 # (batch, n, heads) for a logsumexp.
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
-# segment_lengths, dilation_rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, dropout
+# segment_lengths, dilation_rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, partition,
+# stripe, dropout
 Options = tuple[
-    tuple[int, ...], tuple[int, ...], bool, Optional[float], Optional[int], str, str, str, str, float
+    tuple[int, ...], tuple[int, ...], bool, Optional[float], Optional[int], str, str, str, str, str, int, float
 ]
 
 class Attention:

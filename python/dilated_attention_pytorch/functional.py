@@ -31,7 +31,8 @@ def _cached_options(
 
 
 def _options(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
-    is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window, implementation = options
+    is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window = options[:8]
+    partition, stripe, implementation = options[8:]
     return normal_options(
         segment_lengths,
         dilation_rates,
@@ -43,6 +44,8 @@ def _options(segment_lengths: object, dilation_rates: object, *options: object) 
         tail_rule=tail_rule,
         overlap=overlap,
         window=window,
+        partition=partition,
+        stripe=stripe,
         implementation=implementation,
     )
 
@@ -76,6 +79,8 @@ def dilated_attention(
     tail_rule: Optional[str] = None,
     overlap: Optional[str] = None,
     window: Optional[int] = None,
+    partition: str = "contiguous",
+    stripe: Optional[int] = None,
     key_lengths: Any = None,
     implementation: str = "auto",
     dropout_p: float = 0.0,
@@ -94,6 +99,8 @@ def dilated_attention(
     that split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block") and
     tail_rule ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c)
     or "once".
+    partition ("contiguous", "zigzag", "striped"), stripe: which tokens each of several ranks holds, and the tokens in a
+    block of "striped" (None: the library's choice); without effect in one process.
     key_lengths: None, or batch integers: keys from key_lengths[b] on do not exist, and may hold anything.
     implementation: "auto", or one that `_core.implementations()` lists.
     dropout_p: the share of attention weights that are dropped, in [0, 1). The seed comes from PyTorch's default
@@ -108,7 +115,8 @@ def dilated_attention(
     the argument, its value, and what is allowed.
     """
     global _tensor_attention
-    options = (is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window, implementation)
+    names = (preset, mixing, offset_rule, tail_rule, overlap)
+    options = (is_causal, softmax_scale, *names, window, partition, stripe, implementation)
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         if _tensor_attention is None:
             from . import _torch_ops

@@ -81,9 +81,6 @@ static bool reach_next(reach *r) {
         r->residue = residue;
         r->first = larger(seen_first, r->end);
         r->end = larger(seen_end, r->end);
-        if (r->end == segment_end) { /* later rows of the segment see nothing new */
-            r->at = segment_end;
-        }
         if (r->first < r->end) {
             return true;
         }

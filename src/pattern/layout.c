@@ -32,8 +32,8 @@ static da_status cut_begin(cut *c, da_partition partition, int64_t stripe, int64
         status = da_report(DA_ERROR_INVALID_ARGUMENT, "ranks is %d; allowed: 1 to %d", ranks, MAX_RANKS);
     }
     stripe = stripe == 0 ? DEFAULT_STRIPE : stripe;
-    if (stripe > n || ranks == 1) { /* one block; its end is in range */
-        stripe = n > 0 ? n : 1;
+    if (ranks == 1 && n > 0) { /* neighbouring blocks are one */
+        stripe = n;
     }
     *c = (cut){partition, stripe, n, ranks};
     return status;

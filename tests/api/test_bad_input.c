@@ -250,6 +250,8 @@ static const char *long_name(void) {
     ROW(offset_rule_unknown, (f->config.offset_rule = (da_offset_rule)7, validate(f)), REFUSED, "offset_rule is 7") \
     ROW(tail_rule_unknown, (f->config.tail_rule = (da_tail_rule)2, validate(f)), REFUSED, "tail_rule is 2") \
     ROW(overlap_unknown, (f->config.overlap = (da_overlap)2, validate(f)), REFUSED, "overlap is 2") \
+    ROW(partition_unknown, (f->config.partition = (da_partition)3, validate(f)), REFUSED, "partition is 3") \
+    ROW(stripe_negative, (f->config.stripe = -1, validate(f)), REFUSED, "stripe is -1") \
     ROW(dtype_unknown, (f->config.dtype = (da_dtype)5, validate(f)), REFUSED, "dtype is 5") \
     ROW(device_unknown, (f->config.device = (da_device)3, validate(f)), REFUSED, "device is 3") \
     ROW(sequence_length_negative, (f->config.sequence_length = -1, validate(f)), REFUSED, "sequence_length is -1") \
@@ -402,6 +404,7 @@ static const char *long_name(void) {
     ROW(offset_rule_name_unknown, da_offset_rule_from_name("", &(da_offset_rule){0}), REFUSED, "block") \
     ROW(tail_rule_name_unknown, da_tail_rule_from_name("pad", &(da_tail_rule){0}), REFUSED, "zero_pad") \
     ROW(overlap_name_unknown, da_overlap_from_name("twice", &(da_overlap){0}), REFUSED, "once") \
+    ROW(partition_name_unknown, da_partition_from_name("ring", &(da_partition){0}), REFUSED, "zigzag") \
     ROW(preset_name_unknown, da_preset_from_name("long", &(da_preset){0}), REFUSED, "torchscale") \
     ROW(dtype_name_unknown, name_of_dtype("float32"), REFUSED, "bf16") \
     ROW(device_name_unknown, da_device_from_name("gpu", &(da_device){0}), REFUSED, "cuda") \

@@ -76,6 +76,8 @@ BAD_VALUES = [
     ({"offset_rule": "random"}, ["--offset-rule", '"random"', "mod", "block"]),
     ({"tail_rule": "pad"}, ["--tail-rule", '"pad"', "mask", "zero_pad"]),
     ({"overlap": "twice"}, ["--overlap", '"twice"', "count", "once"]),
+    ({"partition": "ring"}, ["--partition", '"ring"', "contiguous", "zigzag", "striped"]),
+    ({"stripe": "-1"}, ["--stripe", '"-1"', "from 0 on"]),
     ({"dtype": "int8"}, ["--dtype", '"int8"', "f32", "bf16"]),
     ({"window": "-5"}, ["--window", '"-5"', "from 0 on"]),
     ({"window": "3x"}, ["--window", '"3x"']),

@@ -55,6 +55,9 @@ class DilatedAttentionConfig:
     preset: "longnet" (the paper), "torchscale" (its checkpoints), "head_groups" (checkpoints of the head-group
     packages);
         mixing, offset_rule, tail_rule, overlap: None: the preset's.
+    partition: which tokens each of several ranks holds: "contiguous" (a stretch), "zigzag" (of twice as many chunks as
+        ranks, one from either end), "striped" (blocks dealt out in turn). One process holds all, whatever it says.
+    stripe: tokens in a block of the striped partition; None: the library's choice.
     implementation: what computes it; the factory and the modules set this.
     """
 
@@ -72,6 +75,8 @@ class DilatedAttentionConfig:
     offset_rule: Optional[str] = None
     tail_rule: Optional[str] = None
     overlap: Optional[str] = None
+    partition: str = "contiguous"
+    stripe: Optional[int] = None
     implementation: str = "auto"
 
     def __post_init__(self) -> None:
@@ -86,6 +91,9 @@ class DilatedAttentionConfig:
         if self.window is not None:
             self.window = _config.integer("window", self.window, 0)
         _config.one_of("preset", self.preset, _config.PRESETS)
+        _config.one_of("partition", self.partition, _config.PARTITIONS)
+        if self.stripe is not None:
+            self.stripe = _config.integer("stripe", self.stripe, 0)
         for name, allowed in CHOICES.items():
             if getattr(self, name) is not None:
                 _config.one_of(name, getattr(self, name), allowed)
@@ -101,7 +109,7 @@ class DilatedAttentionConfig:
 
     def attention_arguments(self) -> dict[str, Any]:
         """The keyword arguments of functional.dilated_attention that do not depend on the call."""
-        names = ("softmax_scale", "window", "preset", *CHOICES, "implementation")
+        names = ("softmax_scale", "window", "preset", *CHOICES, "partition", "stripe", "implementation")
         return {name: getattr(self, name) for name in names}
 
 
