@@ -20,7 +20,7 @@ demo: build ## attention over a whole book: real queries, keys and values, check
 	examples/book/demo
 
 test: ## all tests, C and Python; the last lines count them
-	tools/setup build test python
+	tools/setup build test mpi python
 	cmake --preset release -DDA_BUILD_TESTS=ON -DDA_BUILD_PYTHON=ON -DDA_PYTHON=$(CURDIR)/build/venv/bin/python
 	cmake --build --preset release
 	build/venv/bin/python tools/run_tests.py build --pytest tests/ --pytest python/tests/ $(if $(TALLY),--tally $(TALLY))

@@ -23,3 +23,8 @@ install(FILES ${PROJECT_BINARY_DIR}/dilated_attention.pc DESTINATION ${CMAKE_INS
 if(DA_BUILD_NN)
   include(cmake/install_nn.cmake)
 endif()
+
+# Ranks over MPI, likewise.
+if(DA_HAVE_MPI)
+  include(cmake/install_mpi.cmake)
+endif()

@@ -3,10 +3,9 @@
 
 #include "comm/comm.h"
 
-#include <sched.h>
 #include <stdio.h>
-#include <time.h>
 
+#include "comm/clock.h"
 #include "config/validation.h"
 
 void da_comm_init(da_comm *comm) {
@@ -18,14 +17,6 @@ void da_comm_init(da_comm *comm) {
 static da_status missing(const char *name) {
     return da_report(DA_ERROR_INVALID_ARGUMENT,
                      "comm.%s is NULL; allowed: a function (gather, reduce, abandon: or NULL)", name);
-}
-
-da_status da_comm_check_timeout(const char *argument, double timeout) {
-    if (!(timeout > 0 && timeout <= DA_MAX_TIMEOUT)) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %g; allowed: above 0, at most %g seconds", argument, timeout,
-                         DA_MAX_TIMEOUT);
-    }
-    return DA_OK;
 }
 
 static da_status check(const da_comm *comm) {
@@ -51,12 +42,6 @@ da_status da_comm_import(const da_comm *theirs, da_comm *ours) {
 }
 
 /* ---- one message ------------------------------------------------------------------------------------------------- */
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* What the transport said, after what was to be done. Statuses that say nothing of ranks, as when memory is short, stay. */
 static da_status failed(da_status status, const da_message *message, int rank) {
@@ -109,8 +94,8 @@ da_status da_comm_look(const da_comm *comm, da_message *message, bool *done) {
 
 da_status da_comm_wait(const da_comm *comm, da_message *message) {
     bool done = false;
-    double end = now() + comm->timeout;
-    for (double left = comm->timeout; left > 0; left = end - now()) {
+    double end = da_seconds() + comm->timeout;
+    for (double left = comm->timeout; left > 0; left = end - da_seconds()) {
         da_status status = wait_at_most(comm, message, left, &done);
         if (status != DA_OK || done) {
             return status;

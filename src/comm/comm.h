@@ -10,7 +10,13 @@ enum { DA_TAG_COLLECTIVE = 1023 }; /* of gather and reduce; the others are free 
 
 #define DA_MAX_TIMEOUT 1e9 /* seconds */
 
-da_status da_comm_check_timeout(const char *argument, double timeout);
+static inline da_status da_comm_check_timeout(const char *argument, double timeout) {
+    if (!(timeout > 0 && timeout <= DA_MAX_TIMEOUT)) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %g; allowed: above 0, at most %g seconds", argument, timeout,
+                         DA_MAX_TIMEOUT);
+    }
+    return DA_OK;
+}
 
 /* A validated copy of a caller's table. */
 da_status da_comm_import(const da_comm *theirs, da_comm *ours);

@@ -12,6 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("DA_BUILD_DIR", ROOT / "build"))
 SHARED = BUILD / "lib" / "libdilated_attention.so"
 MODULES = BUILD / "lib" / "libdilated_attention_nn.so"
+RANKS = BUILD / "lib" / "libdilated_attention_mpi.so"
+
+needs_mpi = pytest.mark.skipif(not RANKS.exists(), reason="built without MPI")
 
 # The C library, its mathematics and threads, and OpenMP's run-time library. No CUDA, no JSON, no drawing.
 ALLOWED_NEEDS = re.compile(r"(lib(c|m|dl|pthread|gomp|omp|gcc_s)|ld-linux[-\w]*)\.so(\.\d+)*")
@@ -33,7 +36,8 @@ def declared_functions(header):
 
 
 @pytest.mark.parametrize("library, header, least", [(SHARED, "dilated_attention.h", 50),
-                                                    (MODULES, "dilated_attention_nn.h", 15)])
+                                                    (MODULES, "dilated_attention_nn.h", 15),
+                                                    pytest.param(RANKS, "dilated_attention_mpi.h", 1, marks=needs_mpi)])
 def test_exports_are_the_header_functions(library, header, least):
     symbols = [line.split()[-1] for line in output("nm", "-D", "--defined-only", library).splitlines()]
     declared = declared_functions(header)
@@ -53,6 +57,13 @@ def test_modules_need_the_core_a_blas_and_json():
     assert [name for name in others if not re.match(r"lib(dilated_attention|jansson|dnnl|openblas|blis|cblas|blas|mkl_\w+)\.so",
                                                     name)] == []
     assert any(name.startswith("libdilated_attention.so") for name in others)
+
+
+@needs_mpi
+def test_only_ranks_need_mpi():
+    assert "libmpi" in output("readelf", "--dynamic", "--wide", RANKS)
+    for library in (SHARED, MODULES):
+        assert "libmpi" not in output("readelf", "--dynamic", "--wide", library)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets are compiled apart on x86-64 only")

@@ -13,6 +13,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = Path(os.environ.get("DA_BUILD_DIR", ROOT / "build"))
 
+# The library of ranks is there where MPI was when the project was built.
+HAS_MPI = (BUILD / "lib" / "libdilated_attention_mpi.so").exists()
+needs_mpi = pytest.mark.skipif(not HAS_MPI, reason="built without MPI")
+
 COMPILERS = {
     "c": [os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"],
     "cpp": [os.environ.get("CXX", "c++"), "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"],
@@ -110,6 +114,34 @@ def check_modules_consumer(program, libdir, kind):
     assert run(program, LD_LIBRARY_PATH=str(libdir)).split() == [header_version(), "4.0000", "10.0000"]
 
 
+@needs_mpi
+@pytest.mark.parametrize("kind", ["shared", "static"])
+def test_ranks_by_pkg_config(libdir, tmp_path, kind):
+    flags = pkg_config(libdir, "--cflags", "--libs", *(["--static"] if kind == "static" else []),
+                       package="dilated_attention_mpi")
+    if kind == "static":
+        flags = [f"-l:lib{flag[2:]}.a" if flag.startswith("-ldilated") else flag for flag in flags]
+    program = tmp_path / "consumer"
+    run(*COMPILERS["c"], HERE / "consumer_mpi.c", "-o", program, *flags)
+    check_ranks_consumer(program, libdir, kind)
+
+
+@needs_mpi
+def test_ranks_by_find_package(prefix, libdir, tmp_path):
+    run("cmake", "-S", HERE / "find_package_mpi", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run("cmake", "--build", tmp_path)
+    for kind in ("shared", "static"):
+        check_ranks_consumer(tmp_path / f"consumer-{kind}", libdir, kind)
+
+
+def check_ranks_consumer(program, libdir, kind):
+    uses_shared = any(name.startswith("libdilated_attention_mpi.so") for name in needed(program))
+    assert uses_shared == (kind == "shared")
+    output = run("mpirun", "-n", "2", program, LD_LIBRARY_PATH=str(libdir), OMPI_ALLOW_RUN_AS_ROOT="1",
+                 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1")
+    assert output.split() == [header_version(), "2", "1"]
+
+
 def test_one_version_everywhere(libdir):
     version = header_version()
     assert pkg_config(libdir, "--modversion") == [version]
@@ -123,6 +155,6 @@ def test_one_version_everywhere(libdir):
 def test_what_is_installed(prefix):
     assert "usage" in run(prefix / "bin" / "dilated-attention", "--help").lower()
     headers = {path.name for path in (prefix / "include").iterdir()}
-    assert headers == {"dilated_attention.h", "dilated_attention_nn.h"}
+    assert headers == {"dilated_attention.h", "dilated_attention_nn.h", *(["dilated_attention_mpi.h"] if HAS_MPI else [])}
     documents = {path.name for path in (prefix / "share" / "doc" / "dilated_attention").iterdir()}
     assert {"LICENSE", "README.md", "CHANGELOG.md"} <= documents

@@ -1,0 +1,11 @@
+# MPI for dilated_attention_mpi: used where it is found.
+option(DA_BUILD_MPI "Build the library of ranks over MPI, dilated_attention_mpi, if MPI is found" ON)
+set(DA_HAVE_MPI OFF)
+if(DA_BUILD_MPI)
+  find_package(MPI COMPONENTS C)
+  if(MPI_C_FOUND)
+    set(DA_HAVE_MPI ON)
+  else()
+    message(STATUS "MPI was not found: dilated_attention_mpi is not built")
+  endif()
+endif()

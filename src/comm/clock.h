@@ -1,0 +1,33 @@
+/* Time that only goes forward, and rests while something is polled. Needs POSIX's clock_gettime and nanosleep. */
+#ifndef DA_COMM_CLOCK_H
+#define DA_COMM_CLOCK_H
+
+#include <sched.h>
+#include <time.h>
+
+static inline double da_seconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Rests that grow: at first other threads of this core come first, then longer and longer sleeps, up to 1 ms, since ranks
+ * that wait may share their cores with ranks that compute. Zero it to start. */
+typedef struct da_rests {
+    int count;
+    long nanoseconds;
+} da_rests;
+
+static inline void da_rest(da_rests *rests) {
+    enum { YIELDS = 50, SHORTEST = 10000, LONGEST = 1000000 };
+    if (rests->count < YIELDS) {
+        rests->count++;
+        rests->nanoseconds = SHORTEST;
+        sched_yield();
+        return;
+    }
+    nanosleep(&(struct timespec){0, rests->nanoseconds}, NULL);
+    rests->nanoseconds = rests->nanoseconds < LONGEST / 2 ? 2 * rests->nanoseconds : LONGEST;
+}
+
+#endif
