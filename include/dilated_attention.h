@@ -629,11 +629,13 @@ typedef struct da_explanation da_explanation;
  *
  *   1. flash attention 3 and an H100             -> improved
  *   2. more than 100,000 tokens                  -> ring
- *   3. several GPUs and more than 50,000 tokens  -> distributed
+ *   3. several ranks, or several GPUs and more
+ *      than 50,000 tokens                        -> distributed
  *   4. a flash kernel is available               -> improved     (on a CPU: our vector kernels run here)
  *   5. otherwise                                 -> standard
  *
- * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so.
+ * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so; so is one
+ * that takes tensors to be whole, in a context of several ranks. The length is that of the whole sequence.
  * problem may be NULL (all default), and its n 0: the length is then config->sequence_length. Implementations that users
  * registered are never chosen. Errors: DA_ERROR_INVALID_ARGUMENT (also where problem->dtype contradicts config->dtype),
  * DA_ERROR_UNAVAILABLE (DA_DEVICE_CUDA), DA_ERROR_UNSUPPORTED (no implementation fits), DA_ERROR_OUT_OF_MEMORY. On error

@@ -100,7 +100,7 @@ static void test_conditions(void **state) {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
         const machine *row = &machines[m];
         const da_hardware hardware = describe(row);
-        const da_facts facts = {&hardware, row->isa, row->length};
+        const da_facts facts = {&hardware, row->isa, row->length, 1};
         const char *chosen = NULL;
         for (int k = 0; k < DA_RULE_COUNT; k++) {
             bool holds = da_selection_rules[k].holds(&facts);
@@ -238,20 +238,20 @@ static void test_facts(void **state) {
     const machine two_cards = {"", A100, 2, true, false, DA_ISA_AVX512, 0, "", "", ""};
     const machine plain = {"", CPU_PLAIN, 0, "", "", ""};
     da_hardware cards = describe(&two_cards), none = describe(&plain);
-    da_facts facts = {&none, DA_ISA_PORTABLE, 0};
+    da_facts facts = {&none, DA_ISA_PORTABLE, 0, 1};
     check_facts(&facts, 1, "no flash attention 3; no GPU");
     check_facts(&facts, 2, "unknown length");
-    check_facts(&facts, 3, "0 GPUs; unknown length");
+    check_facts(&facts, 3, "1 rank; 0 GPUs; unknown length");
     check_facts(&facts, 4, "no flash attention on a GPU; no vector kernels on the CPU");
-    facts = (da_facts){&cards, DA_ISA_AVX512, 131072};
+    facts = (da_facts){&cards, DA_ISA_AVX512, 131072, 1};
     check_facts(&facts, 1, "flash attention 3; 2 GPUs, no H100");
     check_facts(&facts, 2, "131,072 tokens");
-    check_facts(&facts, 3, "2 GPUs; 131,072 tokens");
+    check_facts(&facts, 3, "1 rank; 2 GPUs; 131,072 tokens");
     check_facts(&facts, 4, "flash attention 3 on a GPU; avx512 kernels on the CPU");
     cards.gpus[1] = gpus[H100];
     cards.flash_attention_3 = false;
     cards.flash_attention_2 = true;
-    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1};
+    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1, 1};
     check_facts(&facts, 1, "no flash attention 3; GPU 1 is NVIDIA H100 80GB HBM3");
     check_facts(&facts, 2, "1 token");
     check_facts(&facts, 4, "flash attention 2 on a GPU; no vector kernels on the CPU");
