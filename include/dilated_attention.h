@@ -272,6 +272,12 @@ typedef enum da_partition {
     DA_PARTITION_STRIPED = 2
 } da_partition;
 
+/* How `distributed` divides the work among ranks. tokens: each rank computes its tokens, for which it gathers the keys and
+ * values that the patterns keep. heads: each rank computes some heads for all tokens; all tensors of the call travel, and
+ * without as many key heads as ranks some ranks have nothing to do. auto: heads where there are enough key heads and a
+ * model of bytes and arithmetic finds it faster. */
+typedef enum da_split { DA_SPLIT_AUTO = 0, DA_SPLIT_TOKENS = 1, DA_SPLIT_HEADS = 2 } da_split;
+
 typedef enum da_preset {
     DA_PRESET_LONGNET = 0,    /* longnet, mod, mask: the paper; any length, no padding */
     DA_PRESET_TORCHSCALE = 1, /* longnet, block, zero_pad: checkpoints trained with torchscale */
@@ -323,6 +329,7 @@ typedef struct da_attention_config {
     da_tuning tuning;        /* all 0 */
     da_partition partition;  /* DA_PARTITION_CONTIGUOUS; of several ranks. Without effect on one, as is `stripe` */
     int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2048 */
+    da_split split;          /* DA_SPLIT_AUTO; of `distributed` */
 } da_attention_config;
 
 /* Sets `size` and the defaults given above, with no pattern. */
@@ -387,6 +394,7 @@ DA_API const char *da_offset_rule_name(da_offset_rule value);
 DA_API const char *da_tail_rule_name(da_tail_rule value);
 DA_API const char *da_overlap_name(da_overlap value);
 DA_API const char *da_partition_name(da_partition value);
+DA_API const char *da_split_name(da_split value);
 DA_API const char *da_preset_name(da_preset value);
 DA_API const char *da_dtype_name(da_dtype value);
 DA_API const char *da_device_name(da_device value);
@@ -398,6 +406,7 @@ DA_API da_status da_offset_rule_from_name(const char *name, da_offset_rule *out)
 DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
 DA_API da_status da_overlap_from_name(const char *name, da_overlap *out);
 DA_API da_status da_partition_from_name(const char *name, da_partition *out);
+DA_API da_status da_split_from_name(const char *name, da_split *out);
 DA_API da_status da_preset_from_name(const char *name, da_preset *out);
 DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
 DA_API da_status da_device_from_name(const char *name, da_device *out);

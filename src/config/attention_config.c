@@ -110,6 +110,9 @@ static da_status check_enums(const da_attention_config *config) {
         status = da_check_enum("partition", (int)config->partition, da_partition_name(config->partition));
     }
     if (status == DA_OK) {
+        status = da_check_enum("split", (int)config->split, da_split_name(config->split));
+    }
+    if (status == DA_OK) {
         status = da_check_enum("dtype", (int)config->dtype, da_dtype_name(config->dtype));
     }
     if (status == DA_OK) {

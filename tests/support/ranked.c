@@ -58,6 +58,7 @@ static void cut_call(cutting *cut, const da_context *context, const da_attention
     mixed ^= mixed >> 15;
     cut->config = *config;
     cut->config.partition = (da_partition)(mixed / 5 % 3);
+    cut->config.split = (da_split)(mixed / 60 % 3);
     cut->config.stripe = stripes[mixed / 15 % 4];
     cut->ranks = ranks[mixed % 5];
     cut->threads = da_context_threads(context) > 1 ? 2 : 1;

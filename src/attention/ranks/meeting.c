@@ -20,6 +20,7 @@ enum {
     MASK,
     DROPS,
     SEED,
+    LSE,
     GRADIENTS,
     FIELDS
 };
@@ -36,7 +37,8 @@ static const char *const field_names[FIELDS] = {
     [MASK] = "whether there is a key_mask",
     [DROPS] = "whether dropout is applied",
     [SEED] = "dropout_seed",
-    [GRADIENTS] = "the gradients that are wanted",
+    [LSE] = "whether there is an lse, or a grad_lse",
+    [GRADIENTS] = "the gradients that are wanted (1: query, 2: key, 4: value)",
 };
 
 /* FNV-1a, 64 bits (Fowler, Noll, Vo). */
@@ -65,7 +67,8 @@ static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     fields[MASK] = options->key_mask != NULL;
     fields[DROPS] = call->dropout > 0;
     fields[SEED] = call->dropout > 0 ? (int64_t)options->dropout_seed : 0;
-    fields[GRADIENTS] = (call->wants_query ? 1 : 0) + (call->wants_keys ? 2 : 0);
+    fields[LSE] = call->wants_lse;
+    fields[GRADIENTS] = (call->wants_query ? 1 : 0) + (call->wants_key ? 2 : 0) + (call->wants_value ? 4 : 0);
 }
 
 /* The first difference to rank 0, the same on all ranks. */
@@ -238,7 +241,7 @@ typedef struct agreed_config {
     char implementation[64];
     int64_t lengths[DA_MAX_PATTERNS], rates[DA_MAX_PATTERNS];
     double dropout, scale;
-    int64_t count, causal, window, mixing, offset_rule, tail_rule, overlap, dtype, partition, stripe;
+    int64_t count, causal, window, mixing, offset_rule, tail_rule, overlap, dtype, partition, stripe, split;
 } agreed_config;
 
 da_status da_meeting_agree(const da_context *context, const char *implementation, const da_attention_config *config) {
@@ -261,6 +264,7 @@ da_status da_meeting_agree(const da_context *context, const char *implementation
     agreed.dtype = config->dtype;
     agreed.partition = config->partition;
     agreed.stripe = config->stripe;
+    agreed.split = config->split;
     return da_comm_agree(da_context_comm(context), da_context_allocator(context), &agreed, sizeof agreed,
                          "implementation and configuration");
 }

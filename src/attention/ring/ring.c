@@ -4,16 +4,18 @@
 #include "attention/improved/passes.h"
 #include "attention/ranks/ranks.h"
 
+static const da_ranks_way over_ranks = {.run_direction = da_run_ring};
+
 static da_status create(const da_context *context, const da_attention_config *config, void *user, void **state) {
     return da_has_ranks(context) ? da_meeting_agree(context, "ring", config) : DA_OK;
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
-    return da_has_ranks(call->context) ? da_ranks_forward(call, da_run_ring) : da_improved_forward(state, call, user);
+    return da_has_ranks(call->context) ? da_ranks_forward(call, &over_ranks) : da_improved_forward(state, call, user);
 }
 
 static da_status backward(void *state, const da_backward_call *call, void *user) {
-    return da_has_ranks(call->context) ? da_ranks_backward(call, da_run_ring) : da_improved_backward(state, call, user);
+    return da_has_ranks(call->context) ? da_ranks_backward(call, &over_ranks) : da_improved_backward(state, call, user);
 }
 
 const da_implementation da_ring_implementation = {
