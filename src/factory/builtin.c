@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "attention/improved/improved.h"
+#include "attention/ring/ring.h"
 #include "attention/standard/standard.h"
 
 static bool is_absent(const da_context *context, char *reason, size_t reason_size, void *user) {
@@ -17,16 +18,6 @@ static bool is_absent(const da_context *context, char *reason, size_t reason_siz
 static da_status refuse_forward(void *state, const da_forward_call *call, void *user) {
     return da_report(DA_ERROR_UNAVAILABLE, "this implementation is not part of this version (%s)", da_version());
 }
-
-static const da_implementation ring = {
-    .size = sizeof(da_implementation),
-    .name = "ring",
-    .description = "keys and values arrive in blocks and are never whole in one place",
-    .best_for = "very long sequences",
-    .memory = "one block of keys and values",
-    .available = is_absent,
-    .forward = refuse_forward,
-};
 
 static const da_implementation distributed = {
     .size = sizeof(da_implementation),
@@ -49,5 +40,5 @@ static const da_implementation block_sparse = {
 };
 
 const da_implementation *const da_built_ins[DA_BUILT_IN_COUNT] = {
-    &da_standard_implementation, &da_improved_implementation, &ring, &distributed, &block_sparse,
+    &da_standard_implementation, &da_improved_implementation, &da_ring_implementation, &distributed, &block_sparse,
 };
