@@ -462,6 +462,24 @@ typedef struct da_call_options {
      * depends on the seed and the pair alone (da_dropout_keeps), and is the same in the backward pass. */
     bool training;         /* false: no dropout, whatever the configuration says */
     uint64_t dropout_seed; /* 0 */
+    /* Blocks, of `ring`; other implementations take no notice of block and release. The sequence is computed in blocks of
+     * so many tokens (the last may be shorter): those of queries one after the other, and for each the blocks of keys that
+     * it sees; in the backward pass, for grad_key and grad_value, the other way round. What rows have so far is carried
+     * from block to block, in memory of the context's allocator beyond the workspace, where a block meets more than one:
+     *     batch * heads * block * (D + 2) numbers in the forward pass, and in the backward pass
+     *     batch * block * D * max(heads, 2 * kv_heads), D being head_dim rounded up to a multiple of 32 at most,
+     * each of 4 bytes, or 8 for f64 tensors. Results with different blocks differ by rounding.
+     * 0: one block, the whole sequence, which is what `improved` computes; or, with `release`, 65536 tokens. */
+    int64_t block; /* 0; >= 0 */
+    /* Forward: only the queries query_first..query_end-1 are computed, and only their rows of out and lse written.
+     * {0, 0}: all. A range that begins and ends where blocks of queries do, at multiples of `block`, gives the bits that the
+     * whole call would. DA_FEATURE_QUERY_RANGE, which `improved` and `ring` have. */
+    int64_t query_first, query_end;
+    /* `ring`: rows first..end-1 of an input or output, of all batch elements and heads, are not needed for now, though
+     * perhaps once more later: a program that mapped them from a file lets their pages go. What was written is whole for
+     * rows of outputs. `tensor` is the one given to the call. Called by the calling thread. NULL: nothing is said. */
+    void (*release)(const da_tensor *tensor, int64_t first, int64_t end, void *user);
+    void *release_user;
 } da_call_options;
 
 DA_API void da_call_options_init(da_call_options *options);
@@ -773,7 +791,8 @@ enum {
     DA_FEATURE_ZERO_PAD = 1 << 7,
     DA_FEATURE_OVERLAP_ONCE = 1 << 8,
     DA_FEATURE_DROPOUT = 1 << 9,
-    DA_FEATURE_ALL = (1 << 10) - 1,
+    DA_FEATURE_QUERY_RANGE = 1 << 10,
+    DA_FEATURE_ALL = (1 << 11) - 1,
     /* Not an option of the configuration: in a context of several ranks, tensors hold this rank's part of the tokens, which
      * may be none (n = 0), and calls are collective. Other implementations take tensors of such a context to be whole. */
     DA_FEATURE_PARTS = 1 << 11

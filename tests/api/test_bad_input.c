@@ -330,7 +330,7 @@ static const char *long_name(void) {
     ROW(name_unknown, create(f, "fastest"), UNKNOWN, "standard, improved") \
     ROW(name_in_capitals, create(f, "Standard"), UNKNOWN, "\"Standard\"") \
     ROW(name_long, create(f, long_name()), UNKNOWN, "xxx") \
-    ROW(name_of_later_version, create(f, "ring"), DA_ERROR_UNAVAILABLE, "ring") \
+    ROW(name_of_later_version, create(f, "distributed"), DA_ERROR_UNAVAILABLE, "distributed") \
     ROW(device_cuda, (f->config.device = DA_DEVICE_CUDA, create(f, "standard")), DA_ERROR_UNAVAILABLE, "cuda")
 
 #define PLANNING_ROWS(ROW) \

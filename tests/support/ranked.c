@@ -13,7 +13,7 @@
 
 #include "dilated_attention.h"
 
-enum { MAX_RANKS = 7, TENSORS = 10 };
+enum { MAX_RANKS = RANKED_MERGES + 1, TENSORS = 10 };
 
 static const double TIMEOUT = 120; /* long enough for a sanitizer on a busy machine */
 
@@ -301,7 +301,7 @@ void ranked_register(void) {
         const da_implementation table = {
             .size = sizeof table,
             .name = names[k],
-            .features = DA_FEATURE_ALL,
+            .features = DA_FEATURE_ALL & ~(uint32_t)DA_FEATURE_QUERY_RANGE,
             .dtypes = DA_DTYPE_BITS_ALL,
             .user = implementations[k],
             .forward = forward,

@@ -253,8 +253,14 @@ da_status da_improved_forward(void *state, const da_forward_call *call, void *us
 
 da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads) {
     da_whole whole;
-    return da_improved_forward_scope(call,
-                                     da_scope_whole(&whole, call->query->shape[1], heads, call->key, call->value));
+    int64_t n = call->query->shape[1], first = call->options->query_first, end = call->options->query_end;
+    da_scope scope = *da_scope_whole(&whole, n, heads, call->key, call->value);
+    const da_piece piece = {first, end, first};
+    const da_part queries = {end - first, 1, &piece};
+    if (end != 0) {
+        scope.rows = &queries;
+    }
+    return da_improved_forward_scope(call, &scope);
 }
 
 size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem) {
