@@ -121,7 +121,7 @@ static void check_steps(const machine *row, const da_selection_step *steps) {
         bool absent = strcmp(implementation, "distributed") == 0;
         const char *expected = decided        ? "not reached"
                                : !step->holds ? "does not apply"
-                               : absent       ? "passed over: not part of this version (0.1.0)"
+                               : absent       ? "passed over: the context has no communicator of several ranks"
                                               : "chosen";
         if (strcmp(step->outcome, expected) != 0) {
             fail_msg("%s: the outcome of rule %d is \"%s\", not \"%s\"", row->name, k + 1, step->outcome, expected);

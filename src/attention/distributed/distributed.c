@@ -37,7 +37,7 @@ const da_implementation da_distributed_implementation = {
         "the heads are divided",
     .best_for = "several machines or GPUs",
     .memory = "a fixed workspace a thread, and the kept keys and values of other ranks",
-    .features = DA_FEATURE_ALL | DA_FEATURE_PARTS,
+    .features = (DA_FEATURE_ALL & ~(uint32_t)DA_FEATURE_QUERY_RANGE) | DA_FEATURE_PARTS,
     .dtypes = DA_DTYPE_BITS_ALL,
     .available = available,
     .create = create,
