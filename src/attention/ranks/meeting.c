@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/hash.h"
 #include "core/memory.h"
 
 /* ---- what ranks say of a call ------------------------------------------------------------------------------------ */
@@ -41,16 +42,6 @@ static const char *const field_names[FIELDS] = {
     [GRADIENTS] = "the gradients that are wanted (1: query, 2: key, 4: value)",
 };
 
-/* FNV-1a, 64 bits (Fowler, Noll, Vo). */
-static uint64_t hash_bytes(const void *bytes, size_t count) {
-    const unsigned char *byte = bytes;
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t k = 0; k < count; k++) {
-        hash = (hash ^ byte[k]) * UINT64_C(0x100000001b3);
-    }
-    return hash;
-}
-
 static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     const da_call_options *options = call->options;
     fields[LENGTH] = call->query->shape[1];
@@ -62,7 +53,7 @@ static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     fields[DTYPE] = call->query->dtype;
     fields[LENGTHS] =
         options->key_lengths
-            ? (int64_t)hash_bytes(options->key_lengths, (size_t)call->query->shape[0] * sizeof *options->key_lengths)
+            ? (int64_t)da_hash(options->key_lengths, (size_t)call->query->shape[0] * sizeof *options->key_lengths)
             : 0;
     fields[MASK] = options->key_mask != NULL;
     fields[DROPS] = call->dropout > 0;
@@ -88,24 +79,10 @@ static da_status check_agreement(const da_comm *comm, const int64_t (*all)[FIELD
 
 /* ---- who holds what ---------------------------------------------------------------------------------------------- */
 
-static da_status check_parts(const da_layout *layout, const char *partition, const int64_t (*all)[FIELDS]) {
-    for (int rank = 0; rank < layout->ranks; rank++) {
-        int64_t allowed = da_layout_part(layout, rank)->length;
-        if (all[rank][LENGTH] != allowed) {
-            return da_report(DA_ERROR_INVALID_ARGUMENT,
-                             "query.shape[1] of rank %d is %" PRId64 "; allowed: %" PRId64 ", its part of %" PRId64
-                             " tokens over %d ranks with partition %s",
-                             rank, all[rank][LENGTH], allowed, layout->n, layout->ranks, partition);
-        }
-    }
-    return DA_OK;
-}
-
 static da_status make_layout(da_meeting *meeting, const int64_t (*all)[FIELDS]) {
     const da_attention_config *config = meeting->config;
     const da_allocator *allocator = da_context_allocator(meeting->context);
     int ranks = meeting->comm->ranks;
-    bool contiguous = config->partition == DA_PARTITION_CONTIGUOUS;
     int64_t n = 0, *lengths = da_allocate(allocator, (size_t)ranks, sizeof *lengths);
     if (!lengths) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -114,12 +91,9 @@ static da_status make_layout(da_meeting *meeting, const int64_t (*all)[FIELDS]) 
         lengths[rank] = all[rank][LENGTH];
         n += lengths[rank];
     }
-    da_status status = da_layout_create(allocator, config->partition, config->stripe, n, ranks,
-                                        contiguous ? lengths : NULL, &meeting->layout);
+    da_status status =
+        da_layout_create(allocator, config->partition, config->stripe, n, ranks, lengths, &meeting->layout);
     da_release(allocator, lengths);
-    if (status == DA_OK) {
-        status = check_parts(meeting->layout, da_partition_name(config->partition), all);
-    }
     if (status == DA_OK) {
         meeting->part = da_layout_part(meeting->layout, meeting->comm->rank);
     }
