@@ -39,6 +39,10 @@ static const char *const field_names[FIELDS] = {
     [GRADIENTS] = "the gradients that are wanted",
 };
 
+size_t da_meeting_bytes(void) {
+    return FIELDS * sizeof(int64_t);
+}
+
 /* FNV-1a, 64 bits (Fowler, Noll, Vo). */
 static uint64_t hash_bytes(const void *bytes, size_t count) {
     const unsigned char *byte = bytes;
