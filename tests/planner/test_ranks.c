@@ -233,9 +233,287 @@ static void test_real_calls_send_and_hold_the_same(void **state) {
     da_context_free(context);
 }
 
+/* ---- sums ---------------------------------------------------------------------------------------------------------- */
+
+/* Each pair belongs to one rank, whoever holds which tokens. */
+static void test_pairs_add_up_to_the_problem(void **state) {
+    da_context *context = plain_context();
+    for (int number = 0; number < 200; number++) {
+        real r;
+        draw_real(&r, number);
+        da_ranks_options options = given_rates(r.ranks, false);
+        da_ranks_plan *plan;
+        da_cost cost;
+        double pairs = 0;
+        da_cost_init(&cost);
+        assert_int_equal(da_pattern_cost(&r.config, &r.problem, &cost), DA_OK);
+        assert_int_equal(da_plan_ranks(context, &r.config, &r.problem, &options, &plan), DA_OK);
+        for (size_t k = 0; k < da_ranks_plan_count(plan); k++) {
+            da_rank_share share;
+            da_rank_share_init(&share);
+            assert_int_equal(da_ranks_plan_share(plan, "distributed", k, &share), DA_OK);
+            assert_true(share.flops == share.pairs * 4 * (double)r.problem.head_dim);
+            pairs += share.pairs;
+        }
+        assert_true(pairs > cost.distinct_pairs * (1 - 1e-12) && pairs < cost.distinct_pairs * (1 + 1e-12));
+        da_ranks_plan_free(plan);
+    }
+    da_context_free(context);
+}
+
+/* Keys of a group of heads with more patterns than a head can have. */
+static void test_a_group_with_many_patterns(void **state) {
+    real r = {.ranks = 3};
+    da_context *context = plain_context();
+    da_attention_config_init(&r.config);
+    assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
+                     DA_OK);
+    da_problem_init(&r.problem);
+    r.problem.n = 200;
+    r.problem.heads = 90;
+    r.problem.kv_heads = 1;
+    r.problem.head_dim = 3;
+    check_real(context, &r);
+    da_context_free(context);
+}
+
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct timed {
+    da_ranks_total ring, distributed;
+} timed;
+
+/* 4 ranks of 1024 tokens; `segment` 4096: every rank sees all. */
+static timed time_of(const da_context *context, bool causal, da_partition partition, double bandwidth, double latency) {
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(4, false);
+    da_ranks_plan *plan;
+    timed found;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){4096}, 1, (int64_t[]){1}, 1);
+    config.causal = causal;
+    config.partition = partition;
+    config.stripe = 64;
+    da_problem_init(&problem);
+    problem.n = 4096;
+    problem.head_dim = 64;
+    options.bandwidth = bandwidth;
+    options.latency = latency;
+    options.overhead = 0;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_ranks_total_init(&found.ring);
+    da_ranks_total_init(&found.distributed);
+    assert_int_equal(da_ranks_plan_total(plan, "ring", &found.ring), DA_OK);
+    assert_int_equal(da_ranks_plan_total(plan, "distributed", &found.distributed), DA_OK);
+    da_ranks_plan_free(plan);
+    return found;
+}
+
+static void assert_near(double found, double expected) {
+    if (!(found > expected * (1 - 1e-9) && found < expected * (1 + 1e-9))) {
+        fail_msg("%.12g, expected %.12g", found, expected);
+    }
+}
+
+/* By hand: a step computes 1024 x 1024 pairs of 256 operations at 1e11 a second; 1024 keys and values of 256 bytes come. */
+static void test_steps_take_the_longer_of_both(void **state) {
+    da_context *context = plain_context();
+    const double step = 1024.0 * 1024 * 256 / 1e11, bytes = 2 * 1024 * 256, meets = 3 * 96;
+    timed quick = time_of(context, false, DA_PARTITION_CONTIGUOUS, bytes / step * 4, 0);
+    assert_near(quick.ring.seconds, 4 * step + meets / (bytes / step * 4));
+    assert_near(quick.distributed.seconds, 4 * step + 3 * step / 4 + meets / (bytes / step * 4));
+    assert_near(quick.ring.single_seconds, 16 * step);
+    assert_near(quick.ring.bytes, 12 * bytes);
+    timed slow = time_of(context, false, DA_PARTITION_CONTIGUOUS, bytes / step / 2, 0);
+    assert_near(slow.ring.seconds, 3 * 2 * step + step + meets / (bytes / step / 2));
+    timed late = time_of(context, false, DA_PARTITION_CONTIGUOUS, 1e15, 2 * step);
+    assert_near(late.ring.seconds, (2 + 3) * 2 * step + step + meets / 1e15 + 3 * bytes / 1e15);
+    da_context_free(context);
+}
+
+/* A causal sequence: the last rank's share of arithmetic is 7/4 of the mean; zigzag and striped even it out. */
+static void test_balance_of_causal_partitions(void **state) {
+    da_context *context = plain_context();
+    double contiguous = time_of(context, true, DA_PARTITION_CONTIGUOUS, 1e15, 0).ring.balance,
+           zigzag = time_of(context, true, DA_PARTITION_ZIGZAG, 1e15, 0).ring.balance,
+           striped = time_of(context, true, DA_PARTITION_STRIPED, 1e15, 0).ring.balance;
+    assert_true(contiguous > 1.74 && contiguous < 1.76);
+    assert_true(zigzag >= 1 && zigzag < 1.001);
+    assert_true(striped >= 1 && striped < 1.1);
+    da_context_free(context);
+}
+
+/* ---- many ranks ---------------------------------------------------------------------------------------------------- */
+
+/* The paper's scheme: segments of 2048, of a rank's tokens and of all, each keeping 2048 tokens. */
+static double bytes_of_scheme(const da_context *context, int ranks, int64_t tokens_of_rank, size_t *count) {
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(ranks, false);
+    da_ranks_plan *plan;
+    da_ranks_total total;
+    int64_t n = ranks * tokens_of_rank, segments[] = {2048, tokens_of_rank, n},
+            rates[] = {1, tokens_of_rank / 2048, n / 2048};
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, segments, 3, rates, 3), DA_OK);
+    da_problem_init(&problem);
+    problem.n = n;
+    problem.heads = 2;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_ranks_total_init(&total);
+    assert_int_equal(da_ranks_plan_total(plan, "distributed", &total), DA_OK);
+    *count = da_ranks_plan_count(plan);
+    da_ranks_plan_free(plan);
+    return total.bytes_most;
+}
+
+/* Bytes that a rank receives stay under those of 2048 keys and values, from 2 ranks to 8192, which are not all gone
+ * through; half a minute would be far too long. */
+static void test_a_billion_tokens_over_thousands_of_ranks(void **state) {
+    da_context *context = plain_context();
+    const double all_kept = 2 * 2048 * 2 * 256.0;
+    size_t count;
+    clock_t start = clock();
+    for (int ranks = 2; ranks <= 8192; ranks *= 8) {
+        double bytes = bytes_of_scheme(context, ranks, 1 << 17, &count);
+        assert_true(bytes <= all_kept && bytes >= all_kept / 2);
+    }
+    assert_true(count >= 5 && count < 8192);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 30);
+    da_context_free(context);
+}
+
+/* Times from this machine, for both passes. */
+static void test_rates_of_this_machine(void **state) {
+    da_context *context = plain_context();
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(2, true);
+    da_ranks_plan *plan;
+    da_rank_share share;
+    options.forward_flops = 0;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){512, 4096}, 2, (int64_t[]){1, 8}, 2);
+    da_problem_init(&problem);
+    problem.n = 8192;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_rank_share_init(&share);
+    assert_int_equal(da_ranks_plan_share(plan, "ring", 1, &share), DA_OK);
+    double rate = share.flops / share.compute_seconds; /* of any machine */
+    assert_true(rate > 1e7 && rate < 1e13);
+    assert_non_null(strstr(da_ranks_plan_text(plan), da_ranks_plan_choice(plan)));
+    da_ranks_plan_free(plan);
+    da_context_free(context);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+
+struct fixture {
+    da_context *context;
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options;
+    da_ranks_plan *plan;
+    da_rank_share share;
+    da_ranks_total total;
+};
+
+static da_status make(fixture *f) {
+    return da_plan_ranks(f->context, &f->config, &f->problem, &f->options, &f->plan);
+}
+
+static da_status made(fixture *f) {
+    assert_int_equal(make(f), DA_OK);
+    return DA_OK;
+}
+
+#define ROWS(ROW)                                                                                                      \
+    ROW(no_context, da_plan_ranks(NULL, &f->config, &f->problem, &f->options, &f->plan), DA_ERROR_INVALID_ARGUMENT,    \
+        "context is NULL")                                                                                             \
+    ROW(no_out, da_plan_ranks(f->context, &f->config, &f->problem, &f->options, NULL), DA_ERROR_INVALID_ARGUMENT,      \
+        "out is NULL")                                                                                                 \
+    ROW(no_options, da_plan_ranks(f->context, &f->config, &f->problem, NULL, &f->plan), DA_ERROR_INVALID_ARGUMENT,     \
+        "options is NULL")                                                                                             \
+    ROW(no_ranks, (f->options.ranks = 0, make(f)), DA_ERROR_INVALID_ARGUMENT,                                          \
+        "options.ranks is 0; allowed: 1 to 65536")                                                                     \
+    ROW(many_ranks, (f->options.ranks = 65537, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.ranks is 65537")          \
+    ROW(no_bandwidth, (f->options.bandwidth = 0, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.bandwidth is 0")        \
+    ROW(latency_negative, (f->options.latency = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.latency is -1")      \
+    ROW(overhead_negative, (f->options.overhead = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.overhead is -1")   \
+    ROW(forward_negative, (f->options.forward_flops = -1, make(f)), DA_ERROR_INVALID_ARGUMENT,                         \
+        "options.forward_flops is -1")                                                                                 \
+    ROW(backward_negative, (f->options.backward_flops = -1, make(f)), DA_ERROR_INVALID_ARGUMENT,                       \
+        "options.backward_flops is -1")                                                                                \
+    ROW(no_tokens, (f->problem.n = 0, make(f)), DA_ERROR_INVALID_ARGUMENT, "problem.n is 0; allowed: 1 or more")       \
+    ROW(many_heads, (f->problem.heads = 4097, make(f)), DA_ERROR_INVALID_ARGUMENT, "problem.heads is 4097")            \
+    ROW(stripe_negative, (f->config.stripe = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "stripe is -1")                  \
+    ROW(share_of_none, da_ranks_plan_share(NULL, "ring", 0, &f->share), DA_ERROR_INVALID_ARGUMENT, "plan is NULL")     \
+    ROW(share_of_other, (made(f), da_ranks_plan_share(f->plan, "improved", 0, &f->share)), DA_ERROR_INVALID_ARGUMENT,  \
+        "implementation is \"improved\"; allowed: ring, distributed")                                                  \
+    ROW(share_beyond, (made(f), da_ranks_plan_share(f->plan, "ring", 4, &f->share)), DA_ERROR_INVALID_ARGUMENT,        \
+        "index is 4; allowed: 0 to 3")                                                                                 \
+    ROW(share_nowhere, (made(f), da_ranks_plan_share(f->plan, "ring", 0, NULL)), DA_ERROR_INVALID_ARGUMENT,            \
+        "out is NULL")                                                                                                 \
+    ROW(total_without_name, (made(f), da_ranks_plan_total(f->plan, NULL, &f->total)), DA_ERROR_INVALID_ARGUMENT,       \
+        "implementation is \"\"")
+
+ROWS(REFUSAL_FUNCTION)
+
+static const refusal rows[] = {ROWS(REFUSAL_ENTRY)};
+
+static void make_fixture(fixture *f) {
+    *f = (fixture){.context = plain_context(), .options = given_rates(4, false)};
+    da_attention_config_init(&f->config);
+    da_attention_config_set_patterns(&f->config, (int64_t[]){64}, 1, (int64_t[]){1}, 1);
+    da_problem_init(&f->problem);
+    f->problem.n = 500;
+    da_rank_share_init(&f->share);
+    da_ranks_total_init(&f->total);
+}
+
+static void check_refusal(void **state) {
+    fixture f;
+    make_fixture(&f);
+    refusal_check(*state, &f);
+    da_ranks_plan_free(f.plan);
+    da_context_free(f.context);
+}
+
+/* Whichever allocation fails, the call says so and holds nothing. */
+static void test_short_memory(void **state) {
+    fixture f;
+    make_fixture(&f);
+    da_context_free(f.context);
+    for (long fails = 0, left = 1; left > 0; fails++) {
+        counting_allocator counter = {0};
+        da_context_options options;
+        da_context_options_init(&options);
+        options.allocator = counting_allocator_interface(&counter);
+        assert_int_equal(da_context_create(&options, &f.context), DA_OK);
+        long live = counter.live;
+        counter.fail_from = counter.fail_to = counter.calls + 1 + fails;
+        da_status status = make(&f);
+        left = status == DA_ERROR_OUT_OF_MEMORY;
+        assert_true(left || status == DA_OK);
+        assert_true(left ? !f.plan && counter.live == live : fails > 5);
+        da_ranks_plan_free(f.plan);
+        da_context_free(f.context);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real_calls_send_and_hold_the_same),
+        cmocka_unit_test(test_pairs_add_up_to_the_problem),
+        cmocka_unit_test(test_a_group_with_many_patterns),
+        cmocka_unit_test(test_steps_take_the_longer_of_both),
+        cmocka_unit_test(test_balance_of_causal_partitions),
+        cmocka_unit_test(test_a_billion_tokens_over_thousands_of_ranks),
+        cmocka_unit_test(test_rates_of_this_machine),
+        cmocka_unit_test(test_short_memory),
     };
-    return cmocka_run_group_tests_name("ranks", tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("ranks", tests, NULL, NULL);
+    failed += refusal_run("ranks_refusals", rows, sizeof rows / sizeof *rows, check_refusal);
+    return failed;
 }
