@@ -241,41 +241,26 @@ static void list_tensors(rank_call *call) {
     }
 }
 
-/* ---- the group --------------------------------------------------------------------------------------------------- */
+/* ---- the implementations ----------------------------------------------------------------------------------------- */
 
-static da_status run_ranks(const cutting *cut, const char *implementation, const da_forward_call *forward,
-                           const da_backward_call *backward) {
-    rank_call calls[MAX_RANKS] = {0};
-    pthread_t threads[MAX_RANKS];
-    da_comm_group *group = NULL;
-    da_status status = DA_OK;
-    /* `distributed` needs several. */
-    assert_int_equal(da_comm_group_create(cut->ranks, TIMEOUT, NULL, &group), DA_OK);
-    for (int r = 0; r < cut->ranks; r++) {
-        calls[r] = (rank_call){.cut = cut,
-                               .implementation = implementation,
-                               .forward = forward,
-                               .backward = backward,
-                               .length = length_of(cut, r)};
-        assert_int_equal(da_comm_group_rank(group, r, &calls[r].comm), DA_OK);
-        list_tensors(&calls[r]);
-        for (int k = 0; k < TENSORS; k++) {
-            begin_part(&calls[r], &calls[r].tensors[k]);
-        }
-        assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &calls[r]), 0);
+void rank_call_begin(rank_call *call, const ranked_call *of) {
+    *call = (rank_call){.cut = of->cut,
+                        .implementation = of->implementation,
+                        .forward = of->forward,
+                        .backward = of->backward,
+                        .comm = of->comm,
+                        .length = rank_length(of->cut, of->comm.rank)};
+    list_tensors(call);
+    for (int k = 0; k < RANK_TENSORS; k++) {
+        begin_part(call, &call->tensors[k]);
     }
-    for (int r = 0; r < cut->ranks; r++) {
-        pthread_join(threads[r], NULL);
-        if (calls[r].status != DA_OK && status == DA_OK) {
-            status = da_report(calls[r].status, "rank %d of %d: %s", r, cut->ranks, calls[r].message);
-        }
-        for (int k = 0; k < TENSORS; k++) {
-            end_part(&calls[r], &calls[r].tensors[k]);
-        }
-        free(calls[r].mask);
+}
+
+void rank_call_end(rank_call *call) {
+    for (int k = 0; k < RANK_TENSORS; k++) {
+        end_part(call, &call->tensors[k]);
     }
-    da_comm_group_free(group);
-    return status;
+    free(call->mask);
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
