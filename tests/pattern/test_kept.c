@@ -9,82 +9,15 @@
 
 #include <cmocka.h>
 
+#include "drawn.h"
 #include "pattern/kept.h"
 
-#define MAX_N 300
-#define WORDS (MAX_N / 64 + 1)
+#define WORDS (DRAWN_MAX_N / 64 + 1)
 #define CONFIGURATIONS 600
-
-/* ---- generated configurations -------------------------------------------------------------------------------------- */
-
-static uint64_t random_state = 1;
-
-static int64_t random_below(int64_t end) {
-    random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (int64_t)((random_state >> 33) % (uint64_t)end);
-}
-
-typedef struct drawn {
-    da_attention_config config;
-    int64_t n, heads, head;
-    int ranks;
-} drawn;
-
-static void draw_patterns(da_attention_config *config, int64_t n) {
-    int64_t segments[4], rates[4];
-    size_t count = (size_t)(1 + random_below(4));
-    bool dividing = random_below(2);
-    for (size_t p = 0; p < count; p++) {
-        if (dividing) {
-            rates[p] = (int64_t)1 << random_below(4);
-            segments[p] = rates[p] * (1 + random_below(n / rates[p] + 2));
-        } else {
-            segments[p] = 1 + random_below(n + 20);
-            rates[p] = 1 + random_below(segments[p] < 11 ? segments[p] : 11);
-        }
-    }
-    if (random_below(20) == 0) {
-        segments[0] = INT64_MAX;
-    }
-    assert_int_equal(da_attention_config_set_patterns(config, segments, count, rates, count), DA_OK);
-}
-
-static drawn draw(int number) {
-    drawn d = {.n = 1 + random_below(number % 8 == 0 ? MAX_N : 70), .heads = 1 + random_below(9)};
-    da_attention_config_init(&d.config);
-    draw_patterns(&d.config, d.n);
-    d.head = random_below(d.heads);
-    d.ranks = (int)(1 + random_below(7));
-    d.config.causal = random_below(2);
-    d.config.window = random_below(2) ? random_below(random_below(2) ? 12 : d.n + 5) : DA_NO_WINDOW;
-    if (random_below(20) == 0) {
-        d.config.window = INT64_MAX;
-    }
-    d.config.mixing = random_below(4) == 0 ? DA_MIXING_HEAD_GROUPS : DA_MIXING_LONGNET;
-    d.config.offset_rule = random_below(2) ? DA_OFFSET_BLOCK : DA_OFFSET_MOD;
-    d.config.tail_rule = random_below(2) ? DA_TAIL_ZERO_PAD : DA_TAIL_MASK;
-    d.config.overlap = random_below(2) ? DA_OVERLAP_ONCE : DA_OVERLAP_COUNT;
-    return d;
-}
-
-static da_layout *draw_layout(const drawn *d) {
-    da_layout *layout;
-    int kind = (int)random_below(4);
-    int64_t lengths[7] = {0}, left = d->n;
-    for (int rank = 0; rank < d->ranks; rank++) { /* uneven, for kind 3 */
-        lengths[rank] = rank == d->ranks - 1 ? left : random_below(left + 1);
-        left -= lengths[rank];
-    }
-    da_partition partition = kind == 3 ? DA_PARTITION_CONTIGUOUS : (da_partition)kind;
-    assert_int_equal(
-        da_layout_create(NULL, partition, 1 + random_below(20), d->n, d->ranks, kind == 3 ? lengths : NULL, &layout),
-        DA_OK);
-    return layout;
-}
 
 /* ---- pair by pair -------------------------------------------------------------------------------------------------- */
 
-static bool sees[MAX_N][MAX_N]; /* query i sees key j */
+static bool sees[DRAWN_MAX_N][DRAWN_MAX_N]; /* query i sees key j */
 
 static void fill_sees(const drawn *d) {
     for (int64_t i = 0; i < d->n; i++) {
@@ -132,9 +65,9 @@ static void check_pair(const drawn *d, const da_head_patterns *patterns, const d
 static void test_marks_are_what_is_seen(void **state) {
     int64_t pairs = 0, nested = 0;
     for (int number = 0; number < CONFIGURATIONS; number++) {
-        drawn d = draw(number);
+        drawn d = drawn_next(number);
         da_head_patterns patterns;
-        da_layout *layout = draw_layout(&d);
+        da_layout *layout = drawn_layout(&d);
         da_head_patterns_init(&patterns, &d.config, d.n, d.heads, d.head);
         fill_sees(&d);
         for (int a = 0; a < d.ranks; a++) {
@@ -194,7 +127,7 @@ static void test_numbers_of_marked_rows(void **state) {
             da_kept_lay_out(&kept, &arena, length);
             da_kept_clear(&kept);
             for (int64_t row = 0; row < length; row++) {
-                kept.bits[row / 64] |= (uint64_t)(random_below(one_in) == 0) << row % 64;
+                kept.bits[row / 64] |= (uint64_t)(drawn_below(one_in) == 0) << row % 64;
             }
             da_kept_number(&kept);
             int64_t count = 0;
