@@ -74,6 +74,11 @@ def name_for(process_group: Group, implementation: object) -> str:
     Where no group is given, "ring" and "distributed" mean the default group, and all others this process."""
     if process_group is None and implementation not in TAKE_PARTS:
         return ""
+    return _name_for(process_group, implementation)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _name_for(process_group: Group, implementation: object) -> str:
     group = _resolve(process_group)
     if group is None or group.size() == 1:
         return ""
