@@ -231,7 +231,7 @@ static int agree(const run_options *options, run_state *state) {
     for (size_t i = 0; i < CLI_COUNT(words); i++) {
         snprintf(common.words[i], sizeof(common.words[i]), "%s", words[i] != NULL ? words[i] : "");
     }
-    return ranks_agree(state->ranks, &common, sizeof(common), "inputs' shapes, outputs or implementation");
+    return ranks_agree(state->ranks, &common, sizeof(common), "command line, or shapes of inputs,");
 }
 
 /* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
@@ -497,11 +497,14 @@ static int run(run_options *options, cli_ranks *ranks) {
 }
 
 static bool read_timeout(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
-    cli_number *seconds = option->target;
-    if (!cli_read_number(option, text, allowed, allowed_size) || !(seconds->value > 0 && seconds->value <= 1e9)) {
+    cli_option number = *option;
+    cli_number seconds;
+    number.target = &seconds;
+    if (!cli_read_number(&number, text, allowed, allowed_size) || !(seconds.value > 0 && seconds.value <= 1e9)) {
         snprintf(allowed, allowed_size, "is not a number of seconds above 0, at most 1e9");
         return false;
     }
+    *(cli_number *)option->target = seconds;
     return true;
 }
 
