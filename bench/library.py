@@ -25,7 +25,8 @@ class Config(Structure):
                 ("dropout", c_double), ("use_tf32", c_bool), ("scale_is_set", c_bool), ("scale", c_double),
                 ("causal", c_bool), ("window", c_int64), ("mixing", c_int), ("offset_rule", c_int),
                 ("tail_rule", c_int), ("overlap", c_int), ("dtype", c_int), ("device", c_int),
-                ("sequence_length", c_int64), ("tuning", Tuning), ("partition", c_int), ("stripe", c_int64)]
+                ("sequence_length", c_int64), ("tuning", Tuning), ("partition", c_int), ("stripe", c_int64),
+                ("split", c_int)]
 
 
 class BackwardTensors(Structure):

@@ -8,6 +8,7 @@ CLI_NAME_READER(read_offset_rule, da_offset_rule, da_offset_rule_from_name)
 CLI_NAME_READER(read_tail_rule, da_tail_rule, da_tail_rule_from_name)
 CLI_NAME_READER(read_overlap, da_overlap, da_overlap_from_name)
 CLI_NAME_READER(read_partition, da_partition, da_partition_from_name)
+CLI_NAME_READER(read_split, da_split, da_split_from_name)
 CLI_NAME_READER(read_dtype, da_dtype, da_dtype_from_name)
 
 static bool read_window(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
@@ -41,6 +42,8 @@ void configuration_options(configuration *chosen, cli_option table[CONFIGURATION
         {"dtype", "T", "f32, f64, bf16 or f16", read_dtype, &chosen->dtype, 0, 0},
         {"partition", "P", "which tokens each of several ranks holds:\ncontiguous (default), zigzag or striped",
          read_partition, &chosen->partition, 0, 0},
+        {"split", "S", "what `distributed` divides among ranks:\nauto (default), tokens or heads", read_split,
+         &chosen->split, 0, 0},
         {"stripe", "T", "tokens in a block of the striped partition\n(0: the library's choice)", cli_read_integer,
          &chosen->stripe, 0, INT64_MAX},
     };
@@ -101,6 +104,9 @@ int configuration_finish(const configuration *chosen, const char *command, da_at
     config->window = chosen->window_is_set ? chosen->window : DA_NO_WINDOW;
     config->scale_is_set = chosen->scale.is_set;
     config->scale = chosen->scale.value;
+    if (chosen->split != NULL) {
+        da_split_from_name(chosen->split, &config->split);
+    }
     config->stripe = chosen->stripe;
     status = da_attention_config_validate(config);
     return status == DA_OK ? CLI_CONTINUE : cli_refused(command, status);

@@ -13,13 +13,13 @@
 
 #include "options.h"
 
-#define CONFIGURATION_OPTION_COUNT 13
+#define CONFIGURATION_OPTION_COUNT 14
 
 /* What the user gave. Names are kept as text until all options are read, so that an explicit rule overrides the preset
  * whatever their order; NULL: not given. */
 typedef struct configuration {
     cli_list segments, rates;
-    const char *preset, *mixing, *offset_rule, *tail_rule, *overlap, *dtype, *partition;
+    const char *preset, *mixing, *offset_rule, *tail_rule, *overlap, *dtype, *partition, *split;
     bool causal;
     int64_t window; /* read only if window_is_set */
     bool window_is_set;

@@ -33,6 +33,7 @@ static const bit_name options_taken[] = {
     {DA_FEATURE_ZERO_PAD, "zero_pad"},
     {DA_FEATURE_OVERLAP_ONCE, "overlap_once"},
     {DA_FEATURE_DROPOUT, "dropout"},
+    {DA_FEATURE_QUERY_RANGE, "query_range"},
 };
 
 static const bit_name data_types[] = {

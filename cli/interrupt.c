@@ -5,12 +5,12 @@
 
 static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
 
-static volatile sig_atomic_t received, guarding;
+static volatile sig_atomic_t received, guarding, hasty;
 static const da_tensor_writer *guarded;
 static size_t guarded_count;
 
 static void handle(int signal_number) {
-    if (received != 0 && guarding) {
+    if ((received != 0 || hasty) && guarding) {
         for (size_t i = 0; i < guarded_count; i++) {
             da_tensor_writer_unlink(&guarded[i]);
         }
@@ -39,6 +39,10 @@ void interrupt_guard(const da_tensor_writer *writers, size_t count) {
     guarded = writers;
     guarded_count = count;
     guarding = 1;
+}
+
+void interrupt_at_once(void) {
+    hasty = 1;
 }
 
 void interrupt_restore(void) {

@@ -12,6 +12,8 @@ void interrupt_record(void);
 /* From now on a second signal removes the writers' temporary files and ends the process; interrupt_record() takes that
  * back, which must precede any change to the writers. */
 void interrupt_guard(const da_tensor_writer *writers, size_t count);
+/* From now on the first signal already does so: a launcher of several processes gives them little time. */
+void interrupt_at_once(void);
 /* Signals end the process again, as by default. */
 void interrupt_restore(void);
 

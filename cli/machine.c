@@ -23,6 +23,7 @@ int machine_context(const machine *chosen, const char *command, const da_hardwar
     options.threads = (int)chosen->threads;
     options.hardware = hardware;
     options.plans = plans;
+    options.comm = chosen->comm;
     if (chosen->isa != NULL) {
         da_isa_from_name(chosen->isa, &options.isa);
     }

@@ -7,8 +7,9 @@
 #define MACHINE_OPTION_COUNT 2
 
 typedef struct machine {
-    int64_t threads; /* 0: one per core */
-    const char *isa; /* NULL: the best that runs here */
+    int64_t threads;     /* 0: one per core */
+    const char *isa;     /* NULL: the best that runs here */
+    const da_comm *comm; /* NULL: this process is alone; no option says so */
 } machine;
 
 void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]);

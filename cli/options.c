@@ -14,6 +14,16 @@
 #define HELP_COLUMN 28
 #define FIRST_OPTION 1000 /* getopt_long's value of option i is FIRST_OPTION + i: never a character */
 
+static struct {
+    char *text; /* NULL: messages are printed */
+    size_t size;
+} keeper;
+
+void cli_keep_problems(char *text, size_t size) {
+    keeper.text = text;
+    keeper.size = size;
+}
+
 /* A message is one line, whatever the words that it quotes hold. */
 static void print_problem(const char *command, const char *format, va_list arguments) {
     char message[4096];
@@ -22,6 +32,12 @@ static void print_problem(const char *command, const char *format, va_list argum
         if (iscntrl((unsigned char)*c)) {
             *c = '?';
         }
+    }
+    if (keeper.text != NULL) {
+        if (keeper.text[0] == '\0') {
+            snprintf(keeper.text, keeper.size, "%s", message);
+        }
+        return;
     }
     fprintf(stderr, "dilated-attention%s%s: %s\n", command[0] != '\0' ? " " : "", command, message);
 }

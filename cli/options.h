@@ -83,6 +83,9 @@ typedef struct cli_number {
 int cli_usage(const char *command, const char *format, ...) DA_PRINTF(2, 3);
 int cli_fail(const char *command, const char *format, ...) DA_PRINTF(2, 3);
 
+/* From now on these put their message into `text`, if it is still empty, for somebody else to print; NULL: they print. */
+void cli_keep_problems(char *text, size_t size);
+
 /* The library refused a call: prints its message. Returns CLI_USAGE where the status blames an argument, an option or a
  * name, CLI_FAILED otherwise. */
 int cli_refused(const char *command, da_status status);

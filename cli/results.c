@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/memory.h"
+
 /* The path without a tensor's name. False: too long. */
 static bool file_part(const char *path, char file[PATH_MAX]) {
     static const char ending[] = ".safetensors:";
@@ -78,32 +80,39 @@ static da_file_type type_of(da_dtype dtype) {
     return DA_FILE_F32;
 }
 
+static da_dtype lse_type(da_dtype dtype) {
+    return dtype == DA_F64 ? DA_F64 : DA_F32;
+}
+
 static da_tensor view_result(void *data, da_dtype dtype, const int64_t *shape, int64_t head_dim, axis_order order) {
     return order == ORDER_BNHD ? da_tensor_make(data, dtype, shape[0], shape[1], shape[2], head_dim)
                                : da_tensor_make_heads_first(data, dtype, shape[0], shape[2], shape[1], head_dim);
 }
 
+/* Views of the writers' memory. */
+static void view_results(results *written, const loaded_tensor *query, bool has_lse, axis_order order) {
+    da_dtype dtype = query->view.dtype, lse_dtype = lse_type(dtype);
+    written->out = view_result(written->writers[0].data, dtype, query->shape, query->shape[3], order);
+    written->has_lse = has_lse;
+    if (has_lse) {
+        written->lse = view_result(written->writers[1].data, lse_dtype, query->shape, 1, order);
+    }
+}
+
 int results_open(results *written, const char *command, const char *out_path, const char *lse_path,
                  const loaded_tensor *query, axis_order order) {
     *written = (results){0};
-    const int64_t *shape = query->view.shape;
+    const int64_t *shape = query->shape;
     const int64_t in_file[4] = {shape[0], order == ORDER_BNHD ? shape[1] : shape[2],
                                 order == ORDER_BNHD ? shape[2] : shape[1], shape[3]};
     const int64_t *first = in_file + (4 - query->rank);
     da_dtype dtype = query->view.dtype;
     int code = open_one(written, command, "--out", out_path, type_of(dtype), query->rank, first);
-    if (code != CLI_CONTINUE) {
-        return code;
+    if (code == CLI_CONTINUE && lse_path != NULL) {
+        code = open_one(written, command, "--lse", lse_path, type_of(lse_type(dtype)), query->rank - 1, first);
     }
-    written->out = view_result(written->writers[0].data, dtype, shape, shape[3], order);
-    if (lse_path == NULL) {
-        return CLI_CONTINUE;
-    }
-    da_dtype lse_dtype = dtype == DA_F64 ? DA_F64 : DA_F32;
-    code = open_one(written, command, "--lse", lse_path, type_of(lse_dtype), query->rank - 1, first);
     if (code == CLI_CONTINUE) {
-        written->lse = view_result(written->writers[1].data, lse_dtype, shape, 1, order);
-        written->has_lse = true;
+        view_results(written, query, lse_path != NULL, order);
     }
     return code;
 }
@@ -130,8 +139,82 @@ int results_commit(results *written, const char *command) {
     return CLI_CONTINUE;
 }
 
+static void release_own(results *written) {
+    for (size_t i = 0; i < RESULTS_MAX; i++) {
+        da_release(NULL, written->own[i]);
+        written->own[i] = NULL;
+    }
+}
+
 void results_abandon(results *written) {
+    release_own(written);
     for (size_t i = 0; i < RESULTS_MAX; i++) {
         da_tensor_writer_abandon(&written->writers[i]);
+    }
+}
+
+/* ---- several processes ------------------------------------------------------------------------------------------- */
+
+int results_places(const results *written, const char *command, da_tensor_place places[RESULTS_MAX]) {
+    for (size_t i = 0; i < written->count; i++) {
+        if (da_tensor_writer_place(&written->writers[i], &places[i]) != DA_OK) {
+            return cli_fail(command, "%s: %s", written->options[i], da_last_error_message());
+        }
+    }
+    return CLI_CONTINUE;
+}
+
+int results_join(results *written, const char *command, const da_tensor_place places[RESULTS_MAX], bool has_lse,
+                 const loaded_tensor *query, axis_order order) {
+    static const char *const options[RESULTS_MAX] = {"--out", "--lse"};
+    *written = (results){0};
+    for (size_t i = 0; i < (has_lse ? 2 : 1); i++) {
+        if (da_tensor_writer_join(&places[i], &written->writers[i]) != DA_OK) {
+            return cli_fail(command, "%s: %s", options[i], da_last_error_message());
+        }
+        written->options[i] = options[i];
+        written->count++;
+    }
+    view_results(written, query, has_lse, order);
+    return CLI_CONTINUE;
+}
+
+int results_take(results *written, const char *command, const da_part *part) {
+    da_tensor *views[RESULTS_MAX] = {&written->out, &written->lse};
+    for (size_t i = 0; i < written->count; i++) {
+        da_tensor *view = views[i];
+        written->whole[i] = *view;
+        *view = view_stretch(view, part);
+        if (part->piece_count > 1) {
+            const int64_t *shape = view->shape;
+            written->own[i] =
+                da_allocate(NULL, (size_t)(shape[0] * shape[1] * shape[2] * shape[3]), da_dtype_size(view->dtype));
+            if (written->own[i] == NULL) {
+                return cli_fail(command, "%s: the rows of this rank: %s", written->options[i], da_last_error_message());
+            }
+            *view = da_tensor_make(written->own[i], view->dtype, shape[0], shape[1], shape[2], shape[3]);
+        }
+    }
+    return CLI_CONTINUE;
+}
+
+int results_place_rows(results *written, const char *command, const da_part *part, int threads) {
+    const da_tensor *views[RESULTS_MAX] = {&written->out, &written->lse};
+    for (size_t i = 0; i < written->count; i++) {
+        if (written->own[i] != NULL) {
+            copy_part(&written->whole[i], views[i], part, true, threads);
+        }
+        if (da_tensor_writer_flush(&written->writers[i]) != DA_OK) {
+            return cli_fail(command, "%s: %s", written->options[i], da_last_error_message());
+        }
+    }
+    release_own(written);
+    return CLI_CONTINUE;
+}
+
+void results_leave(results *written) {
+    release_own(written);
+    for (size_t i = 0; i < RESULTS_MAX; i++) {
+        da_tensor_writer_leave(&written->writers[i]);
     }
 }

@@ -10,8 +10,10 @@ typedef struct results {
     const char *options[RESULTS_MAX], *paths[RESULTS_MAX];
     da_tensor_writer writers[RESULTS_MAX]; /* output, then logsumexp */
     size_t count;
-    da_tensor out, lse; /* views of the writers' memory */
+    da_tensor out, lse; /* views of the writers' memory, or of `own` */
     bool has_lse;
+    da_tensor whole[RESULTS_MAX]; /* views of the writers' memory */
+    void *own[RESULTS_MAX];       /* rows of a part of several stretches, until they are placed */
 } results;
 
 /* True if two paths name one file, be it through links or other spellings, and whether or not it exists. A tensor's
@@ -25,5 +27,16 @@ int results_open(results *written, const char *command, const char *out_path, co
 /* Gives all files their names, or, after a message, leaves none. */
 int results_commit(results *written, const char *command);
 void results_abandon(results *written);
+
+/* Several processes write the files, a part of the rows each. One opens and commits; the others join it, are done with their
+ * rows, and leave before it commits. */
+int results_places(const results *written, const char *command, da_tensor_place places[RESULTS_MAX]);
+int results_join(results *written, const char *command, const da_tensor_place places[RESULTS_MAX], bool has_lse,
+                 const loaded_tensor *query, axis_order order);
+/* out and lse become views of the rows of a part alone. */
+int results_take(results *written, const char *command, const da_part *part);
+/* Brings the rows of the part to their places, and to the disk. */
+int results_place_rows(results *written, const char *command, const da_part *part, int threads);
+void results_leave(results *written);
 
 #endif

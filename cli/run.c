@@ -11,6 +11,7 @@
 #include "output.h"
 #include "planning.h"
 #include "progress.h"
+#include "ranks.h"
 #include "results.h"
 #include "tensors.h"
 
@@ -23,11 +24,13 @@ typedef struct run_options {
     const char *q, *k, *v, *out, *lse, *key_mask, *implementation;
     axis_order order;
     cli_list lengths;
+    cli_number comm_timeout;
     bool json, quiet;
 } run_options;
 
 /* All that a run holds, so that one function can let go of it. */
 typedef struct run_state {
+    cli_ranks *ranks;
     da_attention_config config;
     da_context *context;
     da_attention *attention;
@@ -121,7 +124,34 @@ static int check_inputs(const run_state *state) {
     return CLI_CONTINUE;
 }
 
-static int load(const run_options *options, run_state *state) {
+static void note_problem(run_state *state) {
+    const int64_t *shape = state->q.shape;
+    da_problem_init(&state->problem);
+    state->problem.batch = shape[0];
+    state->problem.n = shape[1];
+    state->problem.heads = shape[2];
+    state->problem.kv_heads = state->k.shape[2];
+    state->problem.head_dim = shape[3];
+    state->problem.dtype = state->config.dtype != DA_DTYPE_ANY ? state->config.dtype : state->q.view.dtype;
+}
+
+/* Of several ranks, this one's rows alone. */
+static int take_rows(run_state *state) {
+    loaded_tensor *tensors[] = {&state->q, &state->k, &state->v};
+    int threads = da_context_threads(state->context);
+    int code = ranks_divide(state->ranks, &state->config, state->problem.n);
+    if (code != CLI_CONTINUE || state->ranks->part == NULL) {
+        return code;
+    }
+    for (size_t i = 0; i < CLI_COUNT(tensors) && code == CLI_CONTINUE; i++) {
+        code = loaded_take(tensors[i], COMMAND, state->ranks->part, threads);
+    }
+    return code == CLI_CONTINUE && state->mask.data != NULL
+               ? mask_take(&state->mask, COMMAND, state->ranks->part, state->problem.batch)
+               : code;
+}
+
+static int open_inputs(const run_options *options, run_state *state) {
     const char *names[] = {"--q", "--k", "--v"}, *paths[] = {options->q, options->k, options->v};
     loaded_tensor *tensors[] = {&state->q, &state->k, &state->v};
     for (size_t i = 0; i < CLI_COUNT(tensors); i++) {
@@ -131,22 +161,24 @@ static int load(const run_options *options, run_state *state) {
         }
     }
     int code = check_inputs(state);
-    for (size_t i = 0; i < CLI_COUNT(tensors) && code == CLI_CONTINUE && state->config.dtype != DA_DTYPE_ANY; i++) {
-        code = loaded_convert(tensors[i], COMMAND, state->config.dtype, da_context_threads(state->context));
-    }
-    const int64_t *shape = state->q.view.shape;
-    da_problem_init(&state->problem);
-    state->problem.batch = shape[0];
-    state->problem.n = shape[1];
-    state->problem.heads = shape[2];
-    state->problem.kv_heads = state->k.view.shape[2];
-    state->problem.head_dim = shape[3];
-    state->problem.dtype = state->q.view.dtype;
     if (code == CLI_CONTINUE) {
+        note_problem(state);
         code = check_lengths(options, state);
     }
     if (code == CLI_CONTINUE && options->key_mask != NULL) {
-        code = mask_open(&state->mask, COMMAND, options->key_mask, shape[0], shape[1]);
+        code = mask_open(&state->mask, COMMAND, options->key_mask, state->problem.batch, state->problem.n);
+    }
+    return code;
+}
+
+static int load(const run_options *options, run_state *state) {
+    loaded_tensor *tensors[] = {&state->q, &state->k, &state->v};
+    int code = open_inputs(options, state);
+    if (code == CLI_CONTINUE) {
+        code = take_rows(state);
+    }
+    for (size_t i = 0; i < CLI_COUNT(tensors) && code == CLI_CONTINUE && state->config.dtype != DA_DTYPE_ANY; i++) {
+        code = loaded_convert(tensors[i], COMMAND, state->config.dtype, da_context_threads(state->context));
     }
     return code;
 }
@@ -160,6 +192,46 @@ static void note_reason(const da_explanation *explanation, char *reason, size_t 
             snprintf(reason, size, "%s (%s)", rule.condition, rule.facts);
         }
     }
+}
+
+/* What several ranks cannot do, or must do alike. */
+static int check_ranks(const run_options *options, run_state *state) {
+    const char *name = options->implementation;
+    da_implementation_info info;
+    da_implementation_info_init(&info);
+    if (!ranks_several(state->ranks)) {
+        return CLI_CONTINUE;
+    }
+    if (strcmp(name, "auto") != 0 && da_implementation_get_info(state->context, name, &info) == DA_OK &&
+        (info.features & DA_FEATURE_PARTS) == 0) {
+        return cli_usage(COMMAND,
+                         "--impl: \"%s\" computes in one process; allowed over %d ranks: auto, ring, distributed", name,
+                         state->ranks->ranks);
+    }
+    if (options->planning.mode != NULL && strcmp(options->planning.mode, "measure") == 0) {
+        return cli_usage(COMMAND, "--plan: \"measure\" is for one process; allowed over %d ranks: estimate",
+                         state->ranks->ranks);
+    }
+    return CLI_CONTINUE;
+}
+
+/* Ranks may have been started with different words. What is not here, the library compares. */
+static int agree(const run_options *options, run_state *state) {
+    const da_problem *problem = &state->problem;
+    const char *const words[] = {options->out, options->lse, options->implementation};
+    struct {
+        int64_t numbers[9];
+        char words[CLI_COUNT(words)][512];
+    } common;
+    memset(&common, 0, sizeof(common));
+    const int64_t numbers[] = {problem->batch,    problem->n,     problem->heads,
+                               problem->kv_heads, problem->dtype, problem->head_dim,
+                               options->order,    state->q.rank,  state->mask.data != NULL};
+    memcpy(common.numbers, numbers, sizeof(numbers));
+    for (size_t i = 0; i < CLI_COUNT(words); i++) {
+        snprintf(common.words[i], sizeof(common.words[i]), "%s", words[i] != NULL ? words[i] : "");
+    }
+    return ranks_agree(state->ranks, &common, sizeof(common), "inputs' shapes, outputs or implementation");
 }
 
 /* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
@@ -186,6 +258,7 @@ static int create(run_options *options, run_state *state) {
     if (code != CLI_CONTINUE) {
         return code;
     }
+    ranks_blame(state->ranks, status);
     if (status == DA_ERROR_UNKNOWN_IMPLEMENTATION) {
         return cli_usage(COMMAND, "--impl: %s", da_last_error_message());
     }
@@ -197,12 +270,17 @@ static bool on_progress(int64_t finished, int64_t total, void *user) {
     return interrupt_signal() == 0;
 }
 
+static int interrupted(void) {
+    cli_fail(COMMAND, "interrupted; nothing was written");
+    return 128 + interrupt_signal();
+}
+
 static int compute(const run_options *options, run_state *state) {
-    progress bar = progress_start("attention", !options->quiet);
+    progress bar = progress_start("attention", !options->quiet && state->ranks->rank == 0);
     da_call_options forward;
     da_call_options_init(&forward);
     forward.key_lengths = options->lengths.count != 0 ? options->lengths.values : NULL;
-    forward.key_mask = state->mask.file.data;
+    forward.key_mask = state->mask.data;
     memcpy(forward.key_mask_stride, state->mask.stride, sizeof(forward.key_mask_stride));
     forward.progress = on_progress;
     forward.progress_user = &bar;
@@ -210,31 +288,73 @@ static int compute(const run_options *options, run_state *state) {
     da_status status =
         da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
                              state->written.has_lse ? &state->written.lse : NULL, &forward);
-    state->seconds = cli_now() - start;
+    state->seconds = state->ranks->mine.seconds = cli_now() - start;
     progress_end(&bar);
     if (interrupt_signal() != 0) {
-        cli_fail(COMMAND, "interrupted; nothing was written");
-        return 128 + interrupt_signal();
+        return interrupted();
     }
     if (status != DA_OK) {
+        ranks_blame(state->ranks, status);
         return cli_fail(COMMAND, "%s", da_last_error_message());
     }
     return CLI_CONTINUE;
 }
 
 /* Signals are only recorded while temporary files come and go, so that none is left by one that strikes in between. */
-static int compute_into_files(const run_options *options, run_state *state) {
+static int open_own_outputs(const run_options *options, run_state *state) {
     interrupt_record();
     int code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order);
     if (code == CLI_CONTINUE) {
         interrupt_guard(state->written.writers, state->written.count);
-        code = compute(options, state);
+    }
+    return code;
+}
+
+/* Rank 0 makes the files, and all write their rows. */
+static int open_shared_outputs(const run_options *options, run_state *state) {
+    da_tensor_place places[RESULTS_MAX] = {0};
+    cli_ranks *ranks = state->ranks;
+    int code = CLI_CONTINUE;
+    interrupt_at_once();
+    if (ranks->rank == 0) {
+        code = open_own_outputs(options, state);
+        code = code == CLI_CONTINUE ? results_places(&state->written, COMMAND, places) : code;
+    }
+    code = ranks_settle(ranks, code);
+    code = code == CLI_CONTINUE ? ranks_broadcast(ranks, places, sizeof(places)) : code;
+    if (code == CLI_CONTINUE && ranks->rank != 0) {
         interrupt_record();
+        code = results_join(&state->written, COMMAND, places, options->lse != NULL, &state->q, options->order);
+        interrupt_guard(state->written.writers, state->written.count);
+    }
+    code = code == CLI_CONTINUE ? results_take(&state->written, COMMAND, ranks->part) : code;
+    return ranks_settle(ranks, code == CLI_CONTINUE && interrupt_signal() != 0 ? interrupted() : code);
+}
+
+/* All ranks have brought their rows to the disk before rank 0 gives the files their names. */
+static int compute_outputs(const run_options *options, run_state *state) {
+    int code = compute(options, state);
+    if (ranks_several(state->ranks)) {
         if (code == CLI_CONTINUE) {
-            code = results_commit(&state->written, COMMAND);
-        } else {
-            results_abandon(&state->written);
+            code = results_place_rows(&state->written, COMMAND, state->ranks->part, da_context_threads(state->context));
         }
+        code = ranks_settle(state->ranks, code);
+    }
+    return code;
+}
+
+static int compute_into_files(const run_options *options, run_state *state) {
+    int code = ranks_several(state->ranks) ? open_shared_outputs(options, state) : open_own_outputs(options, state);
+    if (code == CLI_CONTINUE) {
+        code = compute_outputs(options, state);
+    }
+    interrupt_record();
+    if (code != CLI_CONTINUE) {
+        results_abandon(&state->written);
+    } else if (state->ranks->rank == 0) {
+        code = results_commit(&state->written, COMMAND);
+    } else {
+        results_leave(&state->written);
     }
     interrupt_restore();
     return code;
@@ -261,10 +381,40 @@ static json_t *json_report(const run_options *options, const run_state *state, d
         converted, "out", options->out, "lse", options->lse);
 }
 
+/* What several ranks add to a report; `report` may be NULL. */
+static json_t *json_ranks(const run_state *state, json_t *report) {
+    const cli_ranks *ranks = state->ranks;
+    json_t *sent = ranks_several(ranks) ? json_array() : NULL;
+    for (int rank = 0; sent != NULL && rank < ranks->ranks; rank++) {
+        json_array_append_new(sent, json_integer((json_int_t)ranks->words[rank].bytes_sent));
+    }
+    if (report != NULL && sent != NULL) {
+        json_object_set_new(report, "ranks", json_integer(ranks->ranks));
+        json_object_set_new(report, "partition", json_string(da_partition_name(state->config.partition)));
+        json_object_set_new(report, "bytes_sent", sent);
+    }
+    return report;
+}
+
+static void print_ranks(const run_state *state) {
+    const cli_ranks *ranks = state->ranks;
+    char bytes[CLI_BYTES_TEXT];
+    int64_t most = 0;
+    if (!ranks_several(ranks)) {
+        return;
+    }
+    for (int rank = 0; rank < ranks->ranks; rank++) {
+        most = ranks->words[rank].bytes_sent > most ? ranks->words[rank].bytes_sent : most;
+    }
+    printf("%d ranks, %s: ", ranks->ranks, da_partition_name(state->config.partition));
+    printf("a rank sent at most %s; ", cli_bytes((double)most, bytes));
+}
+
 static void print_report(const run_state *state, double tokens_per_second, double flops) {
     const da_problem *problem = &state->problem;
     char n[CLI_GROUPED_TEXT], rate[CLI_GROUPED_TEXT], memory[CLI_BYTES_TEXT];
     size_t converted = state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes;
+    print_ranks(state);
     printf("%s (%s, %d threads): %" PRId64 " x %s x %" PRId64 " x %" PRId64
            " %s in %.3f s, %s tokens/s, %.1f GF/s counted, "
            "%s beyond inputs and outputs",
@@ -285,9 +435,14 @@ static int report(const run_options *options, run_state *state) {
     if (status != DA_OK) {
         return cli_fail(COMMAND, "%s", da_last_error_message());
     }
+    for (int rank = 0; ranks_several(state->ranks) && rank < state->ranks->ranks; rank++) { /* the slowest */
+        double seconds = state->ranks->words[rank].seconds;
+        state->seconds = seconds > state->seconds ? seconds : state->seconds;
+    }
     double tokens_per_second = (double)state->problem.batch * (double)state->problem.n / state->seconds;
     if (options->json) {
-        return cli_print_json(COMMAND, json_report(options, state, tokens_per_second, cost.counted_flops));
+        return cli_print_json(COMMAND,
+                              json_ranks(state, json_report(options, state, tokens_per_second, cost.counted_flops)));
     }
     if (!options->quiet) {
         print_report(state, tokens_per_second, cost.counted_flops);
@@ -295,29 +450,41 @@ static int report(const run_options *options, run_state *state) {
     return CLI_OK;
 }
 
-static int run(run_options *options) {
-    run_state state = {0};
+/* All but the attention itself: what may fail on one rank alone. */
+static int prepare(run_options *options, run_state *state) {
+    machine chosen = options->machine;
     int code = check_paths(options);
     if (code == CLI_CONTINUE) {
-        code = configuration_finish(&options->configuration, COMMAND, &state.config);
+        code = configuration_finish(&options->configuration, COMMAND, &state->config);
     }
     if (code == CLI_CONTINUE) {
         code = planning_open(&options->planning, COMMAND);
     }
     if (code == CLI_CONTINUE) {
-        code = machine_context(&options->machine, COMMAND, NULL, options->planning.plans, &state.context);
+        chosen.comm = state->ranks->comm;
+        chosen.threads = chosen.threads != 0 ? chosen.threads : ranks_threads(state->ranks);
+        code = machine_context(&chosen, COMMAND, NULL, options->planning.plans, &state->context);
     }
     if (code == CLI_CONTINUE) {
-        code = load(options, &state);
+        code = check_ranks(options, state);
+    }
+    return code == CLI_CONTINUE ? load(options, state) : code;
+}
+
+static int run(run_options *options, cli_ranks *ranks) {
+    run_state state = {.ranks = ranks};
+    int code = ranks_settle(ranks, prepare(options, &state));
+    if (code == CLI_CONTINUE) {
+        code = agree(options, &state);
     }
     if (code == CLI_CONTINUE) {
-        code = create(options, &state);
+        code = ranks_settle(ranks, create(options, &state));
     }
     if (code == CLI_CONTINUE) {
         code = compute_into_files(options, &state);
     }
     if (code == CLI_CONTINUE) {
-        code = report(options, &state);
+        code = ranks->rank == 0 ? report(options, &state) : CLI_OK;
     }
     loaded_close(&state.q);
     loaded_close(&state.k);
@@ -329,8 +496,18 @@ static int run(run_options *options) {
     return code;
 }
 
+static bool read_timeout(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    cli_number *seconds = option->target;
+    if (!cli_read_number(option, text, allowed, allowed_size) || !(seconds->value > 0 && seconds->value <= 1e9)) {
+        snprintf(allowed, allowed_size, "is not a number of seconds above 0, at most 1e9");
+        return false;
+    }
+    return true;
+}
+
 int command_run(int argc, char **argv) {
-    run_options options = {.implementation = "auto"};
+    run_options options = {.implementation = "auto", .comm_timeout = {.value = RANKS_TIMEOUT}};
+    cli_ranks ranks;
     const cli_option files[] = {
         {"q", "FILE", "query: (batch, n, heads, head dim), or without batch", cli_read_text, &options.q, 0, 0},
         {"k", "FILE", "key: its heads divide those of the query", cli_read_text, &options.k, 0, 0},
@@ -346,6 +523,9 @@ int command_run(int argc, char **argv) {
     };
     const cli_option other[] = {
         {"impl", "NAME", "implementation (default: auto)", cli_read_text, &options.implementation, 0, 0},
+        {"comm-timeout", "SECONDS",
+         "of several ranks (mpirun): how long one waits for another\nbefore it gives up (600)", read_timeout,
+         &options.comm_timeout, 0, 0},
         {"json", NULL, "report as JSON", cli_read_flag, &options.json, 0, 0},
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
@@ -366,9 +546,13 @@ int command_run(int argc, char **argv) {
         "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 2048,4096,8192 --rates 1,2,4 --out out.npy\n"
         "  dilated-attention run --q t.safetensors:q --k t.safetensors:k --v t.safetensors:v --segments 64 --rates 1 "
         "\\\n"
-        "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json",
+        "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json\n"
+        "  mpirun -n 4 dilated-attention run --impl ring --partition zigzag --causal --q q.npy --k k.npy --v v.npy \\\n"
+        "      --segments 2048,4096,8192 --rates 1,2,4 --out out.npy",
         groups,
         CLI_COUNT(groups)};
+    ranks_begin(&ranks, COMMAND);
     int code = cli_parse(&command, argc, argv);
-    return code == CLI_CONTINUE ? run(&options) : code;
+    code = ranks_open(&ranks, options.comm_timeout.value, code);
+    return ranks_close(&ranks, code == CLI_CONTINUE ? run(&options, &ranks) : code);
 }

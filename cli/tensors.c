@@ -56,7 +56,86 @@ int loaded_open(loaded_tensor *loaded, const char *command, const char *option, 
         if (loaded->view.shape[axis] == 0) {
             return cli_fail(command, "%s: %s: has an axis of 0; every axis must be at least 1", option, path);
         }
+        loaded->shape[axis] = loaded->view.shape[axis];
     }
+    return CLI_CONTINUE;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
+da_tensor view_stretch(const da_tensor *whole, const da_part *part) {
+    da_tensor view = *whole;
+    view.shape[1] = part->length;
+    if (part->length > 0) {
+        view.data = da_tensor_row(whole, 0, part->pieces[0].first, 0);
+    }
+    return view;
+}
+
+typedef struct part_copy {
+    const da_tensor *whole, *of_part;
+    const da_part *part;
+    bool back;
+} part_copy;
+
+/* One row: all its heads. */
+static void copy_row(int64_t index, int thread, void *user) {
+    const part_copy *job = user;
+    const da_tensor *whole = job->whole, *of_part = job->of_part;
+    int64_t batch = index / of_part->shape[1], row = index % of_part->shape[1];
+    int64_t position = da_part_position(job->part, row);
+    size_t size = da_dtype_size(whole->dtype), bytes = (size_t)whole->shape[3] * size;
+    for (int64_t head = 0; head < whole->shape[2]; head++) {
+        char *in_whole = da_tensor_row(whole, batch, position, head),
+             *in_part = da_tensor_row(of_part, batch, row, head);
+        if (whole->stride[3] == 1) {
+            memcpy(job->back ? in_whole : in_part, job->back ? in_part : in_whole, bytes);
+            continue;
+        }
+        for (int64_t c = 0; c < whole->shape[3]; c++) {
+            char *element = in_whole + c * whole->stride[3] * (int64_t)size, *other = in_part + c * (int64_t)size;
+            memcpy(job->back ? element : other, job->back ? other : element, size);
+        }
+    }
+}
+
+void copy_part(const da_tensor *whole, const da_tensor *of_part, const da_part *part, bool back, int threads) {
+    part_copy job = {whole, of_part, part, back};
+    da_parallel_for(threads, whole->shape[0] * part->length, copy_row, &job);
+}
+
+/* A dense copy's memory, in place of any that there was; false after a message. */
+static bool make_copy(loaded_tensor *loaded, const char *command, const da_tensor *like, da_dtype dtype,
+                      const char *why, da_tensor *out) {
+    size_t elements = (size_t)(like->shape[0] * like->shape[1] * like->shape[2] * like->shape[3]);
+    void *copy = da_allocate(NULL, elements, da_dtype_size(dtype));
+    if (copy == NULL) {
+        cli_fail(command, "%s: %s: %s: %s", loaded->option, loaded->path, why, da_last_error_message());
+        return false;
+    }
+    *out = da_tensor_make(copy, dtype, like->shape[0], like->shape[1], like->shape[2], like->shape[3]);
+    return true;
+}
+
+static void keep_copy(loaded_tensor *loaded, const da_tensor *copy) {
+    da_release(NULL, loaded->converted);
+    loaded->view = *copy;
+    loaded->converted = copy->data;
+    loaded->converted_bytes =
+        (size_t)(copy->shape[0] * copy->shape[1] * copy->shape[2] * copy->shape[3]) * da_dtype_size(copy->dtype);
+}
+
+int loaded_take(loaded_tensor *loaded, const char *command, const da_part *part, int threads) {
+    da_tensor whole = loaded->view, taken;
+    loaded->view = view_stretch(&whole, part);
+    if (part->piece_count <= 1) {
+        return CLI_CONTINUE;
+    }
+    if (!make_copy(loaded, command, &loaded->view, whole.dtype, "the rows of this rank", &taken)) {
+        return CLI_FAILED;
+    }
+    copy_part(&whole, &taken, part, false, threads);
+    keep_copy(loaded, &taken);
     return CLI_CONTINUE;
 }
 
@@ -83,20 +162,18 @@ static void convert_token(int64_t index, int thread, void *user) {
 }
 
 int loaded_convert(loaded_tensor *loaded, const char *command, da_dtype dtype, int threads) {
-    da_tensor from = loaded->view;
+    da_tensor from = loaded->view, to;
+    char why[64];
     if (from.dtype == dtype) {
         return CLI_CONTINUE;
     }
-    size_t elements = (size_t)(from.shape[0] * from.shape[1] * from.shape[2] * from.shape[3]);
-    loaded->converted = da_allocate(NULL, elements, da_dtype_size(dtype));
-    if (loaded->converted == NULL) {
-        return cli_fail(command, "%s: %s: converting to %s: %s", loaded->option, loaded->path, da_dtype_name(dtype),
-                        da_last_error_message());
+    snprintf(why, sizeof(why), "converting to %s", da_dtype_name(dtype));
+    if (!make_copy(loaded, command, &from, dtype, why, &to)) {
+        return CLI_FAILED;
     }
-    loaded->converted_bytes = elements * da_dtype_size(dtype);
-    loaded->view = da_tensor_make(loaded->converted, dtype, from.shape[0], from.shape[1], from.shape[2], from.shape[3]);
-    conversion job = {&from, &loaded->view};
+    conversion job = {&from, &to};
     da_parallel_for(threads, from.shape[0] * from.shape[1], convert_token, &job);
+    keep_copy(loaded, &to);
     return CLI_CONTINUE;
 }
 
@@ -127,10 +204,31 @@ int mask_open(loaded_mask *mask, const char *command, const char *path, int64_t 
     }
     mask->stride[0] = file->rank == 2 ? file->stride[0] : n;
     mask->stride[1] = file->stride[file->rank - 1];
+    mask->data = file->data;
+    return CLI_CONTINUE;
+}
+
+int mask_take(loaded_mask *mask, const char *command, const da_part *part, int64_t batch) {
+    size_t rows = (size_t)part->length;
+    mask->copy =
+        da_allocate(NULL, (size_t)batch, rows + 1); /* a rank may hold nothing, but has a mask like all others */
+    if (mask->copy == NULL) {
+        return cli_fail(command, "--key-mask: the rows of this rank: %s", da_last_error_message());
+    }
+    for (int64_t b = 0; b < batch; b++) {
+        for (int64_t row = 0; row < part->length; row++) {
+            int64_t offset = b * mask->stride[0] + da_part_position(part, row) * mask->stride[1];
+            mask->copy[b * part->length + row] = mask->data[offset];
+        }
+    }
+    mask->data = mask->copy;
+    mask->stride[0] = part->length;
+    mask->stride[1] = 1;
     return CLI_CONTINUE;
 }
 
 void mask_close(loaded_mask *mask) {
+    da_release(NULL, mask->copy);
     da_tensor_file_close(&mask->file);
     *mask = (loaded_mask){0};
 }

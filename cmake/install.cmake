@@ -24,7 +24,10 @@ if(DA_BUILD_NN)
   include(cmake/install_nn.cmake)
 endif()
 
-# Ranks over MPI, likewise.
+# Ranks over MPI and over NCCL, likewise.
 if(DA_HAVE_MPI)
   include(cmake/install_mpi.cmake)
+endif()
+if(DA_BUILD_NCCL)
+  da_install_library(dilated_attention_nccl)
 endif()

@@ -272,6 +272,12 @@ typedef enum da_partition {
     DA_PARTITION_STRIPED = 2
 } da_partition;
 
+/* How `distributed` divides the work among ranks. tokens: each rank computes its tokens, for which it gathers the keys and
+ * values that the patterns keep. heads: each rank computes some heads for all tokens; all tensors of the call travel, and
+ * without as many key heads as ranks some ranks have nothing to do. auto: heads where there are enough key heads and a
+ * model of bytes and arithmetic finds it faster. */
+typedef enum da_split { DA_SPLIT_AUTO = 0, DA_SPLIT_TOKENS = 1, DA_SPLIT_HEADS = 2 } da_split;
+
 typedef enum da_preset {
     DA_PRESET_LONGNET = 0,    /* longnet, mod, mask: the paper; any length, no padding */
     DA_PRESET_TORCHSCALE = 1, /* longnet, block, zero_pad: checkpoints trained with torchscale */
@@ -323,6 +329,7 @@ typedef struct da_attention_config {
     da_tuning tuning;        /* all 0 */
     da_partition partition;  /* DA_PARTITION_CONTIGUOUS; of several ranks. Without effect on one, as is `stripe` */
     int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2048 */
+    da_split split;          /* DA_SPLIT_AUTO; of `distributed` */
 } da_attention_config;
 
 /* Sets `size` and the defaults given above, with no pattern. */
@@ -387,6 +394,7 @@ DA_API const char *da_offset_rule_name(da_offset_rule value);
 DA_API const char *da_tail_rule_name(da_tail_rule value);
 DA_API const char *da_overlap_name(da_overlap value);
 DA_API const char *da_partition_name(da_partition value);
+DA_API const char *da_split_name(da_split value);
 DA_API const char *da_preset_name(da_preset value);
 DA_API const char *da_dtype_name(da_dtype value);
 DA_API const char *da_device_name(da_device value);
@@ -398,6 +406,7 @@ DA_API da_status da_offset_rule_from_name(const char *name, da_offset_rule *out)
 DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
 DA_API da_status da_overlap_from_name(const char *name, da_overlap *out);
 DA_API da_status da_partition_from_name(const char *name, da_partition *out);
+DA_API da_status da_split_from_name(const char *name, da_split *out);
 DA_API da_status da_preset_from_name(const char *name, da_preset *out);
 DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
 DA_API da_status da_device_from_name(const char *name, da_device *out);
@@ -453,6 +462,24 @@ typedef struct da_call_options {
      * depends on the seed and the pair alone (da_dropout_keeps), and is the same in the backward pass. */
     bool training;         /* false: no dropout, whatever the configuration says */
     uint64_t dropout_seed; /* 0 */
+    /* Blocks, of `ring`; other implementations take no notice of block and release. The sequence is computed in blocks of
+     * so many tokens (the last may be shorter): those of queries one after the other, and for each the blocks of keys that
+     * it sees; in the backward pass, for grad_key and grad_value, the other way round. What rows have so far is carried
+     * from block to block, in memory of the context's allocator beyond the workspace, where a block meets more than one:
+     *     batch * heads * block * (D + 2) numbers in the forward pass, and in the backward pass
+     *     batch * block * D * max(heads, 2 * kv_heads), D being head_dim rounded up to a multiple of 32 at most,
+     * each of 4 bytes, or 8 for f64 tensors. Results with different blocks differ by rounding.
+     * 0: one block, the whole sequence, which is what `improved` computes; or, with `release`, 65536 tokens. */
+    int64_t block; /* 0; >= 0 */
+    /* Forward: only the queries query_first..query_end-1 are computed, and only their rows of out and lse written.
+     * {0, 0}: all. A range that begins and ends where blocks of queries do, at multiples of `block`, gives the bits that the
+     * whole call would. DA_FEATURE_QUERY_RANGE, which `improved` and `ring` have. */
+    int64_t query_first, query_end;
+    /* `ring`: rows first..end-1 of an input or output, of all batch elements and heads, are not needed for now, though
+     * perhaps once more later: a program that mapped them from a file lets their pages go. What was written is whole for
+     * rows of outputs. `tensor` is the one given to the call. Called by the calling thread. NULL: nothing is said. */
+    void (*release)(const da_tensor *tensor, int64_t first, int64_t end, void *user);
+    void *release_user;
 } da_call_options;
 
 DA_API void da_call_options_init(da_call_options *options);
@@ -629,11 +656,13 @@ typedef struct da_explanation da_explanation;
  *
  *   1. flash attention 3 and an H100             -> improved
  *   2. more than 100,000 tokens                  -> ring
- *   3. several GPUs and more than 50,000 tokens  -> distributed
+ *   3. several ranks, or several GPUs and more
+ *      than 50,000 tokens                        -> distributed
  *   4. a flash kernel is available               -> improved     (on a CPU: our vector kernels run here)
  *   5. otherwise                                 -> standard
  *
- * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so.
+ * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so; so is one
+ * that takes tensors to be whole, in a context of several ranks. The length is that of the whole sequence.
  * problem may be NULL (all default), and its n 0: the length is then config->sequence_length. Implementations that users
  * registered are never chosen. Errors: DA_ERROR_INVALID_ARGUMENT (also where problem->dtype contradicts config->dtype),
  * DA_ERROR_UNAVAILABLE (DA_DEVICE_CUDA), DA_ERROR_UNSUPPORTED (no implementation fits), DA_ERROR_OUT_OF_MEMORY. On error
@@ -849,7 +878,8 @@ enum {
     DA_FEATURE_ZERO_PAD = 1 << 7,
     DA_FEATURE_OVERLAP_ONCE = 1 << 8,
     DA_FEATURE_DROPOUT = 1 << 9,
-    DA_FEATURE_ALL = (1 << 10) - 1,
+    DA_FEATURE_QUERY_RANGE = 1 << 10,
+    DA_FEATURE_ALL = (1 << 11) - 1,
     /* Not an option of the configuration: in a context of several ranks, tensors hold this rank's part of the tokens, which
      * may be none (n = 0), and calls are collective. Other implementations take tensors of such a context to be whole. */
     DA_FEATURE_PARTS = 1 << 11

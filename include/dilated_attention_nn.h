@@ -78,6 +78,8 @@ typedef struct da_multihead da_multihead;
 
 /* Creates a module whose attention is the implementation `name` of da_attention_create. Both configurations are
  * validated and copied; the attention's number of heads, and its data type where that is open, are the multihead's.
+ * In a context of several ranks, with an implementation whose tensors are then parts (ring, distributed), all tensors of the
+ * module hold this rank's part of the tokens, at least one; calls are collective; positions are those of the whole sequence.
  * Where query, key and value are one input, their projections are one product. All parameters are 0 but the norms'
  * weights, which are 1. Errors: DA_ERROR_INVALID_ARGUMENT (also where the two configurations contradict each other),
  * DA_ERROR_UNAVAILABLE (DA_DEVICE_CUDA, or an implementation that cannot run here), DA_ERROR_UNKNOWN_IMPLEMENTATION,
@@ -198,6 +200,11 @@ typedef struct da_multihead_gradients da_multihead_gradients;
 DA_API da_status da_multihead_gradients_create(const da_multihead *multihead, da_multihead_gradients **out);
 DA_API void da_multihead_gradients_free(da_multihead_gradients *gradients); /* NULL is allowed */
 DA_API void da_multihead_gradients_zero(da_multihead_gradients *gradients); /* NULL is allowed */
+/* Over several ranks every one has all parameters, and the gradient of the loss is the sum of what each rank's tokens give:
+ * replaces the gradients by that sum, the same bits on every rank. Collective; in one process it does nothing. Call it
+ * once, after the last backward pass of a step. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_COMMUNICATION,
+ * DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_multihead_gradients_reduce(da_multihead_gradients *gradients);
 /* As da_multihead_parameter_at and da_multihead_parameter; the numbers and names are the same. */
 DA_API da_status da_multihead_gradient_at(da_multihead_gradients *gradients, size_t index, da_parameter *out);
 DA_API da_status da_multihead_gradient(da_multihead_gradients *gradients, const char *name, da_parameter *out);

@@ -5,42 +5,65 @@
 
 typedef struct attention {
     PyObject_HEAD da_attention *handle;
+    core_communicator *communicator; /* NULL: this process alone */
 } attention;
 
-static PyObject *attention_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+/* Creation, which all ranks of a communicator do together; the interpreter's lock is not held. */
+typedef struct creation {
+    const da_context *context;
     const char *implementation;
-    PyObject *options;
-    int threads;
     da_attention_config config;
     da_attention *handle;
+    char message[1024];
+} creation;
+
+static da_status create(creation *c) {
+    da_status status = da_attention_create(c->context, c->implementation, &c->config, &c->handle);
+    if (status != DA_OK) {
+        snprintf(c->message, sizeof c->message, "%s", da_last_error_message());
+    }
+    return status;
+}
+
+static PyObject *attention_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    PyObject *options, *group = Py_None;
+    core_communicator *communicator;
+    int threads;
+    creation c = {0};
     if (keywords && PyDict_Size(keywords) > 0) {
         PyErr_SetString(PyExc_TypeError, "Attention takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "sO!i", &implementation, &PyTuple_Type, &options, &threads) ||
-        core_config_from(options, &config)) {
+    if (!PyArg_ParseTuple(args, "sO!i|O", &c.implementation, &PyTuple_Type, &options, &threads, &group) ||
+        core_config_from(options, &c.config) || core_communicator_from(group, &communicator)) {
         return NULL;
     }
-    const da_context *context = core_context(threads);
-    if (!context) {
+    c.context = communicator ? core_communicator_context(communicator, threads) : core_context(threads);
+    if (!c.context) {
         return NULL;
     }
-    da_status status = da_attention_create(context, implementation, &config, &handle);
-    if (status != DA_OK) {
-        return core_raise_last(status);
+    da_status status;
+    core_communicator_begin(communicator);
+    Py_BEGIN_ALLOW_THREADS status = create(&c);
+    Py_END_ALLOW_THREADS if (status != DA_OK) {
+        return core_raise_with_cause(communicator, status, c.message);
     }
     attention *self = (attention *)PyType_GenericAlloc(type, 0);
     if (!self) {
-        da_attention_free(handle);
+        da_attention_free(c.handle);
         return NULL;
     }
-    self->handle = handle;
+    self->handle = c.handle;
+    self->communicator = communicator;
+    Py_XINCREF((PyObject *)communicator);
     return (PyObject *)self;
 }
 
 static void attention_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
-    da_attention_free(((attention *)object)->handle);
+    attention *self = (attention *)object;
+    da_attention_free(self->handle);
+    Py_XDECREF((PyObject *)self->communicator);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -71,9 +94,10 @@ static void run_call(void *data) {
 
 static PyObject *finish(call *c, const attention *self) {
     c->handle = self->handle;
+    core_communicator_begin(self->communicator);
     Py_BEGIN_ALLOW_THREADS core_run(run_call, c);
     Py_END_ALLOW_THREADS if (c->status != DA_OK) {
-        return core_raise(c->status, c->message);
+        return core_raise_with_cause(self->communicator, c->status, c->message);
     }
     Py_RETURN_NONE;
 }
@@ -157,7 +181,8 @@ static PyGetSetDef properties[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static char doc[] = "Attention(implementation, options, threads, /)\n--\n\nA handle of the C library; see _core.pyi.";
+static char doc[] = "Attention(implementation, options, threads, communicator=None, /)\n--\n\nA handle of the C "
+                    "library; see _core.pyi.";
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, doc},         {Py_tp_new, attention_new}, {Py_tp_dealloc, attention_dealloc},

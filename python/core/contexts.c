@@ -3,15 +3,15 @@
 
 static da_context *contexts[DA_MAX_THREADS + 1];
 
-const da_context *core_context(int threads) {
+const da_context *core_context_in(da_context *table[DA_MAX_THREADS + 1], int threads, const da_comm *comm) {
     da_context_options options;
     const da_hardware *hardware = NULL;
     if (threads < 0 || threads > DA_MAX_THREADS) {
         PyErr_Format(PyExc_ValueError, "threads is %d; allowed: 0 (one per core) to %d", threads, DA_MAX_THREADS);
         return NULL;
     }
-    if (contexts[threads]) {
-        return contexts[threads];
+    if (table[threads]) {
+        return table[threads];
     }
     for (int other = 0; other <= DA_MAX_THREADS && !hardware; other++) {
         hardware = contexts[other] ? da_context_hardware(contexts[other]) : NULL;
@@ -19,6 +19,11 @@ const da_context *core_context(int threads) {
     da_context_options_init(&options);
     options.threads = threads;
     options.hardware = hardware;
-    da_status status = da_context_create(&options, &contexts[threads]);
-    return status == DA_OK ? contexts[threads] : (core_raise_last(status), NULL);
+    options.comm = comm;
+    da_status status = da_context_create(&options, &table[threads]);
+    return status == DA_OK ? table[threads] : (core_raise_last(status), NULL);
+}
+
+const da_context *core_context(int threads) {
+    return core_context_in(contexts, threads, NULL);
 }

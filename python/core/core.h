@@ -19,9 +19,33 @@ PyObject *core_raise_last(da_status status);
 
 /* contexts.c */
 
-/* The context of a number of threads (0: one per core), made at the first use and kept as long as the process lives, since
+/* The context of a number of threads in a table of one per number, made at the first use. comm: the ranks it belongs to, or
+ * NULL. NULL with an exception. */
+const da_context *core_context_in(da_context *contexts[DA_MAX_THREADS + 1], int threads, const da_comm *comm);
+
+/* The context of this process alone, of a number of threads (0: one per core), made at the first use and kept as long as the process lives, since
  * handles refer to it. NULL with an exception. */
 const da_context *core_context(int threads);
+
+/* communicator.c */
+
+typedef struct core_communicator core_communicator;
+
+/* Makes the type; NULL with an exception. */
+PyObject *core_communicator_type(void);
+
+/* *out is NULL for None, otherwise the object (borrowed); -1 with an exception. */
+int core_communicator_from(PyObject *object, core_communicator **out);
+
+/* A communicator's context of a number of threads; it lives as long as the communicator. NULL with an exception. */
+const da_context *core_communicator_context(core_communicator *communicator, int threads);
+
+/* Before a call of the library that may use the communicator; NULL is allowed. */
+void core_communicator_begin(core_communicator *communicator);
+
+/* core_raise after such a call: what the transport raised is the exception's cause, or, where it is an interrupt, raised
+ * itself. communicator may be NULL. */
+PyObject *core_raise_with_cause(core_communicator *communicator, da_status status, const char *message);
 
 /* arguments.c */
 

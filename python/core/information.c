@@ -127,6 +127,38 @@ static PyObject *explain(PyObject *module, PyObject *args) {
     return text;
 }
 
+static int partition_from(PyObject *args, da_partition *partition, long long *stripe, long long *n, int *ranks,
+                          int *rank, PyObject **address) {
+    const char *name;
+    if (!PyArg_ParseTuple(args, "sLLiiO", &name, stripe, n, ranks, rank, address)) {
+        return -1;
+    }
+    da_status status = da_partition_from_name(name, partition);
+    return status == DA_OK ? 0 : (core_raise_last(status), -1);
+}
+
+/* The number of a rank's rows; their positions are written where an address is given. */
+static PyObject *partition_rows(PyObject *module, PyObject *args) {
+    da_partition partition;
+    long long stripe, n;
+    int ranks, rank;
+    int64_t length;
+    PyObject *address;
+    (void)module;
+    if (partition_from(args, &partition, &stripe, &n, &ranks, &rank, &address)) {
+        return NULL;
+    }
+    da_status status = da_partition_length(partition, stripe, n, ranks, rank, &length);
+    int64_t *positions = address == Py_None ? NULL : PyLong_AsVoidPtr(address);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    for (int64_t row = 0; positions && status == DA_OK && row < length; row++) {
+        status = da_partition_position(partition, stripe, n, ranks, rank, row, &positions[row]);
+    }
+    return status == DA_OK ? PyLong_FromLongLong(length) : core_raise_last(status);
+}
+
 static PyObject *after_fork(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     core_after_fork();
@@ -140,6 +172,9 @@ PyMethodDef core_functions[] = {
     {"hardware", hardware, METH_NOARGS, "This machine, as a dict."},
     {"explain", explain, METH_VARARGS,
      "explain(options, batch, n, heads, kv_heads, head_dim, dtype, /): what \"auto\" chooses, and why."},
+    {"partition_rows", partition_rows, METH_VARARGS,
+     "partition_rows(partition, stripe, n, ranks, rank, address, /): number of a rank's rows; their positions to "
+     "address."},
     {"_after_fork", after_fork, METH_NOARGS, "To be called in the child of every fork."},
     {NULL, NULL, 0, NULL},
 };

@@ -31,7 +31,9 @@ PyMODINIT_FUNC PyInit__core(void); /* found by its name */
 PyMODINIT_FUNC PyInit__core(void) {
     PyObject *module = PyModule_Create(&definition);
     PyObject *type = module ? PyType_FromSpec(&core_attention_spec) : NULL;
-    if (!type || PyModule_AddObject(module, "Attention", type) || follow_forks(module)) {
+    PyObject *communicator = type ? core_communicator_type() : NULL;
+    if (!communicator || PyModule_AddObject(module, "Attention", type) ||
+        PyModule_AddObject(module, "Communicator", communicator) || follow_forks(module)) {
         Py_XDECREF(module);
         return NULL;
     }

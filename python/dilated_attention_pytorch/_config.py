@@ -10,10 +10,13 @@ import json
 import math
 import operator
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any, NamedTuple, Optional
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from . import _core
+
+if TYPE_CHECKING:
+    from ._connection import CollectiveAttention
 
 # What each preset sets: mixing, offset_rule, tail_rule (da_attention_config_set_preset).
 PRESETS = {
@@ -45,6 +48,7 @@ class Options(NamedTuple):
     partition: str
     stripe: int
     implementation: str
+    process_group: str = ""  # the name of PyTorch's group whose ranks hold parts of the tokens; "": no other process
 
 
 def integer(name: str, value: object, least: int) -> int:
@@ -126,6 +130,7 @@ def normal_options(
     partition: object = "contiguous",
     stripe: object = None,
     implementation: object = "auto",
+    process_group: object = "",
 ) -> Options:
     """The options of `dilated_attention` in normal form.
 
@@ -136,6 +141,8 @@ def normal_options(
     preset_mixing, preset_offsets, preset_tail = PRESETS[one_of("preset", preset, PRESETS)]
     if not isinstance(implementation, str):
         raise TypeError(f"implementation is {implementation!r}; allowed: a name, 'auto' for instance")
+    if not isinstance(process_group, str):
+        raise TypeError(f"process_group is {process_group!r}; allowed: a group's name")
     return Options(
         lengths,
         rates,
@@ -149,6 +156,7 @@ def normal_options(
         one_of("partition", partition, PARTITIONS),
         0 if stripe is None else integer("stripe", stripe, 0),
         implementation,
+        process_group,
     )
 
 
@@ -167,15 +175,20 @@ def decode(text: str) -> Options:
 
 
 @lru_cache(maxsize=256)
-def handle(config: str, dropout: float, threads: int) -> _core.Attention:
+def handle(config: str, dropout: float, threads: int) -> Union[_core.Attention, CollectiveAttention]:
     """The handle of an attention on so many threads (0: one per core). Handles are kept: making one takes longer than
     computing a short sequence."""
     options = decode(config)
-    return _core.Attention(options.implementation, _for_core(options, dropout), threads)
+    if options.process_group:
+        from . import ranks
+        from ._connection import CollectiveAttention
+
+        return CollectiveAttention(options, dropout, threads, partial(ranks.connection, options.process_group))
+    return _core.Attention(options.implementation, for_core(options, dropout), threads)
 
 
-def _for_core(options: Options, dropout: float) -> _core.Options:
-    return (*options[:-1], dropout)
+def for_core(options: Options, dropout: float) -> _core.Options:
+    return (*options[: Options._fields.index("implementation")], dropout)  # type: ignore[return-value]
 
 
 def explain(
@@ -195,7 +208,7 @@ def explain(
     chosen = normal_options(segment_lengths, dilation_rates, **options)
     query_heads = integer("heads", heads, 1)
     return _core.explain(
-        _for_core(chosen, 0.0),
+        for_core(chosen, 0.0),
         integer("batch", batch, 1),
         integer("n", n, 1),
         query_heads,

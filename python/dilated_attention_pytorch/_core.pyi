@@ -1,6 +1,6 @@
 """The extension: the C library, without checks of types beyond what keeps the process alive."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 # Address, data type (1: f32, 2: f64, 3: bf16, 4: f16), shape and strides in elements; (batch, n, heads, head_dim), and
 # (batch, n, heads) for a logsumexp.
@@ -12,14 +12,33 @@ Options = tuple[
     tuple[int, ...], tuple[int, ...], bool, Optional[float], Optional[int], str, str, str, str, str, int, float
 ]
 
+class Transport(Protocol):
+    """What a Communicator calls; see _connection.py. An exception becomes RuntimeError on this rank."""
+
+    def send(self, data: memoryview, to: int, tag: int, /) -> Any: ...
+    def receive(self, data: memoryview, source: int, tag: int, /) -> Any: ...
+    def wait(self, request: Any, seconds: float, /) -> bool: ...
+    def cancel(self, request: Any, /) -> bool: ...
+    def gather(self, mine: memoryview, everyone: memoryview, /) -> None: ...
+    def abandon(self) -> None: ...
+
+class Communicator:
+    """A rank's connection to the others (da_comm): calls go to `transport`, with the interpreter's lock held, from the
+    thread that called an Attention."""
+
+    def __new__(cls, rank: int, ranks: int, timeout: float, transport: Transport, /) -> Communicator: ...
+
 class Attention:
     """A handle. Calls release the interpreter's lock, and any number of threads may use one handle at once.
 
-    `threads` is 0 for one per core. ValueError for what the library refuses: the message names argument, value and what
+    `threads` is 0 for one per core. With a `communicator`, all ranks create it together and make its calls together,
+    with views of their parts; RuntimeError where another rank failed. ValueError for what the library refuses: the message names argument, value and what
     is allowed.
     """
 
-    def __new__(cls, implementation: str, options: Options, threads: int, /) -> Attention: ...
+    def __new__(
+        cls, implementation: str, options: Options, threads: int, communicator: Optional[Communicator] = None, /
+    ) -> Attention: ...
     @property
     def implementation(self) -> str: ...
     def forward(
@@ -66,4 +85,10 @@ def hardware() -> dict[str, Any]:
 def explain(
     options: Options, batch: int, n: int, heads: int, kv_heads: int, head_dim: int, dtype: str, /
 ) -> str: ...
+def partition_rows(
+    partition: str, stripe: int, n: int, ranks: int, rank: int, address: Optional[int], /
+) -> int:
+    """The number of rows of n that a rank holds; at `address`, if there is one, their positions are written as
+    int64."""
+
 def _after_fork() -> None: ...

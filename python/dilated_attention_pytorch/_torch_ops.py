@@ -16,6 +16,7 @@ from torch.autograd import forward_ad, profiler
 from . import _core
 from ._config import encode, handle
 from .functional import options_of
+from .ranks import name_for
 
 # The library's number of each data type (da_dtype).
 _DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 3, torch.float16: 4}
@@ -402,7 +403,13 @@ def _call_backward(grad_out: Tensor, grad_lse: Optional[Tensor], *inputs: Any) -
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _config_when_traced(segment_lengths: Any, dilation_rates: Any, *options: Any) -> str:
-    return encode(options_of(segment_lengths, dilation_rates, *options))
+    return _config_of(segment_lengths, dilation_rates, options)
+
+
+def _config_of(segment_lengths: Any, dilation_rates: Any, options: tuple[Any, ...]) -> str:
+    *others, implementation, process_group = options
+    group = name_for(process_group, implementation)
+    return encode(options_of(segment_lengths, dilation_rates, *others, implementation, group))
 
 
 def attention(
@@ -422,7 +429,7 @@ def attention(
     if torch.compiler.is_compiling():
         config = _config_when_traced(segment_lengths, dilation_rates, *options)
     else:
-        config = encode(options_of(segment_lengths, dilation_rates, *options))
+        config = _config_of(segment_lengths, dilation_rates, options)
     device = query.device.type
     if (device == "cpu" or device == "cuda") and torch.is_autocast_enabled(device):
         query, key, value = _autocast(query, key, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
@@ -32,7 +32,7 @@ def _cached_options(
 
 def _options(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
     is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window = options[:8]
-    partition, stripe, implementation = options[8:]
+    partition, stripe, implementation, process_group = options[8:]
     return normal_options(
         segment_lengths,
         dilation_rates,
@@ -47,6 +47,7 @@ def _options(segment_lengths: object, dilation_rates: object, *options: object) 
         partition=partition,
         stripe=stripe,
         implementation=implementation,
+        process_group=process_group,
     )
 
 
@@ -85,6 +86,8 @@ def dilated_attention(
     implementation: str = "auto",
     dropout_p: float = 0.0,
     return_lse: bool = False,
+    process_group: Any = None,
+    comm: Any = None,
 ) -> Any:
     """LongNet's dilated attention (arXiv:2307.02486), over all patterns in one softmax.
 
@@ -99,6 +102,11 @@ def dilated_attention(
     that split the heads among the patterns). mixing ("longnet", "head_groups"), offset_rule ("mod", "block") and
     tail_rule ("mask", "zero_pad") replace what the preset says; overlap is "count" (a key in c patterns has weight c)
     or "once".
+    process_group: for tensors. Several ranks of torch.distributed compute together; query, key and value hold this
+    rank's part of the tokens, and so does the output. None: the default group for "ring" and "distributed" where
+    torch.distributed is initialised, and otherwise this process alone, as with False. comm: the same for arrays, an
+    mpi4py communicator. All ranks make the call, with the same options; key_lengths are those of whole sequences, and
+    dropout's seed is that of rank 0. docs/python-ranks.md has more.
     partition ("contiguous", "zigzag", "striped"), stripe: which tokens each of several ranks holds, and the tokens in a
     block of "striped" (None: the library's choice); without effect in one process.
     key_lengths: None, or batch integers: keys from key_lengths[b] on do not exist, and may hold anything.
@@ -112,17 +120,22 @@ def dilated_attention(
     composed of the best kernels that are installed (composition.py).
 
     Raises TypeError for an argument of the wrong kind and ValueError for a value that is not allowed; the message names
-    the argument, its value, and what is allowed.
+    the argument, its value, and what is allowed. RuntimeError where another rank failed, did not answer, or makes
+    another call.
     """
     global _tensor_attention
     names = (preset, mixing, offset_rule, tail_rule, overlap)
-    options = (is_causal, softmax_scale, *names, window, partition, stripe, implementation)
+    options = (is_causal, softmax_scale, *names, window, partition, stripe, implementation, process_group)
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         if _tensor_attention is None:
             from . import _torch_ops
 
             _tensor_attention = _torch_ops.attention
         compute = _tensor_attention
+        if comm is not None:
+            raise TypeError("comm is given with tensors; allowed: with arrays. Tensors take process_group")
+    elif comm is not None:
+        compute = partial(_numpy_attention, comm=comm)
     else:
         compute = _numpy_attention
     dropout = probability("dropout_p", dropout_p)
@@ -174,8 +187,11 @@ def _numpy_attention(
     options: tuple[Any, ...],
     key_lengths: Any,
     dropout: float,
+    comm: Any = None,
 ) -> tuple[Any, Any]:
-    config = encode(options_of(segment_lengths, dilation_rates, *options))
+    if options[-1] is not None and options[-1] is not False:
+        raise TypeError(f"process_group is {options[-1]!r}, with arrays; allowed: with tensors. Arrays take comm")
+    checked = options_of(segment_lengths, dilation_rates, *options[:-1], "")
     query, key, value = _checked("query", query), _checked("key", key), _checked("value", value)
     lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
     out = np.empty(query.shape, query.dtype)
@@ -183,7 +199,13 @@ def _numpy_attention(
     if query.shape[:1] == (0,):
         return out, lse
     seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64)) if dropout > 0 else None
-    handle(config, dropout, _threads.get()).forward(
+    if comm is None:
+        computed_by: Any = handle(encode(checked), dropout, _threads.get())
+    else:
+        from . import _mpi
+
+        computed_by = _mpi.attention(checked, dropout, _threads.get(), comm)
+    computed_by.forward(
         _view(query),
         _view(key),
         _view(value),

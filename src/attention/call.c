@@ -178,6 +178,24 @@ static da_status check_padding(const da_tensor *query, bool is_part, da_call_opt
     return DA_OK;
 }
 
+static da_status check_blocks(int64_t n, bool is_part, const da_call_options *options) {
+    int64_t first = options->query_first, end = options->query_end;
+    if (options->block < 0) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "options.block is %" PRId64 "; allowed: 0 or more", options->block);
+    }
+    if (is_part && end != 0) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "options.query_end is %" PRId64 "; allowed over several ranks: 0, for all queries", end);
+    }
+    if ((first != 0 || end != 0) && (first < 0 || first >= end || end > n)) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "options.query_first and query_end are %" PRId64 " and %" PRId64
+                         "; allowed: 0 <= query_first < query_end <= n, which is %" PRId64 ", or 0 and 0",
+                         first, end, n);
+    }
+    return DA_OK;
+}
+
 static da_status check_options(const da_attention_config *config, bool is_part, const da_tensor *query,
                                const da_call_options *options, da_call_terms *terms) {
     const int64_t largest = (int64_t)1 << 32;
@@ -193,7 +211,8 @@ static da_status check_options(const da_attention_config *config, bool is_part, 
                          "query.shape[1] (n) is %" PRId64 "; allowed with dropout: up to %" PRId64, query->shape[1],
                          largest);
     }
-    return check_padding(query, is_part, &terms->options);
+    status = check_blocks(query->shape[1], is_part, &terms->options);
+    return status == DA_OK ? check_padding(query, is_part, &terms->options) : status;
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
@@ -260,5 +279,13 @@ da_status da_backward_check(const da_attention_config *config, bool is_part, con
     if (status == DA_OK) {
         status = check_outputs(inputs, 7, outputs, 3);
     }
-    return status == DA_OK ? check_options(config, is_part, t->query, options, terms) : status;
+    if (status == DA_OK) {
+        status = check_options(config, is_part, t->query, options, terms);
+    }
+    if (status == DA_OK && terms->options.query_end != 0) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                           "options.query_end is %" PRId64 "; allowed in a backward pass: 0, for all queries",
+                           terms->options.query_end);
+    }
+    return status;
 }

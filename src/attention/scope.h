@@ -32,6 +32,11 @@ typedef struct da_carry {
     bool ends;   /* outputs are written, and nothing is carried any further */
 } da_carry;
 
+/* The call's tensors hold the heads first..end-1 of `all`: what a head sees depends on its number among all. */
+typedef struct da_head_range {
+    int64_t first, end, all;
+} da_head_range;
+
 typedef struct da_scope {
     int64_t n;           /* tokens of the whole sequence */
     const da_part *rows; /* the rows to compute, as rows of the call's tensors */
@@ -39,6 +44,7 @@ typedef struct da_scope {
     const da_layout *layout;  /* NULL: there is one source, which has some of the columns */
     const da_source *sources; /* otherwise one for each rank, without tensors (data NULL) if it has sent nothing */
     const da_carry *carry;    /* NULL: one run computes all */
+    da_head_range heads;
 } da_scope;
 
 /* A whole problem: the memory that its scope points into. */
@@ -50,12 +56,13 @@ typedef struct da_whole {
 } da_whole;
 
 /* first, second: the columns' tensors; n rows. */
-static inline const da_scope *da_scope_whole(da_whole *whole, int64_t n, const da_tensor *first,
-                                             const da_tensor *second) {
+static inline const da_scope *da_scope_whole(da_whole *whole, int64_t n, const da_head_range *heads,
+                                             const da_tensor *first, const da_tensor *second) {
     whole->piece = (da_piece){0, n, 0};
     whole->part = (da_part){n, 1, &whole->piece};
     whole->source = (da_source){.part = &whole->part, .tensors = {*first, *second}};
-    whole->scope = (da_scope){.n = n, .rows = &whole->part, .columns_end = n, .sources = &whole->source};
+    whole->scope =
+        (da_scope){.n = n, .rows = &whole->part, .columns_end = n, .sources = &whole->source, .heads = *heads};
     return &whole->scope;
 }
 
@@ -84,6 +91,17 @@ static inline const da_source *da_scope_find(const da_scope *scope, int64_t batc
 
 static inline const char *da_source_row(const da_source *source, int which, int64_t batch, int64_t row, int64_t head) {
     return da_tensor_row(&source->tensors[which], batch, row, head);
+}
+
+/* The patterns of head `head` of the call's queries. */
+static inline void da_scope_patterns(const da_scope *scope, const da_attention_config *config, int64_t head,
+                                     da_head_patterns *patterns) {
+    da_head_patterns_init(patterns, config, scope->n, scope->heads.all, scope->heads.first + head);
+}
+
+/* All the heads of a call's queries. */
+static inline da_head_range da_all_heads(const da_tensor *query) {
+    return (da_head_range){0, query->shape[2], query->shape[2]};
 }
 
 static inline bool da_scope_begins(const da_scope *scope) {

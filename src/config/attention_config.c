@@ -88,13 +88,6 @@ da_status da_attention_config_set_preset(da_attention_config *config, da_preset 
     return da_check_enum("preset", (int)preset, "?");
 }
 
-da_status da_check_enum(const char *argument, int value, const char *name) {
-    if (strcmp(name, "?") != 0) {
-        return DA_OK;
-    }
-    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %d; allowed: a value of its enumeration", argument, value);
-}
-
 static da_status check_enums(const da_attention_config *config) {
     da_status status = da_check_enum("mixing", (int)config->mixing, da_mixing_name(config->mixing));
     if (status == DA_OK) {
@@ -108,6 +101,9 @@ static da_status check_enums(const da_attention_config *config) {
     }
     if (status == DA_OK) {
         status = da_check_enum("partition", (int)config->partition, da_partition_name(config->partition));
+    }
+    if (status == DA_OK) {
+        status = da_check_enum("split", (int)config->split, da_split_name(config->split));
     }
     if (status == DA_OK) {
         status = da_check_enum("dtype", (int)config->dtype, da_dtype_name(config->dtype));

@@ -58,6 +58,7 @@ DEFINE_NAMES(da_tail_rule, tail_rule, {DA_TAIL_MASK, "mask"}, {DA_TAIL_ZERO_PAD,
 DEFINE_NAMES(da_overlap, overlap, {DA_OVERLAP_COUNT, "count"}, {DA_OVERLAP_ONCE, "once"})
 DEFINE_NAMES(da_partition, partition, {DA_PARTITION_CONTIGUOUS, "contiguous"}, {DA_PARTITION_ZIGZAG, "zigzag"},
              {DA_PARTITION_STRIPED, "striped"})
+DEFINE_NAMES(da_split, split, {DA_SPLIT_AUTO, "auto"}, {DA_SPLIT_TOKENS, "tokens"}, {DA_SPLIT_HEADS, "heads"})
 DEFINE_NAMES(da_preset, preset, {DA_PRESET_LONGNET, "longnet"}, {DA_PRESET_TORCHSCALE, "torchscale"},
              {DA_PRESET_HEAD_GROUPS, "head_groups"})
 DEFINE_NAMES(da_dtype, dtype, {DA_F32, "f32"}, {DA_F64, "f64"}, {DA_BF16, "bf16"}, {DA_F16, "f16"},

@@ -1,4 +1,5 @@
-/* Structs that can grow: the first field is their size in the caller's version. */
+/* Checks that every folder shares: structs that can grow, whose first field is their size in the caller's version, and values
+ * of enumerations. */
 #include <string.h>
 
 #include "config/validation.h"
@@ -43,4 +44,11 @@ da_status da_check_result(const void *theirs, size_t our_size, const char *name)
                          our_size);
     }
     return DA_OK;
+}
+
+da_status da_check_enum(const char *argument, int value, const char *name) {
+    if (strcmp(name, "?") != 0) {
+        return DA_OK;
+    }
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %d; allowed: a value of its enumeration", argument, value);
 }

@@ -166,6 +166,15 @@ static int reserve_space(int descriptor, uint64_t bytes) {
     return error;
 }
 
+static da_status map_to_write(const char *path, uint64_t bytes, da_atomic_file *file) {
+    void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file->descriptor, 0);
+    if (base == MAP_FAILED) {
+        return report_system(path, "cannot be mapped for writing", errno);
+    }
+    file->mapping = (da_mapping){.base = base, .bytes = (size_t)bytes};
+    return DA_OK;
+}
+
 static da_status reserve_and_map(const char *path, uint64_t bytes, da_atomic_file *file) {
     if (bytes > SIZE_MAX || bytes > INT64_MAX) {
         return report_system(path, "cannot be written", EFBIG);
@@ -176,12 +185,7 @@ static da_status reserve_and_map(const char *path, uint64_t bytes, da_atomic_fil
         snprintf(what, sizeof what, "%llu bytes cannot be reserved", (unsigned long long)bytes);
         return report_system(path, what, error);
     }
-    void *base = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file->descriptor, 0);
-    if (base == MAP_FAILED) {
-        return report_system(path, "cannot be mapped for writing", errno);
-    }
-    file->mapping = (da_mapping){.base = base, .bytes = (size_t)bytes};
-    return DA_OK;
+    return map_to_write(path, bytes, file);
 }
 
 da_status da_atomic_file_create(const char *path, uint64_t bytes, da_atomic_file *out) {
@@ -216,7 +220,7 @@ static void sync_folder(char *path) {
     }
 }
 
-static da_status flush(da_atomic_file *file) {
+da_status da_atomic_file_flush(da_atomic_file *file) {
     if (msync(file->mapping.base, file->mapping.bytes, MS_SYNC) != 0 || fsync(file->descriptor) != 0) {
         return report_system(file->path, "cannot be brought to the disk", errno);
     }
@@ -228,7 +232,9 @@ static void release(da_atomic_file *file) {
     char *temporary = file->temporary;
     file->temporary = NULL;
     da_mapping_close(&file->mapping);
-    close(file->descriptor);
+    if (file->descriptor >= 0) {
+        close(file->descriptor);
+    }
     da_release(NULL, temporary);
     da_release(NULL, file->path);
     file->path = NULL;
@@ -238,7 +244,7 @@ da_status da_atomic_file_commit(da_atomic_file *file) {
     if (file->temporary == NULL) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "writer: holds no file; allowed: one that is open");
     }
-    da_status status = flush(file);
+    da_status status = da_atomic_file_flush(file);
     if (status == DA_OK && rename(file->temporary, file->path) != 0) {
         status = report_system(file->path, "cannot be put in place", errno);
     }
@@ -254,6 +260,39 @@ da_status da_atomic_file_commit(da_atomic_file *file) {
 void da_atomic_file_abandon(da_atomic_file *file) {
     if (file->temporary != NULL) {
         unlink(file->temporary);
+        release(file);
+    }
+}
+
+/* ---- several processes ------------------------------------------------------------------------------------------- */
+
+static da_status open_joined(const char *temporary, uint64_t bytes, da_atomic_file *file) {
+    struct stat status;
+    file->descriptor = open(temporary, O_RDWR | O_CLOEXEC | O_NOCTTY);
+    if (file->descriptor < 0) {
+        return report_system(temporary, "the file that another process made cannot be opened", errno);
+    }
+    if (fstat(file->descriptor, &status) != 0 || (uint64_t)status.st_size != bytes) {
+        return da_report(DA_ERROR_IO, "%s: is not the file of %llu bytes that another process made", temporary,
+                         (unsigned long long)bytes);
+    }
+    return map_to_write(temporary, bytes, file);
+}
+
+da_status da_atomic_file_join(const char *temporary, uint64_t bytes, da_atomic_file *out) {
+    *out = (da_atomic_file){.descriptor = -1};
+    out->path = copy_text(temporary);
+    out->temporary = copy_text(temporary);
+    da_status status =
+        out->path != NULL && out->temporary != NULL ? open_joined(temporary, bytes, out) : DA_ERROR_OUT_OF_MEMORY;
+    if (status != DA_OK) {
+        release(out);
+    }
+    return status;
+}
+
+void da_atomic_file_leave(da_atomic_file *file) {
+    if (file->temporary != NULL) {
         release(file);
     }
 }

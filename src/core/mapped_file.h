@@ -18,7 +18,8 @@ da_status da_mapping_copy(const char *path, const void *data, size_t bytes, da_m
 
 void da_mapping_close(da_mapping *mapping);
 
-/* A file that appears under its path only when it is whole. */
+/* A file that appears under its path only when it is whole. Several processes may write it: one creates it, the others join
+ * it; when all have flushed what they wrote and have left, the first commits. Any of them may abandon it. */
 typedef struct da_atomic_file {
     char *path, *temporary; /* temporary is NULL when there is no file */
     int descriptor;
@@ -32,5 +33,12 @@ da_status da_atomic_file_create(const char *path, uint64_t bytes, da_atomic_file
 da_status da_atomic_file_commit(da_atomic_file *file);
 /* Harmless where there is no file. */
 void da_atomic_file_abandon(da_atomic_file *file);
+
+/* Maps the temporary file of `bytes` bytes that another process has created. */
+da_status da_atomic_file_join(const char *temporary, uint64_t bytes, da_atomic_file *out);
+/* Brings what was written through this mapping to the disk. */
+da_status da_atomic_file_flush(da_atomic_file *file);
+/* Closes the file and leaves it where it is, for the one who commits. Harmless where there is no file. */
+void da_atomic_file_leave(da_atomic_file *file);
 
 #endif

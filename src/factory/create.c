@@ -114,6 +114,7 @@ static uint32_t call_features(const da_tensor *query, const da_tensor *key, cons
     features |= key->shape[2] != query->shape[2] ? DA_FEATURE_GROUPED_QUERIES : 0;
     features |= terms->options.key_lengths || terms->options.key_mask ? DA_FEATURE_KEY_PADDING : 0;
     features |= terms->dropout > 0 ? DA_FEATURE_DROPOUT : 0;
+    features |= terms->options.query_end != 0 ? DA_FEATURE_QUERY_RANGE : 0;
     return features;
 }
 

@@ -11,6 +11,7 @@
 #include "factory/select.h"
 #include "planner/estimate.h"
 #include "planner/plans.h"
+#include "planner/work.h"
 
 typedef struct candidate {
     const da_entry *entry;
@@ -180,7 +181,8 @@ static da_status weigh_candidate(const da_context *context, const da_attention_c
 /* The tuning that the choice would run by, in full where that is known. */
 static void settle_tuning(da_explanation *explanation, const da_context *context, const da_attention_config *config) {
     explanation->tuning = config->tuning;
-    if (explanation->problem.n > 0 && strcmp(explanation->choice->table.name, da_improved_implementation.name) == 0) {
+    if (explanation->problem.n > 0 &&
+        da_work_model(&explanation->choice->table)->forward == da_improved_implementation.forward) {
         da_improved_cut cut;
         da_improved_describe(context, config, &explanation->problem, &cut);
         explanation->tuning = (da_tuning){cut.unit, cut.block_keys, cut.threads};

@@ -8,6 +8,7 @@
 #include "planner/estimate.h"
 #include "planner/plans.h"
 #include "planner/trial.h"
+#include "planner/work.h"
 
 /* A candidate must be this much better than one that was tried before it: the library's own choice comes first. */
 #define CLEARLY 0.97
@@ -155,6 +156,12 @@ static da_status consider(planning *p, const da_entry *entry, da_tuning tuning) 
     return DA_OK;
 }
 
+/* Does an implementation compute what another one that is considered does? */
+static bool repeats(const da_implementation *table, const da_implementation *first) {
+    const da_implementation *model = da_work_model(table);
+    return model->forward != table->forward || model->forward == da_work_model(first)->forward;
+}
+
 /* Every implementation that fits, with the tuning as the caller's configuration has it; the chosen one's first. */
 static da_status consider_implementations(planning *p, const da_demand *demand, const da_entry *first) {
     da_status status = consider(p, first, p->wish);
@@ -162,7 +169,7 @@ static da_status consider_implementations(planning *p, const da_demand *demand, 
         char reason[DA_REASON_SIZE];
         const da_entry *entry;
         status = da_registry_find(da_built_ins[k]->name, &entry);
-        if (status == DA_OK && da_plans_implementation(entry->table.name) &&
+        if (status == DA_OK && da_plans_implementation(entry->table.name) && !repeats(&entry->table, &first->table) &&
             da_entry_fits(entry, p->context, demand, reason)) {
             status = consider(p, entry, p->wish);
         }

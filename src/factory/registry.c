@@ -65,6 +65,7 @@ static void list_features(uint32_t features, char *text, size_t size) {
         "tail_rule zero_pad",
         "overlap once",
         "dropout",
+        "query range",
     };
     name_list list = {text, size, 0};
     text[0] = '\0';
@@ -87,7 +88,7 @@ static void list_dtypes(uint32_t dtypes, char *text, size_t size) {
 }
 
 bool da_entry_takes(const da_entry *entry, da_dtype dtype, uint32_t features, char reason[DA_REASON_SIZE]) {
-    char names[DA_REASON_SIZE - 64];
+    char names[DA_REASON_SIZE - 48];
     uint32_t wanted = dtype == DA_DTYPE_ANY ? DA_DTYPE_BITS_ALL : DA_DTYPE_BIT(dtype);
     reason[0] = '\0';
     if (!(entry->table.dtypes & wanted)) {

@@ -74,15 +74,16 @@ static void describe_length(const da_facts *facts, char text[DA_FACTS_SIZE]) {
     format_length(facts->length, text);
 }
 
-static bool is_long_with_several_gpus(const da_facts *facts) {
-    return facts->hardware->gpu_count > 1 && facts->length > DISTRIBUTED_TOKENS;
+static bool is_distributed(const da_facts *facts) {
+    return facts->ranks > 1 || (facts->hardware->gpu_count > 1 && facts->length > DISTRIBUTED_TOKENS);
 }
 
-static void describe_gpus_and_length(const da_facts *facts, char text[DA_FACTS_SIZE]) {
+static void describe_ranks_gpus_and_length(const da_facts *facts, char text[DA_FACTS_SIZE]) {
     char length[DA_NUMBER_SIZE + 16];
     int gpus = facts->hardware->gpu_count;
     format_length(facts->length, length);
-    snprintf(text, DA_FACTS_SIZE, "%d GPU%s; %s", gpus, plural(gpus), length);
+    snprintf(text, DA_FACTS_SIZE, "%d rank%s; %d GPU%s; %s", facts->ranks, plural(facts->ranks), gpus, plural(gpus),
+             length);
 }
 
 static bool has_gpu_kernel(const da_hardware *hardware) {
@@ -116,7 +117,8 @@ static void describe_nothing(const da_facts *facts, char text[DA_FACTS_SIZE]) {
 const da_selection_rule da_selection_rules[DA_RULE_COUNT] = {
     {"flash attention 3 and an H100", has_flash_3_and_h100, describe_flash_3_and_h100, "improved"},
     {"more than 100,000 tokens", is_very_long, describe_length, "ring"},
-    {"several GPUs and more than 50,000 tokens", is_long_with_several_gpus, describe_gpus_and_length, "distributed"},
+    {"several ranks, or several GPUs and more than 50,000 tokens", is_distributed, describe_ranks_gpus_and_length,
+     "distributed"},
     {"a flash kernel is available", has_flash_kernel, describe_flash_kernel, "improved"},
     {"otherwise", is_always_true, describe_nothing, "standard"},
 };
@@ -155,6 +157,21 @@ da_status da_complete_problem(const da_attention_config *config, const da_proble
     return da_problem_import(&complete, ours);
 }
 
+static int ranks_of(const da_context *context) {
+    const da_comm *comm = da_context_comm(context);
+    return comm ? comm->ranks : 1;
+}
+
+/* Where a rank's tensors are a part, an implementation that took them to be whole would compute something else. */
+static bool takes_parts(const da_entry *entry, const da_context *context, char reason[DA_REASON_SIZE]) {
+    bool takes = ranks_of(context) == 1 || (entry->table.features & DA_FEATURE_PARTS);
+    if (!takes) {
+        snprintf(reason, DA_REASON_SIZE, "takes tensors to be whole, not a part for each of %d ranks",
+                 ranks_of(context));
+    }
+    return takes;
+}
+
 /* Fills the step of a rule that is reached; *choice becomes its implementation if that fits. */
 static da_status try_rule(const da_selection_rule *rule, const da_context *context, const da_demand *demand,
                           da_selection_step *step, const da_entry **choice) {
@@ -168,7 +185,7 @@ static da_status try_rule(const da_selection_rule *rule, const da_context *conte
     if (status != DA_OK) {
         return status;
     }
-    step->chosen = da_entry_fits(entry, context, demand, reason);
+    step->chosen = takes_parts(entry, context, reason) && da_entry_fits(entry, context, demand, reason);
     if (step->chosen) {
         *choice = entry;
         snprintf(step->outcome, sizeof step->outcome, "chosen");
@@ -180,7 +197,7 @@ static da_status try_rule(const da_selection_rule *rule, const da_context *conte
 
 da_status da_select(const da_context *context, const da_demand *demand, da_selection_step steps[DA_RULE_COUNT],
                     const da_entry **out) {
-    const da_facts facts = {da_context_hardware(context), da_context_isa(context), demand->length};
+    const da_facts facts = {da_context_hardware(context), da_context_isa(context), demand->length, ranks_of(context)};
     *out = NULL;
     for (int k = 0; k < DA_RULE_COUNT; k++) {
         const da_selection_rule *rule = &da_selection_rules[k];

@@ -12,7 +12,8 @@
 typedef struct da_facts {
     const da_hardware *hardware;
     da_isa isa;     /* of the kernels that would run */
-    int64_t length; /* tokens; 0: unknown */
+    int64_t length; /* tokens of all ranks; 0: unknown */
+    int ranks;      /* that compute together */
 } da_facts;
 
 typedef struct da_selection_rule {
@@ -29,7 +30,7 @@ extern const da_selection_rule da_selection_rules[DA_RULE_COUNT];
 
 /* What the chosen implementation must take. */
 typedef struct da_demand {
-    int64_t length; /* tokens; 0: unknown */
+    int64_t length; /* tokens of all ranks; 0: unknown */
     da_dtype dtype;
     uint32_t features;
 } da_demand;
@@ -41,7 +42,7 @@ typedef struct da_selection_step {
     char outcome[DA_OUTCOME_SIZE];
 } da_selection_step;
 
-/* Applies the rules. Errors: DA_ERROR_UNSUPPORTED (no rule led to an implementation that runs here and takes what is
+/* Applies the rules. Over several ranks an implementation that takes tensors to be whole is passed over. Errors: DA_ERROR_UNSUPPORTED (no rule led to an implementation that runs here and takes what is
  * demanded), DA_ERROR_OUT_OF_MEMORY. */
 da_status da_select(const da_context *context, const da_demand *demand, da_selection_step steps[DA_RULE_COUNT],
                     const da_entry **out);

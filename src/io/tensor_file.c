@@ -213,3 +213,39 @@ void da_tensor_writer_unlink(const da_tensor_writer *writer) {
         unlink(temporary);
     }
 }
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Writing by several processes
+ */
+
+da_status da_tensor_writer_place(const da_tensor_writer *writer, da_tensor_place *out) {
+    const da_atomic_file *file = &writer->file;
+    *out = (da_tensor_place){.bytes = file->mapping.bytes};
+    size_t length = strlen(file->temporary);
+    if (length >= sizeof out->temporary) {
+        return da_report(DA_ERROR_IO, "%s: the path has %zu bytes; allowed among several processes: %zu", file->path,
+                         length, sizeof out->temporary - 1);
+    }
+    memcpy(out->temporary, file->temporary, length + 1);
+    out->offset = (uint64_t)((const char *)writer->data - (const char *)file->mapping.base);
+    return DA_OK;
+}
+
+da_status da_tensor_writer_join(const da_tensor_place *place, da_tensor_writer *out) {
+    *out = (da_tensor_writer){0};
+    da_status status = da_atomic_file_join(place->temporary, place->bytes, &out->file);
+    if (status == DA_OK) {
+        out->data = (char *)out->file.mapping.base + place->offset;
+        out->bytes = (size_t)(place->bytes - place->offset);
+    }
+    return status;
+}
+
+da_status da_tensor_writer_flush(da_tensor_writer *writer) {
+    return da_atomic_file_flush(&writer->file);
+}
+
+void da_tensor_writer_leave(da_tensor_writer *writer) {
+    da_atomic_file_leave(&writer->file);
+    *writer = (da_tensor_writer){0};
+}

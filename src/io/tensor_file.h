@@ -84,6 +84,23 @@ da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, c
 da_status da_tensor_writer_commit(da_tensor_writer *writer);
 /* Removes the temporary file. Harmless on a zeroed, committed or abandoned writer. */
 void da_tensor_writer_abandon(da_tensor_writer *writer);
+
+/* Where a process of the same file system finds the file of an open writer, to write a part of the tensor. */
+typedef struct da_tensor_place {
+    char temporary[4096];
+    uint64_t offset, bytes; /* of the tensor in the file; of the whole file */
+} da_tensor_place;
+
+/* Errors: DA_ERROR_IO (the name is too long). */
+da_status da_tensor_writer_place(const da_tensor_writer *writer, da_tensor_place *out);
+/* Maps the file of another process' writer. When the joined writers have been flushed and left, the other one commits; if
+ * any process abandons its writer, there is no file to commit. Errors: as da_tensor_writer_open. */
+da_status da_tensor_writer_join(const da_tensor_place *place, da_tensor_writer *out);
+/* Brings what this process wrote to the disk. */
+da_status da_tensor_writer_flush(da_tensor_writer *writer);
+/* Closes the file, which stays. Harmless on a zeroed writer. */
+void da_tensor_writer_leave(da_tensor_writer *writer);
+
 /* For a signal handler: unlinks the temporary file only (async-signal-safe). */
 void da_tensor_writer_unlink(const da_tensor_writer *writer);
 

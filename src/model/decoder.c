@@ -76,7 +76,8 @@ da_status da_longnet_decoder_create(const da_longnet *model, int64_t capacity, d
     *d = (da_longnet_decoder){.model = model, .capacity = capacity};
     d->key_width = model->modules[0]->key_width;
     d->joint_width = model->modules[0]->joint_width;
-    da_rotary_begin(&d->rotary, &model->multihead, capacity);
+    const da_tokens tokens = da_tokens_whole(capacity);
+    da_rotary_begin(&d->rotary, &model->multihead, &tokens);
     da_status status = fill(d);
     if (status != DA_OK) {
         da_longnet_decoder_free(d);

@@ -67,6 +67,14 @@ da_status da_longnet_create(const da_context *context, const char *name, const d
         return da_model_report_null(context ? "name" : "context",
                                     context ? "\"auto\" or a registered name" : "a context");
     }
+    const da_comm *comm = da_context_comm(context);
+    if (comm && comm->ranks > 1) {
+        return da_report(
+            DA_ERROR_UNSUPPORTED,
+            "the context has %d ranks; allowed: a context without a communicator, since the language model "
+            "takes whole sequences",
+            comm->ranks);
+    }
     da_longnet ours = {.context = context, .allocator = da_context_allocator(context)};
     da_status status = da_longnet_configs_import(config, multihead, attention, &ours);
     if (status != DA_OK) {

@@ -145,8 +145,12 @@ static da_status attention_gradient(const da_backward_work *work) {
 /* ---- projections: rows ------------------------------------------------------------------------------------------- */
 
 static bool is_padded(const da_backward_work *work, int64_t row) {
-    int64_t n = work->saved->n;
-    return da_key_is_padded(&work->options, row / n, row % n);
+    const da_call_options *options = &work->options;
+    int64_t n = work->saved->n, batch = row / n;
+    const da_call_options mask_alone = {.key_mask = options->key_mask,
+                                        .key_mask_stride = {options->key_mask_stride[0], options->key_mask_stride[1]}};
+    return (options->key_lengths && da_tokens_position(&work->saved->tokens, row) >= options->key_lengths[batch]) ||
+           da_key_is_padded(&mask_alone, batch, row % n);
 }
 
 /* Rows of padded keys stay out of it: x may be NaN there, and their gradient is zero. */
@@ -391,7 +395,7 @@ static void projection_gradients(da_backward_work *work) {
 
 static da_status compute(da_backward_work *work) {
     int foreign = da_limit_foreign_threads(1);
-    da_rotary_begin(&work->rotary, &work->multihead->config, work->saved->n);
+    da_rotary_begin(&work->rotary, &work->multihead->config, &work->saved->tokens);
     output_gradient(work);
     da_status status = attention_gradient(work);
     if (status == DA_OK) {
@@ -401,8 +405,8 @@ static da_status compute(da_backward_work *work) {
     return status;
 }
 
-da_status da_multihead_backward(const da_multihead *multihead, const da_multihead_saved *saved,
-                                const da_multihead_backward_tensors *tensors, const da_call_options *options) {
+static da_status run(const da_multihead *multihead, const da_multihead_saved *saved,
+                     const da_multihead_backward_tensors *tensors, const da_call_options *options) {
     da_backward_work work;
     da_status status = da_backward_prepare(multihead, saved, tensors, options, &work);
     if (status != DA_OK) {
@@ -421,4 +425,9 @@ da_status da_multihead_backward(const da_multihead *multihead, const da_multihea
     }
     da_release(multihead->allocator, memory);
     return status;
+}
+
+da_status da_multihead_backward(const da_multihead *multihead, const da_multihead_saved *saved,
+                                const da_multihead_backward_tensors *tensors, const da_call_options *options) {
+    return da_module_leave(multihead, run(multihead, saved, tensors, options));
 }

@@ -184,7 +184,10 @@ static da_status make_saved(const da_multihead *multihead, const da_tensor *quer
     if (!saved) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
-    *saved = (da_multihead_saved){.multihead = multihead, .batch = query->shape[0], .n = query->shape[1]};
+    *saved = (da_multihead_saved){.multihead = multihead,
+                                  .batch = query->shape[0],
+                                  .n = query->shape[1],
+                                  .tokens = da_tokens_whole(query->shape[1])};
     saved->projected = da_allocate(allocator, rows * (size_t)multihead->joint_width, size);
     saved->attended = saved->projected ? da_allocate(allocator, rows * (size_t)config->embed_dim, size) : NULL;
     bool complete = saved->attended != NULL;
@@ -208,6 +211,7 @@ static da_status make_saved(const da_multihead *multihead, const da_tensor *quer
 void da_multihead_saved_free(da_multihead_saved *saved) {
     if (saved) {
         const da_allocator *allocator = saved->multihead->allocator;
+        da_tokens_end(&saved->tokens);
         da_release(allocator, saved->projected);
         da_release(allocator, saved->attended);
         da_release(allocator, saved->unnormed);
@@ -230,7 +234,7 @@ static da_status compute(forward_work *work, const da_call_options *options) {
     da_status status = da_real_parameters_make(multihead, &work->parameters);
     if (status == DA_OK) {
         int foreign = da_limit_foreign_threads(1);
-        da_rotary_begin(&work->rotary, &multihead->config, work->saved->n);
+        da_rotary_begin(&work->rotary, &multihead->config, &work->saved->tokens);
         da_parallel_for(threads, blocks, project_block, work);
         status = attend(work, options);
         if (status == DA_OK) {
@@ -241,6 +245,13 @@ static da_status compute(forward_work *work, const da_call_options *options) {
     }
     da_release(multihead->allocator, work->scratch);
     return status;
+}
+
+static da_status find_tokens(da_multihead_saved *saved) {
+    const da_multihead *multihead = saved->multihead;
+    da_status status =
+        da_tokens_of_rank(&saved->tokens, multihead->context, multihead->partition, multihead->stripe, saved->n);
+    return status == DA_OK ? da_module_check_length(multihead, saved->tokens.n) : status;
 }
 
 static da_status check_out(const da_module_inputs *inputs, const da_tensor *out) {
@@ -270,6 +281,9 @@ static da_status run(const da_multihead *multihead, const da_module_inputs *inpu
     if (status == DA_OK) {
         status = make_saved(multihead, inputs->tensors[0], training, &work.saved);
     }
+    if (status == DA_OK && multihead->holds_part) {
+        status = find_tokens(work.saved);
+    }
     if (status == DA_OK) {
         status = compute(&work, options);
     }
@@ -285,7 +299,10 @@ da_status da_multihead_forward(const da_multihead *multihead, const da_tensor *q
                                const da_tensor *value, const da_tensor *out, const da_call_options *options) {
     da_module_inputs inputs;
     da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
-    return status == DA_OK ? run(multihead, &inputs, out, options, false, NULL) : status;
+    if (status == DA_OK) {
+        status = run(multihead, &inputs, out, options, false, NULL);
+    }
+    return da_module_leave(multihead, status);
 }
 
 da_status da_multihead_forward_training(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
@@ -297,5 +314,8 @@ da_status da_multihead_forward_training(const da_multihead *multihead, const da_
     }
     *saved = NULL;
     da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
-    return status == DA_OK ? run(multihead, &inputs, out, options, true, saved) : status;
+    if (status == DA_OK) {
+        status = run(multihead, &inputs, out, options, true, saved);
+    }
+    return da_module_leave(multihead, status);
 }

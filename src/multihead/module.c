@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "comm/comm.h"
 #include "config/validation.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
@@ -49,6 +50,26 @@ static da_status import_configs(const da_multihead_config *config, const da_atte
     return status;
 }
 
+/* Are the tensors of calls a part? */
+static da_status note_ranks(da_multihead *multihead, const da_attention_config *inner) {
+    const da_comm *comm = da_context_comm(multihead->context);
+    da_implementation_info info;
+    da_implementation_info_init(&info);
+    da_status status =
+        da_implementation_get_info(multihead->context, da_attention_implementation(multihead->attention), &info);
+    multihead->holds_part = comm && comm->ranks > 1 && (info.features & DA_FEATURE_PARTS);
+    multihead->partition = inner->partition;
+    multihead->stripe = inner->stripe;
+    return status;
+}
+
+da_status da_module_leave(const da_multihead *multihead, da_status status) {
+    if (status != DA_OK && multihead && multihead->holds_part) {
+        da_comm_abandon(da_context_comm(multihead->context));
+    }
+    return status;
+}
+
 static da_status fill(da_multihead *multihead, const char *name, const da_attention_config *inner) {
     const da_multihead_config *config = &multihead->config;
     int threads = da_context_threads(multihead->context);
@@ -62,7 +83,8 @@ static da_status fill(da_multihead *multihead, const char *name, const da_attent
         return DA_ERROR_OUT_OF_MEMORY;
     }
     da_parameters_reset(&multihead->table, multihead->parameters, config->dtype);
-    return da_attention_create(multihead->context, name, inner, &multihead->attention);
+    da_status status = da_attention_create(multihead->context, name, inner, &multihead->attention);
+    return status == DA_OK ? note_ranks(multihead, inner) : status;
 }
 
 da_status da_multihead_create(const da_context *context, const char *name, const da_multihead_config *config,
@@ -222,6 +244,19 @@ void da_multihead_gradients_zero(da_multihead_gradients *gradients) {
     }
 }
 
+da_status da_multihead_gradients_reduce(da_multihead_gradients *gradients) {
+    if (!gradients) {
+        return report_null("gradients", "what da_multihead_gradients_create made");
+    }
+    const da_multihead *multihead = gradients->multihead;
+    if (!multihead->holds_part) {
+        return DA_OK;
+    }
+    da_status status = da_comm_reduce(da_context_comm(multihead->context), multihead->allocator, gradients->values,
+                                      multihead->table.elements, da_real_of(multihead->config.dtype));
+    return da_module_leave(multihead, status);
+}
+
 da_status da_multihead_gradient_at(da_multihead_gradients *gradients, size_t index, da_parameter *out) {
     if (!gradients) {
         return report_null("gradients", "what da_multihead_gradients_create made");
@@ -283,13 +318,17 @@ da_status da_module_check(const da_multihead *multihead, const da_tensor *query,
             return status;
         }
     }
+    return multihead->holds_part ? DA_OK : da_module_check_length(multihead, query->shape[1]);
+}
+
+da_status da_module_check_length(const da_multihead *multihead, int64_t n) {
     int64_t longest = da_rotary_longest(&multihead->config);
-    if (query->shape[1] > longest) {
-        return da_report(
-            DA_ERROR_INVALID_ARGUMENT,
-            "query.shape[1] (n) is %" PRId64 "; allowed with position xpos, %s and xpos_scale_base %g: up to "
-            "%" PRId64,
-            query->shape[1], da_dtype_name(multihead->config.dtype), multihead->config.xpos_scale_base, longest);
+    if (n > longest) {
+        return da_report(DA_ERROR_INVALID_ARGUMENT,
+                         "query.shape[1] (n) is %" PRId64
+                         "; allowed with position xpos, %s and xpos_scale_base %g: up to "
+                         "%" PRId64,
+                         n, da_dtype_name(multihead->config.dtype), multihead->config.xpos_scale_base, longest);
     }
     return DA_OK;
 }

@@ -11,6 +11,9 @@ struct da_multihead {
     const da_allocator *allocator;
     da_multihead_config config; /* kv_heads filled in */
     da_attention *attention;
+    bool holds_part; /* over several ranks, tensors hold this rank's part of the tokens, and calls are collective */
+    da_partition partition;
+    int64_t stripe;
     int threads;
     int64_t key_width;   /* E' */
     int64_t joint_width; /* E + 2 E': q, k and v beside one another */
@@ -25,11 +28,12 @@ struct da_multihead_gradients {
 
 struct da_multihead_saved {
     const da_multihead *multihead;
-    int64_t batch, n;
-    void *projected; /* (batch n, E + 2 E'): q, k, v as the attention takes them */
-    void *attended;  /* (batch n, E) */
-    void *unnormed;  /* (batch n, E + E') in the real type: q and k before their norms; or NULL */
-    double *lse;     /* (batch n, heads); or NULL */
+    int64_t batch, n; /* n: rows of a batch element */
+    da_tokens tokens; /* that they are */
+    void *projected;  /* (batch n, E + 2 E'): q, k, v as the attention takes them */
+    void *attended;   /* (batch n, E) */
+    void *unnormed;   /* (batch n, E + E') in the real type: q and k before their norms; or NULL */
+    double *lse;      /* (batch n, heads); or NULL */
 };
 
 /* Inputs of a call, NULLs filled in. */
@@ -42,9 +46,15 @@ da_status da_module_check(const da_multihead *multihead, const da_tensor *query,
                           const da_tensor *value, const da_tensor *other, const char *other_name,
                           da_module_inputs *inputs);
 
+/* Position encodings bound the length of the whole sequence. */
+da_status da_module_check_length(const da_multihead *multihead, int64_t n);
+
 /* Checks data type and shape of a tensor of a call, whose query is checked. */
 da_status da_module_check_sequence(const da_multihead *multihead, const da_tensor *tensor, const char *name,
                                    const da_tensor *query);
+
+/* An error of a collective call: the other ranks need not wait for this one. Returns `status`. */
+da_status da_module_leave(const da_multihead *multihead, da_status status);
 
 /* Parameters in the real type: the module's own, or copies. */
 typedef struct da_real_parameters {

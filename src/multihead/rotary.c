@@ -9,14 +9,14 @@ static double zeta(int64_t pair, int64_t head_dim) {
     return (2.0 * (double)pair / (double)head_dim + GAMMA) / (1 + GAMMA);
 }
 
-void da_rotary_begin(da_rotary *out, const da_multihead_config *config, int64_t n) {
+void da_rotary_begin(da_rotary *out, const da_multihead_config *config, const da_tokens *tokens) {
     int64_t head_dim = config->embed_dim / config->num_heads;
     *out = (da_rotary){
         .applies = config->position != DA_POSITION_NONE,
         .scales = config->position == DA_POSITION_XPOS,
         .layout = config->rotary_layout,
         .head_dim = head_dim,
-        .n = n,
+        .tokens = *tokens,
     };
     for (int64_t p = 0; out->applies && p < head_dim / 2; p++) {
         out->frequency[p] = pow(config->rope_base, -2.0 * (double)p / (double)head_dim);
@@ -40,7 +40,7 @@ typedef struct turn {
 } turn;
 
 static void turn_of(const da_rotary *rotary, int64_t position, bool backward, turn *out) {
-    double centred = (double)(position - (rotary->n + 1) / 2), sign = backward ? -1 : 1;
+    double centred = (double)(position - (rotary->tokens.n + 1) / 2), sign = backward ? -1 : 1;
     for (int64_t p = 0; p < rotary->head_dim / 2; p++) {
         double angle = (double)position * rotary->frequency[p];
         out->cosine[p] = cos(angle);
@@ -68,7 +68,7 @@ static void turn_of(const da_rotary *rotary, int64_t position, bool backward, tu
         real *query = rows->query, *key = rows->key, cosine[DA_MAX_PAIRS], sine[DA_MAX_PAIRS];                         \
         for (int64_t r = 0; r < count; r++, query += rows->ld, key += rows->ld) {                                      \
             turn now;                                                                                                  \
-            turn_of(rotary, (first + r) % rotary->n, backward, &now);                                                  \
+            turn_of(rotary, da_tokens_position(&rotary->tokens, first + r), backward, &now);                           \
             for (int64_t p = 0; p < rotary->head_dim / 2; p++) {                                                       \
                 cosine[p] = (real)(now.cosine[p] * now.scale[p]);                                                      \
                 sine[p] = (real)(now.sine[p] * now.scale[p]);                                                          \

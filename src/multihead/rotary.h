@@ -2,20 +2,21 @@
 #ifndef DA_MULTIHEAD_ROTARY_H
 #define DA_MULTIHEAD_ROTARY_H
 
-#include "dilated_attention.h"
+#include "multihead/tokens.h"
 
 #define DA_MAX_PAIRS (DA_MAX_HEAD_DIM / 2)
 
 typedef struct da_rotary {
     bool applies, scales; /* scales: xPos */
     da_rotary_layout layout;
-    int64_t head_dim, n;
+    int64_t head_dim;
+    da_tokens tokens;               /* that rows are */
     double frequency[DA_MAX_PAIRS]; /* of pair p */
     double growth[DA_MAX_PAIRS];    /* natural logarithm of s per position */
 } da_rotary;
 
-/* config is validated. Sequences have n tokens. */
-void da_rotary_begin(da_rotary *out, const da_multihead_config *config, int64_t n);
+/* config is validated. What `tokens` points to must stay as long as it is used. */
+void da_rotary_begin(da_rotary *out, const da_multihead_config *config, const da_tokens *tokens);
 
 /* Largest n whose factors stay within what the header promises for the data type; INT64_MAX without xPos. */
 int64_t da_rotary_longest(const da_multihead_config *config);
@@ -27,7 +28,7 @@ typedef struct da_rotary_rows {
     int64_t query_heads, key_heads;
 } da_rotary_rows;
 
-/* Encodes in place rows whose number among all tokens is first, first + 1, ...: row r is position r mod n. With
+/* Encodes in place the rows first, first + 1, ... among those of all batch elements. With
  * `backward` gradients of the encoded become gradients of what was encoded. */
 void da_rotary_apply(da_dtype real, const da_rotary *rotary, bool backward, int64_t first, int64_t count,
                      const da_rotary_rows *rows);

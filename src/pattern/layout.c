@@ -174,19 +174,22 @@ static void add_piece(da_part *part, da_piece *pieces, int64_t first, int64_t en
 
 static da_status check_lengths(const cut *c, const int64_t *lengths) {
     int64_t sum = 0;
-    if (c->partition != DA_PARTITION_CONTIGUOUS) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "lengths are given with the partition %s; allowed: contiguous",
-                         da_partition_name(c->partition));
-    }
     for (int rank = 0; rank < c->ranks; rank++) {
+        int64_t allowed = rows_before(c, rank, chunk_count(c, rank));
+        if (c->partition != DA_PARTITION_CONTIGUOUS && lengths[rank] != allowed) {
+            return da_report(DA_ERROR_INVALID_ARGUMENT,
+                             "rank %d brings %" PRId64 " tokens; allowed: %" PRId64 ", its part of %" PRId64
+                             " over %d ranks with the partition %s",
+                             rank, lengths[rank], allowed, c->n, c->ranks, da_partition_name(c->partition));
+        }
         if (lengths[rank] < 0 || lengths[rank] > c->n - sum) {
-            return da_report(DA_ERROR_INVALID_ARGUMENT, "lengths[%d] is %" PRId64 "; allowed: 0 to %" PRId64, rank,
-                             lengths[rank], c->n - sum);
+            return da_report(DA_ERROR_INVALID_ARGUMENT, "rank %d brings %" PRId64 " tokens; allowed: 0 to %" PRId64,
+                             rank, lengths[rank], c->n - sum);
         }
         sum += lengths[rank];
     }
     if (sum != c->n) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "the sum of lengths is %" PRId64 "; allowed: n, which is %" PRId64,
+        return da_report(DA_ERROR_INVALID_ARGUMENT, "the ranks bring %" PRId64 " tokens; allowed: n, which is %" PRId64,
                          sum, c->n);
     }
     return DA_OK;
@@ -198,7 +201,7 @@ static void fill_parts(da_layout *layout, const cut *c, const int64_t *lengths) 
     for (int rank = 0; rank < c->ranks; rank++) {
         da_part *part = &layout->parts[rank];
         *part = (da_part){.pieces = pieces};
-        if (lengths) {
+        if (lengths && c->partition == DA_PARTITION_CONTIGUOUS) {
             add_piece(part, pieces, begun, begun + lengths[rank]);
             begun += lengths[rank];
         } else {

@@ -34,8 +34,8 @@ typedef struct da_layout {
     size_t bytes; /* of memory, all of it */
 } da_layout;
 
-/* A layout of n tokens: 0 <= n <= 2^48, 1 <= ranks <= 2^24. lengths: NULL, or with DA_PARTITION_CONTIGUOUS the length of
- * each rank's stretch, whose sum is n. Memory: 56 bytes a piece, at most one piece per block of a striped sequence, two
+/* A layout of n tokens: 0 <= n <= 2^48, 1 <= ranks <= 2^24. lengths: NULL, or the rows that each
+ * rank brings, whose sum is n: with DA_PARTITION_CONTIGUOUS any, with the others those that the partition gives it. Memory: 56 bytes a piece, at most one piece per block of a striped sequence, two
  * per rank of a zigzag one. allocator NULL: the C library's. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY;
  * *out is then NULL. */
 da_status da_layout_create(const da_allocator *allocator, da_partition partition, int64_t stripe, int64_t n, int ranks,

@@ -91,6 +91,40 @@ int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pat
     return kept_when_full - da_count_congruent(first, end, first + pattern->offset, pattern->rate);
 }
 
+/* Does the pattern keep a token of [first, end) in the segment that begins at `segment_first`? */
+static bool keeps_some(const da_head_pattern *pattern, int64_t segment_first, int64_t first, int64_t end) {
+    return da_first_congruent(first, segment_first + pattern->offset, pattern->rate) < end;
+}
+
+/* Of two ranges, the first of which ends before the second begins, one segment at most has tokens of both. */
+static bool pattern_joins_ranges(const da_head_pattern *pattern, int64_t n, int64_t first, int64_t end,
+                                 int64_t later_first, int64_t later_end) {
+    int64_t segment_first = da_segment_first(pattern, later_first);
+    int64_t segment_end = da_segment_end(pattern, n, later_first);
+    return segment_first < end &&
+           keeps_some(pattern, segment_first, segment_first > first ? segment_first : first, end) &&
+           keeps_some(pattern, segment_first, later_first, segment_end < later_end ? segment_end : later_end);
+}
+
+bool da_ranges_meet(const da_head_patterns *patterns, int64_t query_first, int64_t query_end, int64_t key_first,
+                    int64_t key_end) {
+    bool keys_before = key_end <= query_first, keys_after = query_end <= key_first;
+    if (!keys_before && !keys_after) {
+        return true;
+    }
+    if (keys_before ? patterns->window < query_first - (key_end - 1) : patterns->causal) {
+        return false;
+    }
+    for (int p = 0; p < patterns->count; p++) {
+        const da_head_pattern *pattern = &patterns->pattern[p];
+        if (keys_before ? pattern_joins_ranges(pattern, patterns->n, key_first, key_end, query_first, query_end)
+                        : pattern_joins_ranges(pattern, patterns->n, query_first, query_end, key_first, key_end)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int da_segment_cuts(const da_head_patterns *patterns, int64_t i, int64_t cuts[2 * DA_MAX_PATTERNS]) {
     int count = 0;
     for (int p = 0; p < patterns->count; p++) {

@@ -38,6 +38,11 @@ bool da_pattern_joins(const da_head_pattern *pattern, int64_t i, int64_t j);
 /* Number of zero keys that torchscale's padding adds to the segment of i (tail_rule zero_pad). */
 int64_t da_pattern_zero_keys(const da_head_patterns *patterns, const da_head_pattern *pattern, int64_t i);
 
+/* May a query of [query_first, query_end) see a key of [key_first, key_end)? The two ranges are not empty, and are apart or
+ * overlap in any way; for ranges that overlap, always true. */
+bool da_ranges_meet(const da_head_patterns *patterns, int64_t query_first, int64_t query_end, int64_t key_first,
+                    int64_t key_end);
+
 /* The ends of the segments around token i, sorted: between two of them the same patterns hold the keys that i sees.
  * Returns how many. */
 int da_segment_cuts(const da_head_patterns *patterns, int64_t i, int64_t cuts[2 * DA_MAX_PATTERNS]);

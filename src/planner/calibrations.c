@@ -26,7 +26,8 @@ const da_calibration *da_calibrations_find(const da_calibrations *calibrations, 
                                            da_dtype dtype, int64_t head_dim) {
     for (int k = 0; k < calibrations->count; k++) {
         const da_calibration *known = &calibrations->known[k];
-        if (known->implementation == implementation && known->dtype == dtype && known->head_dim == head_dim) {
+        if (known->implementation->forward == implementation->forward && known->dtype == dtype &&
+            known->head_dim == head_dim) {
             return known;
         }
     }

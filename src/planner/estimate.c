@@ -81,6 +81,7 @@ da_status da_estimate(const da_context *context, const da_implementation *implem
     pricing prices = {.row_seconds = 0};
     double bytes_per_second;
     *seconds = 0;
+    implementation = da_work_model(implementation);
     if (!da_work_count(context, implementation, config, problem, &list)) {
         return DA_OK;
     }

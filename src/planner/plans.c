@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attention/improved/improved.h"
+#include "attention/ring/ring.h"
 #include "attention/standard/standard.h"
 #include "core/memory.h"
 
@@ -18,7 +19,8 @@ struct da_plans {
 };
 
 const char *da_plans_implementation(const char *name) {
-    const da_implementation *const known[] = {&da_improved_implementation, &da_standard_implementation};
+    const da_implementation *const known[] = {&da_improved_implementation, &da_standard_implementation,
+                                              &da_ring_implementation};
     for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
         if (strcmp(known[k]->name, name) == 0) {
             return known[k]->name;

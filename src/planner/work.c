@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "attention/ring/ring.h"
 #include "attention/standard/standard.h"
 #include "attention/workspace.h"
 #include "pattern/schedule.h"
@@ -129,6 +130,10 @@ bool da_work_is_far(const da_context *context, const da_improved_cut *cut) {
     uint64_t cache = da_context_hardware(context)->l2_cache;
     /* Keys and values of the block at hand want a part of it, too. */
     return cut->unit_bytes > (cache > 0 ? cache : UNKNOWN_CACHE) / 4 * 3;
+}
+
+const da_implementation *da_work_model(const da_implementation *implementation) {
+    return implementation->forward == da_ring_implementation.forward ? &da_improved_implementation : implementation;
 }
 
 bool da_work_count(const da_context *context, const da_implementation *implementation,

@@ -34,6 +34,10 @@ typedef struct da_work_list {
     da_work seen[DA_WORK_SAMPLES]; /* [heads_seen][units_seen] */
 } da_work_list;
 
+/* The implementation whose work counts: for `ring`, which computes as `improved` where it has no blocks, that one; otherwise
+ * the implementation itself. */
+const da_implementation *da_work_model(const da_implementation *implementation);
+
 /* Counts the work of a problem of known length. False if there is no model of the implementation. */
 bool da_work_count(const da_context *context, const da_implementation *implementation,
                    const da_attention_config *config, const da_problem *problem, da_work_list *list);

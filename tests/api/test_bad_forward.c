@@ -105,6 +105,12 @@ static da_status forward_with_mask_strides(fixture *f, int64_t batch, int64_t n)
     return forward(f);
 }
 
+static da_status forward_of_range(fixture *f, int64_t first, int64_t end) {
+    f->options.query_first = first;
+    f->options.query_end = end;
+    return forward(f);
+}
+
 static da_status forward_f64_with_f32_lse(fixture *f) {
     make_tensors(f, DA_F64);
     f->l.dtype = DA_F32;
@@ -213,6 +219,13 @@ static da_status forward_with_kv_heads(fixture *f, int64_t key_heads, int64_t va
     ROW(length_above_n, forward_with_lengths(f, N + 1, 0), REFUSED, "key_lengths[0] is 7") \
     ROW(mask_stride_overflows, forward_with_mask_strides(f, INT64_MAX, 1), REFUSED, "key_mask_stride[0]") \
     ROW(mask_stride_underflows, forward_with_mask_strides(f, N, INT64_MIN), REFUSED, "key_mask_stride[1]") \
+    ROW(block_negative, (f->options.block = -1, forward(f)), REFUSED, "options.block is -1") \
+    ROW(query_range_empty, forward_of_range(f, 3, 3), REFUSED, "query_first and query_end are 3 and 3") \
+    ROW(query_range_backwards, forward_of_range(f, 3, 2), REFUSED, "query_first and query_end are 3 and 2") \
+    ROW(query_range_without_end, forward_of_range(f, 3, 0), REFUSED, "query_first and query_end are 3 and 0") \
+    ROW(query_range_negative, forward_of_range(f, -1, 2), REFUSED, "query_first and query_end are -1 and 2") \
+    ROW(query_range_too_long, forward_of_range(f, 0, N + 1), REFUSED, "which is 6") \
+    ROW(query_range_of_standard, forward_of_range(f, 0, N), DA_ERROR_UNSUPPORTED, "does not take query range") \
     ROW(options_size_zero, (f->options.size = 0, forward(f)), REFUSED, "options.size is 0") \
     ROW(options_size_small, (f->options.size = sizeof(size_t), forward(f)), REFUSED, "options.size is 8") \
     ROW(options_size_absurd, (f->options.size = SIZE_MAX, forward(f)), REFUSED, "options.size") \

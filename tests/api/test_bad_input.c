@@ -251,6 +251,7 @@ static const char *long_name(void) {
     ROW(tail_rule_unknown, (f->config.tail_rule = (da_tail_rule)2, validate(f)), REFUSED, "tail_rule is 2") \
     ROW(overlap_unknown, (f->config.overlap = (da_overlap)2, validate(f)), REFUSED, "overlap is 2") \
     ROW(partition_unknown, (f->config.partition = (da_partition)3, validate(f)), REFUSED, "partition is 3") \
+    ROW(split_beyond, (f->config.split = (da_split)3, validate(f)), REFUSED, "split is 3") \
     ROW(stripe_negative, (f->config.stripe = -1, validate(f)), REFUSED, "stripe is -1") \
     ROW(dtype_unknown, (f->config.dtype = (da_dtype)5, validate(f)), REFUSED, "dtype is 5") \
     ROW(device_unknown, (f->config.device = (da_device)3, validate(f)), REFUSED, "device is 3") \
@@ -329,7 +330,7 @@ static const char *long_name(void) {
     ROW(name_unknown, create(f, "fastest"), UNKNOWN, "standard, improved") \
     ROW(name_in_capitals, create(f, "Standard"), UNKNOWN, "\"Standard\"") \
     ROW(name_long, create(f, long_name()), UNKNOWN, "xxx") \
-    ROW(name_of_later_version, create(f, "ring"), DA_ERROR_UNAVAILABLE, "ring") \
+    ROW(name_of_later_version, create(f, "distributed"), DA_ERROR_UNAVAILABLE, "distributed") \
     ROW(device_cuda, (f->config.device = DA_DEVICE_CUDA, create(f, "standard")), DA_ERROR_UNAVAILABLE, "cuda")
 
 #define PLANNING_ROWS(ROW) \

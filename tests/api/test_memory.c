@@ -13,7 +13,7 @@
 
 enum { N = 150, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 20, MANY = 10000 };
 
-static const char *const IMPLEMENTATIONS[] = {"standard", "improved"};
+static const char *const IMPLEMENTATIONS[] = {"standard", "improved", "ring"};
 
 typedef struct session {
     counting_allocator counter;
@@ -209,9 +209,9 @@ static void test_workspace_does_not_grow_with_n(void **state) {
 }
 
 int main(void) {
-    struct CMUnitTest tests[10];
+    struct CMUnitTest tests[15];
     size_t count = 0;
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < sizeof IMPLEMENTATIONS / sizeof *IMPLEMENTATIONS; k++) {
         char *name = (char *)(uintptr_t)IMPLEMENTATIONS[k]; /* cmocka's state is not const */
         tests[count++] =
             (struct CMUnitTest){"out_of_memory_on_one_thread", test_out_of_memory_on_one_thread, NULL, NULL, name};

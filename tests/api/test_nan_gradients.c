@@ -36,6 +36,7 @@ static const float CLOSE = 0.02f;
 /* What is tested at a time. */
 static const da_attention_config *config;
 static da_dtype dtype;
+static int64_t block;
 static bool visible[HEADS][N][N];
 
 static int heads_of(int tensor) {
@@ -74,6 +75,9 @@ static void run(passes *p, const char *implementation) {
     test_tensor in[INPUTS], gradient[GRADIENTS];
     test_tensor out = tensor_of(p->out, dtype, HEADS, HEAD_DIM), lse = tensor_of(p->lse, DA_F32, HEADS, 1);
     da_backward_tensors t;
+    da_call_options options;
+    da_call_options_init(&options);
+    options.block = block;
     for (int k = 0; k < INPUTS; k++) {
         in[k] = tensor_of(p->in[k], k == GRAD_LSE ? DA_F32 : dtype, heads_of(k), k == GRAD_LSE ? 1 : HEAD_DIM);
     }
@@ -93,8 +97,8 @@ static void run(passes *p, const char *implementation) {
     t.grad_value = &gradient[GRAD_VALUE].view;
     assert_int_equal(da_context_create(NULL, &context), DA_OK);
     assert_int_equal(da_attention_create(context, implementation, config, &attention), DA_OK);
-    assert_int_equal(da_attention_forward(attention, t.query, t.key, t.value, &out.view, &lse.view, NULL), DA_OK);
-    assert_int_equal(da_attention_backward(attention, &t, NULL), DA_OK);
+    assert_int_equal(da_attention_forward(attention, t.query, t.key, t.value, &out.view, &lse.view, &options), DA_OK);
+    assert_int_equal(da_attention_backward(attention, &t, &options), DA_OK);
     da_attention_free(attention);
     da_context_free(context);
     for (int k = 0; k < INPUTS; k++) {
@@ -202,7 +206,8 @@ static void check_config(const char *implementation) {
 typedef struct way {
     const char *implementation;
     da_dtype dtype;
-    int64_t unit; /* `improved` goes by stretches where a unit is as long */
+    int64_t unit;  /* `improved` goes by stretches where a unit is as long */
+    int64_t block; /* of `ring` */
 } way;
 
 static void test_nan_goes_where_it_must(void **state) {
@@ -210,6 +215,7 @@ static void test_nan_goes_where_it_must(void **state) {
     da_attention_config c;
     config = &c;
     dtype = w->dtype;
+    block = w->block;
     if (!implementation_has_backward(w->implementation)) {
         skip();
     }
@@ -239,6 +245,7 @@ static void test_scores_of_minus_infinity(void **state) {
     da_attention_config c;
     config = &c;
     dtype = w->dtype;
+    block = w->block;
     if (!implementation_has_backward(w->implementation)) {
         skip();
     }
@@ -264,15 +271,18 @@ static void test_scores_of_minus_infinity(void **state) {
 }
 
 int main(void) {
-    static way standard = {"standard", DA_F32, 0}, units = {"improved", DA_F32, 0},
-               stretches = {"improved", DA_F32, DA_MAX_UNIT}, bf16_units = {"improved", DA_BF16, 0},
-               bf16_stretches = {"improved", DA_BF16, DA_MAX_UNIT};
+    static way standard = {"standard", DA_F32, 0, 0}, units = {"improved", DA_F32, 0, 0},
+               stretches = {"improved", DA_F32, DA_MAX_UNIT, 0}, bf16_units = {"improved", DA_BF16, 0, 0},
+               bf16_stretches = {"improved", DA_BF16, DA_MAX_UNIT, 0}, blocks = {"ring", DA_F32, 0, 32},
+               bf16_blocks = {"ring", DA_BF16, 0, 32};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, &standard),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, &units),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, &stretches),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, &bf16_units),
         cmocka_unit_test_prestate(test_nan_goes_where_it_must, &bf16_stretches),
+        cmocka_unit_test_prestate(test_nan_goes_where_it_must, &blocks),
+        cmocka_unit_test_prestate(test_nan_goes_where_it_must, &bf16_blocks),
         cmocka_unit_test_prestate(test_scores_of_minus_infinity, &standard),
     };
     return cmocka_run_group_tests_name("NaN in gradients", tests, NULL, NULL);

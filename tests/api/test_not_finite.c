@@ -22,6 +22,15 @@ enum { N = 150, HEAD_DIM = 70, BAD_KEY = 67, BAD_COMPONENT = 65 };
 /* More than rounding in any data type, less than what a NaN, an infinity or a missing key does. */
 static const double CLOSE = 0.02;
 
+/* What runs at the time: `improved`, or `ring` in blocks. */
+static int64_t block;
+
+static da_attention *create(const da_context *context, const da_attention_config *config) {
+    da_attention *attention;
+    assert_int_equal(da_attention_create(context, block > 0 ? "ring" : "improved", config, &attention), DA_OK);
+    return attention;
+}
+
 typedef enum place { NOWHERE, IN_KEY, IN_VALUE } place;
 
 static test_tensor make_input(da_dtype dtype, unsigned seed, bool bad, double what) {
@@ -43,12 +52,14 @@ static test_tensor run(const da_context *context, da_dtype dtype, place bad, dou
     test_tensor value = make_input(dtype, 3, bad == IN_VALUE, what);
     test_tensor out = test_tensor_make(LAYOUT_DENSE, dtype, 1, N, 1, HEAD_DIM);
     da_attention_config config;
-    da_attention *attention;
+    da_call_options options;
+    da_call_options_init(&options);
+    options.block = block;
     da_attention_config_init(&config);
     assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){N}, 1, (int64_t[]){1}, 1), DA_OK);
     config.causal = true;
-    assert_int_equal(da_attention_create(context, "improved", &config, &attention), DA_OK);
-    assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &value.view, &out.view, NULL, NULL),
+    da_attention *attention = create(context, &config);
+    assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &value.view, &out.view, NULL, &options),
                      DA_OK);
     da_attention_free(attention);
     test_tensor_free(&query);
@@ -90,8 +101,11 @@ static void for_each_kernel(void (*check_kernel)(const da_context *context, da_d
         da_context *context = open_context(isa);
         for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
             char name[64];
-            snprintf(name, sizeof name, "%s %s", da_isa_name(isa), da_dtype_name(dtype));
-            check_kernel(context, dtype, name);
+            for (block = 0; block <= 16; block += 16) {
+                snprintf(name, sizeof name, "%s %s, block %d", da_isa_name(isa), da_dtype_name(dtype), (int)block);
+                check_kernel(context, dtype, name);
+            }
+            block = 0;
         }
         da_context_free(context);
     }
@@ -125,16 +139,16 @@ static void check_query_without_keys(const da_context *context, da_dtype dtype, 
     test_tensor key = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
     test_tensor out = test_tensor_make(LAYOUT_DENSE, dtype, 1, SHORT, 1, 1);
     da_attention_config config;
-    da_attention *attention;
     da_call_options options;
     test_tensor_fill(&query, first_is_nan, DA_F32);
     test_tensor_fill(&key, ones, DA_F32);
     da_call_options_init(&options);
     options.key_mask = first_is_padded;
+    options.block = block > 0 ? 2 : 0;
     da_attention_config_init(&config);
     assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){SHORT}, 1, (int64_t[]){1}, 1), DA_OK);
     config.causal = true;
-    assert_int_equal(da_attention_create(context, "improved", &config, &attention), DA_OK);
+    da_attention *attention = create(context, &config);
     assert_int_equal(da_attention_forward(attention, &query.view, &key.view, &key.view, &out.view, NULL, &options),
                      DA_OK);
     for (int i = 0; i < SHORT; i++) {

@@ -14,7 +14,7 @@
 
 enum { CALLERS = 8, ROUNDS = 6, N = 200, HEADS = 4, HEAD_DIM = 24 };
 
-static const char *const IMPLEMENTATIONS[] = {"standard", "improved"};
+static const char *const IMPLEMENTATIONS[] = {"standard", "improved", "ring"};
 
 typedef struct handles {
     da_context *context;
@@ -198,9 +198,9 @@ static void test_progress_can_stop_the_call(void **state) {
 }
 
 int main(void) {
-    struct CMUnitTest tests[6];
+    struct CMUnitTest tests[9];
     size_t count = 0;
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < sizeof IMPLEMENTATIONS / sizeof *IMPLEMENTATIONS; k++) {
         char *name = (char *)(uintptr_t)IMPLEMENTATIONS[k]; /* cmocka's state is not const */
         tests[count++] = (struct CMUnitTest){"shared_by_many_callers", test_shared_by_many_callers, NULL, NULL, name};
         tests[count++] =

@@ -77,6 +77,7 @@ BAD_VALUES = [
     ({"tail_rule": "pad"}, ["--tail-rule", '"pad"', "mask", "zero_pad"]),
     ({"overlap": "twice"}, ["--overlap", '"twice"', "count", "once"]),
     ({"partition": "ring"}, ["--partition", '"ring"', "contiguous", "zigzag", "striped"]),
+    ({"split": "rows"}, ["--split", '"rows"', "auto", "tokens", "heads"]),
     ({"stripe": "-1"}, ["--stripe", '"-1"', "from 0 on"]),
     ({"dtype": "int8"}, ["--dtype", '"int8"', "f32", "bf16"]),
     ({"window": "-5"}, ["--window", '"-5"', "from 0 on"]),

@@ -7,7 +7,7 @@ from cli_support import refuse, succeed
 
 COMMANDS = ["info", "run", "explain", "show", "bench"]
 CONFIGURATION = ["--segments", "--rates", "--preset", "--mixing", "--offset-rule", "--tail-rule", "--overlap",
-                 "--causal", "--window", "--scale", "--dtype", "--partition", "--stripe"]
+                 "--causal", "--window", "--scale", "--dtype", "--partition", "--stripe", "--split"]
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])

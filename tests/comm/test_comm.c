@@ -14,6 +14,8 @@
 #include <cmocka.h>
 
 #include "comm/checks.h"
+#include "comm/clock.h"
+#include "comm/slow.h"
 #include "support/counting_allocator.h"
 #include "support/ranks.h"
 #include "support/refusals.h"
@@ -34,14 +36,22 @@ static void run_check(const da_comm *comm, void *user) {
     snprintf(run->failures[comm->rank], sizeof run->failures[comm->rank], "%s", failure ? failure : "");
 }
 
-static void every_number_of_ranks(void **state) {
+static void run_slow_check(const da_comm *comm, void *user) {
+    da_slow slow;
+    da_comm slowed;
+    da_slow_init(&slow, comm, 0.0005, 1e9, &slowed);
+    run_check(&slowed, user);
+}
+
+/* On the first `count` numbers of ranks. */
+static void run_on_ranks(const comm_check *check, int count, void (*body)(const da_comm *comm, void *user)) {
     check_run *run = calloc(1, sizeof *run);
-    run->check = *state;
-    for (int r = 0; r < RANKS_COUNT; r++) {
+    run->check = check;
+    for (int r = 0; r < count; r++) {
         if (RANKS[r] < run->check->fewest_ranks) {
             continue;
         }
-        assert_true(ranks_run(RANKS[r], 30, NULL, run_check, run));
+        assert_true(ranks_run(RANKS[r], 30, NULL, body, run));
         for (int rank = 0; rank < RANKS[r]; rank++) {
             if (run->failures[rank][0]) {
                 fail_msg("%s, %d ranks: %s", run->check->name, RANKS[r], run->failures[rank]);
@@ -49,6 +59,70 @@ static void every_number_of_ranks(void **state) {
         }
     }
     free(run);
+}
+
+static void every_number_of_ranks(void **state) {
+    run_on_ranks(*state, RANKS_COUNT, run_check);
+}
+
+static void slowed(void **state) {
+    run_on_ranks(*state, 3, run_slow_check);
+}
+
+/* ---- how slow a slow network is ---------------------------------------------------------------------------------- */
+
+typedef struct slow_run {
+    double began, sent_after, received_after[2], leaves_after[2];
+    int64_t messages, bytes;
+    da_status status;
+} slow_run;
+
+/* 200,000 and 100,000 bytes at 1 MB/s, 0.1 s of latency: the sender is free at once, the first message leaves after 0.2 s
+ * and arrives after 0.3 s, the second after 0.3 s and 0.4 s. */
+static void two_slow_messages(const da_comm *comm, void *user) {
+    static char out[200000], in[200000];
+    slow_run *run = user;
+    da_slow slow;
+    da_comm slowed;
+    da_message messages[2];
+    da_status status = DA_OK;
+    da_slow_init(&slow, comm, 0.1, 1e6, &slowed);
+    double begin = da_seconds();
+    for (int k = 0; status == DA_OK && k < 2; k++) {
+        size_t bytes = k == 0 ? 200000 : 100000;
+        status = comm->rank == 0 ? da_comm_send(&slowed, out, bytes, 1, 0, "bytes", &messages[k])
+                                 : da_comm_receive(&slowed, in, bytes, 0, 0, "bytes", &messages[k]);
+    }
+    if (comm->rank == 0) {
+        run->began = begin;
+        run->sent_after = da_seconds() - begin;
+    }
+    for (int k = 0; status == DA_OK && k < 2; k++) {
+        status = da_comm_wait(&slowed, &messages[k]);
+        (comm->rank == 0 ? run->leaves_after : run->received_after)[k] = da_seconds();
+    }
+    if (comm->rank == 0) {
+        run->messages = slow.messages;
+        run->bytes = slow.bytes;
+    }
+    if (status != DA_OK) {
+        run->status = status;
+    }
+}
+
+static void slow_as_told(void **state) {
+    slow_run run = {.status = DA_OK};
+    assert_true(ranks_run(2, 30, NULL, two_slow_messages, &run));
+    assert_int_equal(run.status, DA_OK);
+    assert_int_equal(run.messages, 2);
+    assert_int_equal(run.bytes, 300000);
+    assert_true(run.sent_after < 0.2);
+    static const double expected[2] = {0.3, 0.4};
+    for (int k = 0; k < 2; k++) {
+        double received = run.received_after[k] - run.began, left = run.leaves_after[k] - run.began;
+        assert_true(received >= expected[k] && received < expected[k] + 0.5);
+        assert_true(left >= expected[k] - 0.1 && left < expected[k] + 0.4);
+    }
 }
 
 /* ---- memory runs out --------------------------------------------------------------------------------------------- */
@@ -356,16 +430,16 @@ static void refused(void **state) {
     da_comm_group_free(f.group);
 }
 
-static int run_checks(void) {
+static int run_checks(const char *group, void (*run)(void **state)) {
     struct CMUnitTest *tests = calloc(comm_check_count, sizeof *tests);
     for (size_t k = 0; k < comm_check_count; k++) {
         union {
             const comm_check *check;
             void *state;
         } pointer = {.check = &comm_checks[k]};
-        tests[k] = (struct CMUnitTest){comm_checks[k].name, every_number_of_ranks, NULL, NULL, pointer.state};
+        tests[k] = (struct CMUnitTest){comm_checks[k].name, run, NULL, NULL, pointer.state};
     }
-    int failed = _cmocka_run_group_tests("threads as ranks", tests, comm_check_count, NULL, NULL);
+    int failed = _cmocka_run_group_tests(group, tests, comm_check_count, NULL, NULL);
     free(tests);
     return failed;
 }
@@ -373,10 +447,12 @@ static int run_checks(void) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_runs_out), cmocka_unit_test(forgotten_requests), cmocka_unit_test(own_collectives),
-        cmocka_unit_test(own_failures),    cmocka_unit_test(copied_by_context),
+        cmocka_unit_test(own_failures),    cmocka_unit_test(copied_by_context),  cmocka_unit_test(slow_as_told),
     };
     da_comm_group_free(NULL);
     da_comm_init(NULL);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    return failed + run_checks() + refusal_run("refusals", refusals, sizeof refusals / sizeof *refusals, refused);
+    failed += run_checks("threads as ranks", every_number_of_ranks);
+    failed += run_checks("threads as ranks, slowed", slowed);
+    return failed + refusal_run("refusals", refusals, sizeof refusals / sizeof *refusals, refused);
 }

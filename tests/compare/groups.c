@@ -6,13 +6,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
 #include "compare/bounds.h"
 #include "support/ranked.h"
 
-enum { COMPLAINTS = 5 };
+enum { COMPLAINTS = 5, DTYPES = 4, MOST_BLOCKS = 8 };
 
 const int GROUP_THREADS[THREAD_CHOICES] = {1, 2, 3, 7};
 
@@ -35,6 +36,7 @@ int kernel_groups_list(kernel_group out[MAX_GROUPS]) {
     for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
         if (da_isa_available(isa)) {
             add_groups(out, &count, "improved", isa, 1);
+            add_groups(out, &count, "ring", isa, 1);
             add_groups(out, &count, RING_OVER_RANKS, isa, OVER_RANKS);
             add_groups(out, &count, DISTRIBUTED_OVER_RANKS, isa, OVER_RANKS);
         } else {
@@ -80,7 +82,7 @@ static bool takes(const kernel_group *group, const test_case *one) {
 
 static void test_group(void **state) {
     kernel_group *group = *state;
-    int64_t taking_part = group->number, every = comparison.stride * group->every;
+    int64_t taking_part = group->number / DTYPES, every = comparison.stride * group->every;
     for (int64_t number = 0; number < comparison.cases->count; number++) {
         if (takes(group, &comparison.cases->cases[number]) && taking_part++ % every == 0) {
             comparison.run_case(group, number);
@@ -108,6 +110,17 @@ bool kernel_group_rounds_weights(const kernel_group *group) {
     return rounds_weights(group->isa, group->dtype);
 }
 
+/* Blocks that meet the edges of segments and tiles in every way; not so small that there are very many of them. */
+static void choose_block(choice *how, int64_t n, int64_t mixed) {
+    const int64_t blocks[] = {1, 7, 64, 100, 29};
+    int64_t block = blocks[mixed % (int64_t)(sizeof blocks / sizeof *blocks)];
+    while ((n - 1) / block > MOST_BLOCKS) {
+        block = 2 * block + 1;
+    }
+    how->block = block;
+    how->merges = (n - 1) / block;
+}
+
 choice choose(const kernel_group *group, const test_case *one, int64_t number) {
     static const da_dtype forms[] = {DA_F64, DA_F32, DA_DTYPE_ANY};
     int64_t mixed = number + 7 * group->number;
@@ -116,6 +129,15 @@ choice choose(const kernel_group *group, const test_case *one, int64_t number) {
         .threads = (int)(mixed % THREAD_CHOICES),
         .lse_dtype = forms[mixed / (THREAD_CHOICES * LAYOUT_COUNT) % 3],
     };
+    if (strcmp(group->implementation, "ring") == 0) {
+        choose_block(&how, one->n, mixed);
+    }
+    bool over_ranks = group->every == OVER_RANKS;
+    if (over_ranks) {
+        how.merges = RANKED_MERGES;
+    } else if (strcmp(group->implementation, "standard") != 0 && one->n > 1 && mixed % 3 == 0) {
+        how.split = 1 + mixed % (one->n - 1);
+    }
     if (how.layout == LAYOUT_BROADCAST && !one->shared_kv) {
         how.layout = LAYOUT_GAPS;
     }
@@ -123,6 +145,20 @@ choice choose(const kernel_group *group, const test_case *one, int64_t number) {
         how.lse_dtype = DA_F64;
     }
     return how;
+}
+
+da_status forward_by_choice(const da_attention *attention, choice how, const forward_tensors *t,
+                            da_call_options *options) {
+    options->block = how.block;
+    options->query_end = how.split;
+    da_status status = da_attention_forward(attention, t->query, t->key, t->value, t->out, t->lse, options);
+    if (status == DA_OK && how.split > 0) {
+        options->query_first = how.split;
+        options->query_end = t->query->shape[1];
+        status = da_attention_forward(attention, t->query, t->key, t->value, t->out, t->lse, options);
+    }
+    options->query_first = options->query_end = 0;
+    return status;
 }
 
 uint8_t *set_padding(const test_case *one, layout kind, da_call_options *options) {
@@ -153,6 +189,6 @@ void complain(kernel_group *group, const test_case *one, choice how, const char 
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    print_error("%s, case %s, layout %s, %d threads: %s\n", group->name, one->name, layout_name(how.layout),
-                GROUP_THREADS[how.threads], text);
+    print_error("%s, case %s, layout %s, %d threads, block %lld, split %lld: %s\n", group->name, one->name,
+                layout_name(how.layout), GROUP_THREADS[how.threads], (long long)how.block, (long long)how.split, text);
 }

@@ -39,6 +39,9 @@ typedef struct choice {
     layout layout;      /* of the tensors; LAYOUT_BROADCAST: key and value alone */
     int threads;        /* index in GROUP_THREADS */
     da_dtype lse_dtype; /* DA_DTYPE_ANY: no logsumexp */
+    int64_t block;      /* of `ring`: tokens of a block; 0: all */
+    int64_t merges;     /* of partial results, at most: blocks less one */
+    int64_t split;      /* a forward pass is two calls, the second of which begins at this query; 0: one call */
 } choice;
 
 choice choose(const kernel_group *group, const test_case *one, int64_t number);
@@ -46,6 +49,14 @@ choice choose(const kernel_group *group, const test_case *one, int64_t number);
 /* Sets a case's padding: the mask as it is stored, or with its two dimensions exchanged in memory. The caller frees the
  * result. */
 uint8_t *set_padding(const test_case *one, layout kind, da_call_options *options);
+
+typedef struct forward_tensors {
+    const da_tensor *query, *key, *value, *out, *lse;
+} forward_tensors;
+
+/* A forward pass in the blocks and calls that were chosen. Leaves the block in the options. */
+da_status forward_by_choice(const da_attention *attention, choice how, const forward_tensors *tensors,
+                            da_call_options *options);
 
 /* Counts a failure, and prints the first ones of a group in full. */
 void complain(kernel_group *group, const test_case *one, choice how, const char *format, ...) DA_PRINTF(4, 5);

@@ -87,8 +87,9 @@ static bool forward(run *r) {
         da_call_options options;
         da_call_options_init(&options);
         uint8_t *mask = set_padding(r->one, r->how.layout, &options);
-        status = da_attention_forward(attention, &r->query.view, &r->key.view, &r->value.view, &r->out.view,
-                                      r->lse.memory ? &r->lse.view : NULL, &options);
+        const forward_tensors tensors = {&r->query.view, &r->key.view, &r->value.view, &r->out.view,
+                                         r->lse.memory ? &r->lse.view : NULL};
+        status = forward_by_choice(attention, r->how, &tensors, &options);
         free(mask);
     }
     da_attention_free(attention);
@@ -120,7 +121,7 @@ static bool compare(const run *r, double got, double exact, double bound, double
 static void compare_row(const run *r, const case_row *row) {
     group *g = r->group;
     int64_t head_dim = r->one->head_dim;
-    row_bound bound = bound_of_row(row, head_dim, g->on.dtype, kernel_group_rounds_weights(&g->on));
+    row_bound bound = bound_of_row(row, head_dim, g->on.dtype, kernel_group_rounds_weights(&g->on), r->how.merges);
     double *worst_out = row->mean_value <= ORDINARY_VALUE ? &g->worst_out : NULL;
     for (int64_t c = 0; c < head_dim; c++) {
         double got = test_tensor_get(&r->out, row->b, row->i, row->h, c);

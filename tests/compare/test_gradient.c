@@ -107,9 +107,9 @@ static int64_t unit_of_case(const run *r) {
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 
-static da_status forward(const run *r, const da_attention *attention, const da_call_options *options) {
-    return da_attention_forward(attention, &r->query.view, &r->key.view, &r->value.view, &r->out.view, &r->lse.view,
-                                options);
+static da_status forward(const run *r, const da_attention *attention, da_call_options *options) {
+    const forward_tensors tensors = {&r->query.view, &r->key.view, &r->value.view, &r->out.view, &r->lse.view};
+    return forward_by_choice(attention, r->how, &tensors, options);
 }
 
 /* wanted: bit g asks for gradient g. */
@@ -145,6 +145,7 @@ static bool compute(run *r, bool both, int wanted) {
         da_call_options_init(&options);
         options.training = true;
         options.dropout_seed = r->one.seed;
+        options.block = r->how.block;
         uint8_t *mask = set_padding(c, r->how.layout, &options);
         status = both ? forward(r, attention, &options) : DA_OK;
         if (status == DA_OK) {
@@ -193,7 +194,7 @@ static void compare_forward(const run *r, const case_row *row, double value) {
     const test_case *c = r->one.forward;
     const kernel_group *on = &r->group->on;
     double flushed = (double)row->terms * value * value_tiny(on->dtype == DA_F64 ? DA_F64 : DA_F32);
-    row_bound bound = bound_of_row(row, c->head_dim, on->dtype, kernel_group_rounds_weights(on));
+    row_bound bound = bound_of_row(row, c->head_dim, on->dtype, kernel_group_rounds_weights(on), r->how.merges);
     for (int64_t k = 0; k < c->head_dim; k++) {
         double got = test_tensor_get(&r->out, row->b, row->i, row->h, k);
         double limit = bound_when_stored(bound.out + flushed / (1 - r->one.dropout), row->out[k], on->dtype);
@@ -209,7 +210,8 @@ static void compare_gradient(const run *r, int gradient, int64_t b, int64_t i, i
     const test_case *c = r->one.forward;
     const kernel_group *on = &r->group->on;
     const gradient_row *row = gradient_file_row(&r->one, gradient, b, i, h);
-    double bound = bound_of_gradient(row, c->head_dim, on->dtype, r->how.lse_dtype, kernel_group_rounds_weights(on));
+    double bound = bound_of_gradient(row, c->head_dim, on->dtype, r->how.lse_dtype, kernel_group_rounds_weights(on),
+                                     r->how.merges);
     for (int64_t k = 0; k < c->head_dim; k++) {
         double got = test_tensor_get(&r->gradients[gradient], b, i, h, k);
         double limit = row->terms ? bound_when_stored(bound, row->exact[k], on->dtype) : 0; /* nothing: exactly 0 */

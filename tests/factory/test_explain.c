@@ -35,17 +35,16 @@ static void test_rules(void **state) {
     static const da_rule expected[RULES] = {
         {"flash attention 3 and an H100", "no flash attention 3; 2 GPUs, no H100", false, "improved", false,
          "does not apply"},
-        {"more than 100,000 tokens", "131,072 tokens", true, "ring", false,
-         "passed over: not part of this version (0.1.0)"},
-        {"several GPUs and more than 50,000 tokens", "2 GPUs; 131,072 tokens", true, "distributed", false,
-         "passed over: not part of this version (0.1.0)"},
+        {"more than 100,000 tokens", "99,999 tokens", false, "ring", false, "does not apply"},
+        {"several ranks, or several GPUs and more than 50,000 tokens", "1 rank; 2 GPUs; 99,999 tokens", true,
+         "distributed", false, "passed over: the context has no communicator of several ranks"},
         {"a flash kernel is available", "no flash attention on a GPU; no vector kernels on the CPU", false, "improved",
          false, "does not apply"},
         {"otherwise", "needs nothing", true, "standard", true, "chosen"},
     };
     const da_hardware hardware = machine_with_two_cards();
     da_context *context = make_context(&hardware, DA_ISA_PORTABLE, NULL);
-    const da_attention_config config = make_config(131072);
+    const da_attention_config config = make_config(99999);
     da_explanation *explanation = explain(context, &config, NULL);
     assert_string_equal(da_explanation_choice(explanation), "standard");
     assert_int_equal(da_explanation_rule_count(explanation), RULES);
@@ -73,7 +72,7 @@ static void test_text(void **state) {
     (void)state;
     const da_hardware hardware = machine_with_two_cards();
     da_context *context = make_context(&hardware, DA_ISA_PORTABLE, NULL);
-    const da_attention_config config = make_config(131072);
+    const da_attention_config config = make_config(99999);
     da_explanation *explanation = explain(context, &config, NULL);
     const char *text = da_explanation_text(explanation);
     assert_ptr_equal(strstr(text, "choice: standard\nwhy:    rule 5, otherwise: needs nothing\n"), text);
@@ -90,7 +89,7 @@ static void test_text(void **state) {
         assert_contains(text, alternative.name);
         assert_contains(text, alternative.note);
     }
-    assert_contains(text, "\ncost of batch 1, 131,072 tokens, 1 query and 1 key head, head_dim 64, f32\n");
+    assert_contains(text, "\ncost of batch 1, 99,999 tokens, 1 query and 1 key head, head_dim 64, f32\n");
     assert_contains(text, "counted pairs");
     assert_contains(text, "distinct pairs");
     assert_contains(text, "dense pairs");
@@ -166,7 +165,7 @@ static void test_alternatives(void **state) {
         size_t bytes = 0;
         assert_int_equal(da_explanation_alternative(explanation, k, &alternative), DA_OK);
         assert_string_equal(alternative.name, names[k]);
-        assert_int_equal(alternative.available, k < 2);
+        assert_int_equal(alternative.available, k < 3);
         if (alternative.available) {
             da_attention *attention;
             assert_int_equal(da_attention_create(context, names[k], &config, &attention), DA_OK);
@@ -174,7 +173,8 @@ static void test_alternatives(void **state) {
             assert_true(bytes > 0);
             da_attention_free(attention);
         } else {
-            assert_string_equal(alternative.note, "not part of this version (0.1.0)");
+            assert_string_equal(alternative.note, k == 3 ? "the context has no communicator of several ranks"
+                                                         : "not part of this version (0.1.0)");
         }
         assert_int_equal(alternative.workspace_bytes, bytes);
     }

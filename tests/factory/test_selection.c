@@ -29,8 +29,7 @@ typedef struct machine {
     da_isa isa;
     int64_t length;
     const char *holds; /* one letter a rule: y or n */
-    /* Chosen if every implementation could run, and what this version chooses, which has neither ring nor
-     * distributed. */
+    /* Chosen if every implementation could run, and what this version chooses, which has no distributed. */
     const char *by_the_guide, *here;
 } machine;
 
@@ -44,10 +43,10 @@ static const machine machines[] = {
     {"CPU with AVX2", CPU_AVX2, 0, "nnnyy", "improved", "improved"},
     {"CPU with AVX-512", CPU_AVX512, 4096, "nnnyy", "improved", "improved"},
     {"CPU, 100,000 tokens", CPU_PLAIN, 100000, "nnnny", "standard", "standard"},
-    {"CPU, 100,001 tokens", CPU_PLAIN, 100001, "nynny", "ring", "standard"},
+    {"CPU, 100,001 tokens", CPU_PLAIN, 100001, "nynny", "ring", "ring"},
     {"CPU with AVX2, 100,000 tokens", CPU_AVX2, 100000, "nnnyy", "improved", "improved"},
-    {"CPU with AVX2, 100,001 tokens", CPU_AVX2, 100001, "nynyy", "ring", "improved"},
-    {"CPU, the largest length", CPU_AVX2, INT64_MAX, "nynyy", "ring", "improved"},
+    {"CPU with AVX2, 100,001 tokens", CPU_AVX2, 100001, "nynyy", "ring", "ring"},
+    {"CPU, the largest length", CPU_AVX2, INT64_MAX, "nynyy", "ring", "ring"},
     {"CPU, flash attention 2 without a GPU", NO_GPU, 0, false, true, DA_ISA_PORTABLE, 0, "nnnny", "standard",
      "standard"},
     {"CPU, flash attention 3 without a GPU", NO_GPU, 0, true, false, DA_ISA_PORTABLE, 0, "nnnny", "standard",
@@ -67,8 +66,7 @@ static const machine machines[] = {
     {"A100, flash attention 3", A100, 1, true, false, DA_ISA_PORTABLE, 4096, "nnnyy", "improved", "improved"},
     {"A100, flash attention 2, 100,000 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100000, "nnnyy", "improved",
      "improved"},
-    {"A100, flash attention 2, 100,001 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100001, "nynyy", "ring",
-     "improved"},
+    {"A100, flash attention 2, 100,001 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100001, "nynyy", "ring", "ring"},
     {"consumer card", RTX, 1, false, false, DA_ISA_PORTABLE, 4096, "nnnny", "standard", "standard"},
     {"consumer card, CPU with AVX2", RTX, 1, false, false, DA_ISA_AVX2, 4096, "nnnyy", "improved", "improved"},
     {"1 GPU, 50,000 tokens", RTX, 1, false, false, DA_ISA_PORTABLE, 50000, "nnnny", "standard", "standard"},
@@ -77,7 +75,7 @@ static const machine machines[] = {
     {"2 GPUs, 50,001 tokens", RTX, 2, false, false, DA_ISA_PORTABLE, 50001, "nnyny", "distributed", "standard"},
     {"2 GPUs, unknown length", RTX, 2, false, false, DA_ISA_PORTABLE, 0, "nnnny", "standard", "standard"},
     {"2 GPUs, 100,000 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100000, "nnyyy", "distributed", "improved"},
-    {"2 GPUs, 100,001 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100001, "nyyyy", "ring", "improved"},
+    {"2 GPUs, 100,001 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100001, "nyyyy", "ring", "ring"},
     {"16 GPUs, 50,001 tokens", A100, DA_MAX_GPUS, false, true, DA_ISA_AVX2, 50001, "nnyyy", "distributed", "improved"},
 };
 
@@ -100,7 +98,7 @@ static void test_conditions(void **state) {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
         const machine *row = &machines[m];
         const da_hardware hardware = describe(row);
-        const da_facts facts = {&hardware, row->isa, row->length};
+        const da_facts facts = {&hardware, row->isa, row->length, 1};
         const char *chosen = NULL;
         for (int k = 0; k < DA_RULE_COUNT; k++) {
             bool holds = da_selection_rules[k].holds(&facts);
@@ -120,10 +118,10 @@ static void check_steps(const machine *row, const da_selection_step *steps) {
     for (int k = 0; k < DA_RULE_COUNT; k++) {
         const da_selection_step *step = &steps[k];
         const char *implementation = da_selection_rules[k].implementation;
-        bool absent = strcmp(implementation, "ring") == 0 || strcmp(implementation, "distributed") == 0;
+        bool absent = strcmp(implementation, "distributed") == 0;
         const char *expected = decided        ? "not reached"
                                : !step->holds ? "does not apply"
-                               : absent       ? "passed over: not part of this version (0.1.0)"
+                               : absent       ? "passed over: the context has no communicator of several ranks"
                                               : "chosen";
         if (strcmp(step->outcome, expected) != 0) {
             fail_msg("%s: the outcome of rule %d is \"%s\", not \"%s\"", row->name, k + 1, step->outcome, expected);
@@ -161,16 +159,18 @@ static void test_selection(void **state) {
 
 static void test_creation_by_auto(void **state) {
     (void)state;
-    const machine plain = {"CPU", CPU_PLAIN, 0, "nnnny", "standard", "standard"};
-    const machine card = {"A100", A100, 1, false, true, DA_ISA_PORTABLE, 0, "nnnyy", "improved", "improved"};
-    const machine *rows[] = {&plain, &card};
-    for (int k = 0; k < 2; k++) {
-        const da_hardware hardware = describe(rows[k]);
+    const machine rows[] = {
+        {"CPU", CPU_PLAIN, 60000, "nnnny", "standard", "standard"},
+        {"A100", A100, 1, false, true, DA_ISA_PORTABLE, 60000, "nnnyy", "improved", "improved"},
+        {"CPU, very long", CPU_PLAIN, 200000, "nynny", "ring", "ring"},
+    };
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+        const da_hardware hardware = describe(&rows[k]);
         da_context *context = make_context(&hardware, DA_ISA_PORTABLE, NULL);
-        const da_attention_config config = make_config(200000);
+        const da_attention_config config = make_config(rows[k].length);
         da_attention *attention = NULL;
         assert_int_equal(da_attention_create(context, "auto", &config, &attention), DA_OK);
-        assert_string_equal(da_attention_implementation(attention), rows[k]->here);
+        assert_string_equal(da_attention_implementation(attention), rows[k].here);
         da_attention_free(attention);
         da_context_free(context);
     }
@@ -218,7 +218,7 @@ static void test_fitting(void **state) {
     assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_ALL}, reason));
     assert_string_equal(reason, "does not take window, key padding (key_lengths, key_mask), grouped queries (fewer key "
                                 "heads than query heads), lse, mixing head_groups, offset_rule block, tail_rule "
-                                "zero_pad, overlap once, dropout");
+                                "zero_pad, overlap once, dropout, query range");
     assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F64, 0}, reason));
     assert_string_equal(reason, "does not take data type f64; allowed: f32");
     counts.unavailable_because = "nothing to run on";
@@ -238,20 +238,20 @@ static void test_facts(void **state) {
     const machine two_cards = {"", A100, 2, true, false, DA_ISA_AVX512, 0, "", "", ""};
     const machine plain = {"", CPU_PLAIN, 0, "", "", ""};
     da_hardware cards = describe(&two_cards), none = describe(&plain);
-    da_facts facts = {&none, DA_ISA_PORTABLE, 0};
+    da_facts facts = {&none, DA_ISA_PORTABLE, 0, 1};
     check_facts(&facts, 1, "no flash attention 3; no GPU");
     check_facts(&facts, 2, "unknown length");
-    check_facts(&facts, 3, "0 GPUs; unknown length");
+    check_facts(&facts, 3, "1 rank; 0 GPUs; unknown length");
     check_facts(&facts, 4, "no flash attention on a GPU; no vector kernels on the CPU");
-    facts = (da_facts){&cards, DA_ISA_AVX512, 131072};
+    facts = (da_facts){&cards, DA_ISA_AVX512, 131072, 1};
     check_facts(&facts, 1, "flash attention 3; 2 GPUs, no H100");
     check_facts(&facts, 2, "131,072 tokens");
-    check_facts(&facts, 3, "2 GPUs; 131,072 tokens");
+    check_facts(&facts, 3, "1 rank; 2 GPUs; 131,072 tokens");
     check_facts(&facts, 4, "flash attention 3 on a GPU; avx512 kernels on the CPU");
     cards.gpus[1] = gpus[H100];
     cards.flash_attention_3 = false;
     cards.flash_attention_2 = true;
-    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1};
+    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1, 1};
     check_facts(&facts, 1, "no flash attention 3; GPU 1 is NVIDIA H100 80GB HBM3");
     check_facts(&facts, 2, "1 token");
     check_facts(&facts, 4, "flash attention 2 on a GPU; no vector kernels on the CPU");

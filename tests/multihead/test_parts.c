@@ -347,7 +347,8 @@ static da_rotary make_rotary(da_position position, da_rotary_layout order, int64
     config.position = position;
     config.rotary_layout = order;
     config.xpos_scale_base = 16;
-    da_rotary_begin(&rotary, &config, n);
+    const da_tokens tokens = da_tokens_whole(n);
+    da_rotary_begin(&rotary, &config, &tokens);
     return rotary;
 }
 

@@ -213,11 +213,11 @@ static da_status layout_of(fixture *f, da_partition partition, int64_t stripe, i
     ROW(n_beyond, layout_of(f, DA_PARTITION_ZIGZAG, 0, ((int64_t)1 << 48) + 1, 2, NULL), REFUSED, "n is 281474976710657") \
     ROW(ranks_zero, layout_of(f, DA_PARTITION_ZIGZAG, 0, 8, 0, NULL), REFUSED, "ranks is 0; allowed: 1 to 16777216") \
     ROW(ranks_beyond, layout_of(f, DA_PARTITION_ZIGZAG, 0, 8, (1 << 24) + 1, NULL), REFUSED, "ranks is 16777217") \
-    ROW(lengths_zigzag, layout_of(f, DA_PARTITION_ZIGZAG, 0, 8, 2, LENGTHS(4, 4)), REFUSED, "partition zigzag") \
-    ROW(lengths_short, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, 3)), REFUSED, "sum of lengths is 7") \
-    ROW(lengths_long, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, 5)), REFUSED, "lengths[1] is 5") \
-    ROW(lengths_overflow, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, INT64_MAX)), REFUSED, "lengths[1]") \
-    ROW(lengths_negative, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(-1, 9)), REFUSED, "lengths[0] is -1") \
+    ROW(lengths_zigzag, layout_of(f, DA_PARTITION_ZIGZAG, 0, 8, 2, LENGTHS(5, 3)), REFUSED, "rank 0 brings 5 tokens; allowed: 4") \
+    ROW(lengths_short, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, 3)), REFUSED, "the ranks bring 7") \
+    ROW(lengths_long, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, 5)), REFUSED, "rank 1 brings 5") \
+    ROW(lengths_overflow, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(4, INT64_MAX)), REFUSED, "rank 1 brings") \
+    ROW(lengths_negative, layout_of(f, DA_PARTITION_CONTIGUOUS, 0, 8, 2, LENGTHS(-1, 9)), REFUSED, "rank 0 brings -1") \
     ROW(rank_negative, da_partition_length(DA_PARTITION_ZIGZAG, 0, 8, 2, -1, &f->number), REFUSED, "rank is -1") \
     ROW(rank_beyond, da_partition_length(DA_PARTITION_ZIGZAG, 0, 8, 2, 2, &f->number), REFUSED, "which is 1") \
     ROW(length_null, da_partition_length(DA_PARTITION_ZIGZAG, 0, 8, 2, 1, NULL), REFUSED, "length is NULL") \

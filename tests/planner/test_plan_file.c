@@ -168,7 +168,7 @@ static const edit edits[] = {
     {KEY("portable")},
     {KEY("")},
     /* the choice */
-    {CHOICE("ring 512 128 2 1500000")},
+    {CHOICE("distributed 512 128 2 1500000")},
     {CHOICE("fastest 512 128 2 1500000")},
     {CHOICE("auto 512 128 2 1500000")},
     {CHOICE("improved 8193 128 2 1500000")},

@@ -68,7 +68,7 @@ static void check_rows(const da_context *context, const test_case *c, const outp
     bool bf16_weights = rounds_weights(da_context_isa(context), c->dtype);
     for (int64_t r = 0; r < c->row_count; r++) {
         const case_row *row = case_file_row(c, r);
-        row_bound bound = bound_of_row(row, c->head_dim, c->dtype, bf16_weights);
+        row_bound bound = bound_of_row(row, c->head_dim, c->dtype, bf16_weights, 0);
         bool close = is_close(test_tensor_get(&results->lse, row->b, row->i, row->h, 0), row->lse,
                               bound_when_stored(bound.lse, row->lse, DA_F64));
         for (int64_t d = 0; d < c->head_dim; d++) {

@@ -1,6 +1,5 @@
 #include "support/ranked.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,9 +10,9 @@
 
 #include <cmocka.h>
 
-#include "dilated_attention.h"
+#include "support/ranks.h"
 
-enum { MAX_RANKS = 7, TENSORS = 10 };
+enum { MAX_RANKS = RANKED_MERGES + 1, TENSORS = 10 };
 
 static const double TIMEOUT = 120; /* long enough for a sanitizer on a busy machine */
 
@@ -38,7 +37,8 @@ typedef struct rank_call {
     const char *implementation;
     const da_forward_call *forward;
     const da_backward_call *backward;
-    da_comm comm;
+    int rank;
+    const da_comm *comm;
     part_of tensors[TENSORS];
     int64_t length;
     uint8_t *mask;
@@ -58,6 +58,7 @@ static void cut_call(cutting *cut, const da_context *context, const da_attention
     mixed ^= mixed >> 15;
     cut->config = *config;
     cut->config.partition = (da_partition)(mixed / 5 % 3);
+    cut->config.split = (da_split)(mixed / 60 % 3);
     cut->config.stripe = stripes[mixed / 15 % 4];
     cut->ranks = ranks[mixed % 5];
     cut->threads = da_context_threads(context) > 1 ? 2 : 1;
@@ -94,7 +95,7 @@ static void copy_rows(const rank_call *call, const part_of *tensor, bool into_pa
     size_t size = da_dtype_size(whole->dtype);
     for (int64_t b = 0; b < whole->shape[0]; b++) {
         for (int64_t row = 0; row < call->length; row++) {
-            int64_t i = position_of(call->cut, call->comm.rank, row);
+            int64_t i = position_of(call->cut, call->rank, row);
             for (int64_t h = 0; h < whole->shape[2]; h++) {
                 for (int64_t c = 0; c < whole->shape[3]; c++) {
                     char *in_whole = (char *)whole->data + (b * whole->stride[0] + i * whole->stride[1] +
@@ -121,7 +122,7 @@ static void begin_part(const rank_call *call, part_of *tensor) {
         tensor->part = *whole;
         tensor->part.shape[1] = call->length;
         tensor->part.data = (char *)whole->data +
-                            call->cut->first[call->comm.rank] * whole->stride[1] * (int64_t)da_dtype_size(whole->dtype);
+                            call->cut->first[call->rank] * whole->stride[1] * (int64_t)da_dtype_size(whole->dtype);
         return;
     }
     size_t elements = (size_t)(shape[0] * (call->length + 1) * shape[2] * shape[3]);
@@ -152,7 +153,7 @@ static void cut_mask(rank_call *call, const da_call_options *whole, int64_t batc
     assert_non_null(call->mask);
     for (int64_t b = 0; b < batch; b++) {
         for (int64_t row = 0; row < call->length; row++) {
-            int64_t i = position_of(call->cut, call->comm.rank, row);
+            int64_t i = position_of(call->cut, call->rank, row);
             call->mask[b * call->length + row] =
                 whole->key_mask[b * whole->key_mask_stride[0] + i * whole->key_mask_stride[1]];
         }
@@ -198,15 +199,14 @@ static const da_context *context_of(const rank_call *call) {
     return call->forward ? call->forward->context : call->backward->context;
 }
 
-static void *run_rank(void *user) {
-    rank_call *call = user;
+static void run_rank(rank_call *call) {
     da_context *context = NULL;
     da_attention *attention = NULL;
     da_context_options options;
     da_context_options_init(&options);
     options.threads = call->cut->threads;
     options.isa = da_context_isa(context_of(call));
-    options.comm = &call->comm;
+    options.comm = call->comm;
     call->status = da_context_create(&options, &context);
     if (call->status == DA_OK) {
         call->status = da_attention_create(context, call->implementation, &call->cut->config, &attention);
@@ -219,7 +219,6 @@ static void *run_rank(void *user) {
     }
     da_attention_free(attention);
     da_context_free(context);
-    return NULL;
 }
 
 static void list_tensors(rank_call *call) {
@@ -243,29 +242,30 @@ static void list_tensors(rank_call *call) {
 
 /* ---- the group --------------------------------------------------------------------------------------------------- */
 
+static void run_seat(const da_comm *comm, void *user) {
+    rank_call *call = (rank_call *)user + comm->rank;
+    call->comm = comm;
+    run_rank(call);
+}
+
 static da_status run_ranks(const cutting *cut, const char *implementation, const da_forward_call *forward,
                            const da_backward_call *backward) {
     rank_call calls[MAX_RANKS] = {0};
-    pthread_t threads[MAX_RANKS];
-    da_comm_group *group = NULL;
     da_status status = DA_OK;
-    /* `distributed` needs several. */
-    assert_int_equal(da_comm_group_create(cut->ranks, TIMEOUT, NULL, &group), DA_OK);
     for (int r = 0; r < cut->ranks; r++) {
         calls[r] = (rank_call){.cut = cut,
+                               .rank = r,
                                .implementation = implementation,
                                .forward = forward,
                                .backward = backward,
                                .length = length_of(cut, r)};
-        assert_int_equal(da_comm_group_rank(group, r, &calls[r].comm), DA_OK);
         list_tensors(&calls[r]);
         for (int k = 0; k < TENSORS; k++) {
             begin_part(&calls[r], &calls[r].tensors[k]);
         }
-        assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &calls[r]), 0);
     }
+    assert_true(ranks_run(cut->ranks, TIMEOUT, NULL, run_seat, calls));
     for (int r = 0; r < cut->ranks; r++) {
-        pthread_join(threads[r], NULL);
         if (calls[r].status != DA_OK && status == DA_OK) {
             status = da_report(calls[r].status, "rank %d of %d: %s", r, cut->ranks, calls[r].message);
         }
@@ -274,7 +274,6 @@ static da_status run_ranks(const cutting *cut, const char *implementation, const
         }
         free(calls[r].mask);
     }
-    da_comm_group_free(group);
     return status;
 }
 
@@ -300,7 +299,7 @@ void ranked_register(void) {
         const da_implementation table = {
             .size = sizeof table,
             .name = names[k],
-            .features = DA_FEATURE_ALL,
+            .features = DA_FEATURE_ALL & ~(uint32_t)DA_FEATURE_QUERY_RANGE,
             .dtypes = DA_DTYPE_BITS_ALL,
             .user = implementations[k],
             .forward = forward,

@@ -6,6 +6,9 @@
 #define RING_OVER_RANKS "ring_over_ranks"
 #define DISTRIBUTED_OVER_RANKS "distributed_over_ranks"
 
+/* Of parts of a query's softmax, at most. */
+enum { RANKED_MERGES = 6 };
+
 /* Registers both, once. */
 void ranked_register(void);
 

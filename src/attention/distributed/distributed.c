@@ -1,11 +1,14 @@
 /* `distributed`: the sequence is divided among ranks, and the keys and values that segments across ranks keep are gathered
- * (LongNet, arXiv:2307.02486, section 3.1): how many depends on the patterns, and not on how long the sequence is. */
+ * (LongNet, arXiv:2307.02486, section 3.1): how many depends on the patterns, and not on how long the sequence is. Or the
+ * heads are divided. */
 #include "attention/distributed/distributed.h"
 
 #include <stdio.h>
 
 #include "attention/improved/passes.h"
 #include "attention/ranks/ranks.h"
+
+static const da_ranks_way way = {.run_direction = da_run_gathered, .may_split_heads = true};
 
 static bool available(const da_context *context, char *reason, size_t reason_size, void *user) {
     if (!da_has_ranks(context)) {
@@ -19,21 +22,22 @@ static da_status create(const da_context *context, const da_attention_config *co
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
-    return da_ranks_forward(call, da_run_gathered);
+    return da_ranks_forward(call, &way);
 }
 
 static da_status backward(void *state, const da_backward_call *call, void *user) {
-    return da_ranks_backward(call, da_run_gathered);
+    return da_ranks_backward(call, &way);
 }
 
 const da_implementation da_distributed_implementation = {
     .size = sizeof(da_implementation),
     .name = "distributed",
     .description =
-        "the sequence is divided among ranks; the keys and values that segments across ranks keep are gathered",
+        "the sequence is divided among ranks, and the keys and values that segments across ranks keep are gathered; or "
+        "the heads are divided",
     .best_for = "several machines or GPUs",
     .memory = "a fixed workspace a thread, and the kept keys and values of other ranks",
-    .features = DA_FEATURE_ALL | DA_FEATURE_PARTS,
+    .features = (DA_FEATURE_ALL & ~(uint32_t)DA_FEATURE_QUERY_RANGE) | DA_FEATURE_PARTS,
     .dtypes = DA_DTYPE_BITS_ALL,
     .available = available,
     .create = create,

@@ -410,8 +410,9 @@ static void run_head(worker *w, int64_t head, const da_piece *piece) {
     const da_backward_call *call = w->shared->call;
     w->head = head;
     w->unit.column_head = w->unit.pass->rows_are_keys ? head : w->kv_head;
-    da_head_patterns_init(&w->patterns, call->config, w->unit.scope->n, w->tensors->query->shape[2], head);
-    da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch, head);
+    da_scope_patterns(w->unit.scope, call->config, head, &w->patterns);
+    da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch,
+                     w->unit.scope->heads.first + head);
     w->keys_finite = true;
     da_unit_run(&w->unit, piece);
 }
@@ -644,12 +645,17 @@ static da_status run(backward_job *shared) {
 }
 
 da_status da_improved_backward(void *state, const da_backward_call *call, void *user) {
+    const da_head_range all = da_all_heads(call->tensors->query);
+    return da_improved_backward_heads(call, &all);
+}
+
+da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads) {
     const da_backward_tensors *t = call->tensors;
     int64_t n = t->query->shape[1];
     da_whole queries, keys;
     backward_job shared = {.call = call,
-                           .query_scope = da_scope_whole(&queries, n, t->key, t->value),
-                           .key_scope = da_scope_whole(&keys, n, t->query, t->grad_out)};
+                           .query_scope = da_scope_whole(&queries, n, heads, t->key, t->value),
+                           .key_scope = da_scope_whole(&keys, n, heads, t->query, t->grad_out)};
     return run(&shared);
 }
 

@@ -205,8 +205,9 @@ static void run_unit(int64_t index, int thread, void *user) {
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
-    da_head_patterns_init(&w.patterns, call->config, shared->scope->n, heads, w.head);
-    da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch, w.head);
+    da_scope_patterns(shared->scope, call->config, w.head, &w.patterns);
+    da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch,
+                     shared->scope->heads.first + w.head);
     da_unit_run(&w.unit, &piece);
     da_progress_step(&shared->job.progress, thread);
 }
@@ -246,8 +247,20 @@ static const da_kernels *kernels_for(const da_context *context, da_dtype dtype, 
 }
 
 da_status da_improved_forward(void *state, const da_forward_call *call, void *user) {
+    const da_head_range all = da_all_heads(call->query);
+    return da_improved_forward_heads(call, &all);
+}
+
+da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads) {
     da_whole whole;
-    return da_improved_forward_scope(call, da_scope_whole(&whole, call->query->shape[1], call->key, call->value));
+    int64_t n = call->query->shape[1], first = call->options->query_first, end = call->options->query_end;
+    da_scope scope = *da_scope_whole(&whole, n, heads, call->key, call->value);
+    const da_piece piece = {first, end, first};
+    const da_part queries = {end - first, 1, &piece};
+    if (end != 0) {
+        scope.rows = &queries;
+    }
+    return da_improved_forward_scope(call, &scope);
 }
 
 size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem) {

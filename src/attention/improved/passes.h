@@ -13,6 +13,11 @@ da_status da_improved_backward(void *state, const da_backward_call *call, void *
 size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
                                       const da_problem *problem, void *user);
 
+/* ---- heads: the call's tensors hold some of them ----------------------------------------------------------------- */
+
+da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads);
+da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads);
+
 /* ---- by scopes: the call's tensors hold the rows of scope->rows -------------------------------------------------- */
 
 /* Rows are queries, columns keys with their values. */

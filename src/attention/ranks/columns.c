@@ -47,15 +47,17 @@ static da_source own_source(const da_direction *direction) {
                        .tensors = {*direction->cargo->first, *direction->cargo->second}};
 }
 
-static da_scope whole_scope(const da_meeting *meeting, const da_source *sources) {
+static da_scope whole_scope(const da_direction *direction, const da_source *sources) {
+    const da_meeting *meeting = direction->meeting;
     int64_t n = meeting->layout->n;
-    return (da_scope){.n = n, .rows = meeting->part, .columns_end = n, .sources = sources};
+    return (da_scope){
+        .n = n, .rows = meeting->part, .columns_end = n, .sources = sources, .heads = direction->cargo->query_heads};
 }
 
 /* The columns of one source alone. */
-static da_scope scope_of(const da_meeting *meeting, const da_source *source, const da_carry *carry) {
+static da_scope scope_of(const da_direction *direction, const da_source *source, const da_carry *carry) {
     const da_part *part = source->part;
-    da_scope scope = whole_scope(meeting, source);
+    da_scope scope = whole_scope(direction, source);
     scope.carry = carry;
     scope.columns_first = part->piece_count > 0 ? part->pieces[0].first : 0;
     scope.columns_end = part->piece_count > 0 ? part->pieces[part->piece_count - 1].end : 0;
@@ -124,7 +126,7 @@ static da_status compute_step(ring *r, int step) {
     }
     r->carry.begins = step == 0;
     r->carry.ends = step == r->last_step;
-    da_scope scope = scope_of(direction->meeting, &source, &r->carry);
+    da_scope scope = scope_of(direction, &source, &r->carry);
     return run_scope(direction, &scope, &m);
 }
 
@@ -217,7 +219,7 @@ static da_status wait_for(const da_meeting *meeting, da_parcel *parcels) {
 static da_status compute_gathered(const da_direction *direction, gathering *g) {
     const da_meeting *meeting = direction->meeting;
     mover m = {.direction = direction, .steps = 1};
-    da_scope scope = whole_scope(meeting, g->sources);
+    da_scope scope = whole_scope(direction, g->sources);
     scope.layout = meeting->layout;
     for (int rank = 0; rank < meeting->comm->ranks; rank++) {
         g->sources[rank] = rank == meeting->comm->rank ? own_source(direction)

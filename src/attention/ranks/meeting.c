@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/hash.h"
 #include "core/memory.h"
 
 /* ---- what ranks say of a call ------------------------------------------------------------------------------------ */
@@ -20,6 +21,7 @@ enum {
     MASK,
     DROPS,
     SEED,
+    LSE,
     GRADIENTS,
     FIELDS
 };
@@ -36,21 +38,12 @@ static const char *const field_names[FIELDS] = {
     [MASK] = "whether there is a key_mask",
     [DROPS] = "whether dropout is applied",
     [SEED] = "dropout_seed",
-    [GRADIENTS] = "the gradients that are wanted",
+    [LSE] = "whether there is an lse, or a grad_lse",
+    [GRADIENTS] = "the gradients that are wanted (1: query, 2: key, 4: value)",
 };
 
 size_t da_meeting_bytes(void) {
     return FIELDS * sizeof(int64_t);
-}
-
-/* FNV-1a, 64 bits (Fowler, Noll, Vo). */
-static uint64_t hash_bytes(const void *bytes, size_t count) {
-    const unsigned char *byte = bytes;
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t k = 0; k < count; k++) {
-        hash = (hash ^ byte[k]) * UINT64_C(0x100000001b3);
-    }
-    return hash;
 }
 
 static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
@@ -64,12 +57,13 @@ static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     fields[DTYPE] = call->query->dtype;
     fields[LENGTHS] =
         options->key_lengths
-            ? (int64_t)hash_bytes(options->key_lengths, (size_t)call->query->shape[0] * sizeof *options->key_lengths)
+            ? (int64_t)da_hash(options->key_lengths, (size_t)call->query->shape[0] * sizeof *options->key_lengths)
             : 0;
     fields[MASK] = options->key_mask != NULL;
     fields[DROPS] = call->dropout > 0;
     fields[SEED] = call->dropout > 0 ? (int64_t)options->dropout_seed : 0;
-    fields[GRADIENTS] = (call->wants_query ? 1 : 0) + (call->wants_keys ? 2 : 0);
+    fields[LSE] = call->wants_lse;
+    fields[GRADIENTS] = (call->wants_query ? 1 : 0) + (call->wants_key ? 2 : 0) + (call->wants_value ? 4 : 0);
 }
 
 /* The first difference to rank 0, the same on all ranks. */
@@ -89,24 +83,10 @@ static da_status check_agreement(const da_comm *comm, const int64_t (*all)[FIELD
 
 /* ---- who holds what ---------------------------------------------------------------------------------------------- */
 
-static da_status check_parts(const da_layout *layout, const char *partition, const int64_t (*all)[FIELDS]) {
-    for (int rank = 0; rank < layout->ranks; rank++) {
-        int64_t allowed = da_layout_part(layout, rank)->length;
-        if (all[rank][LENGTH] != allowed) {
-            return da_report(DA_ERROR_INVALID_ARGUMENT,
-                             "query.shape[1] of rank %d is %" PRId64 "; allowed: %" PRId64 ", its part of %" PRId64
-                             " tokens over %d ranks with partition %s",
-                             rank, all[rank][LENGTH], allowed, layout->n, layout->ranks, partition);
-        }
-    }
-    return DA_OK;
-}
-
 static da_status make_layout(da_meeting *meeting, const int64_t (*all)[FIELDS]) {
     const da_attention_config *config = meeting->config;
     const da_allocator *allocator = da_context_allocator(meeting->context);
     int ranks = meeting->comm->ranks;
-    bool contiguous = config->partition == DA_PARTITION_CONTIGUOUS;
     int64_t n = 0, *lengths = da_allocate(allocator, (size_t)ranks, sizeof *lengths);
     if (!lengths) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -115,12 +95,9 @@ static da_status make_layout(da_meeting *meeting, const int64_t (*all)[FIELDS]) 
         lengths[rank] = all[rank][LENGTH];
         n += lengths[rank];
     }
-    da_status status = da_layout_create(allocator, config->partition, config->stripe, n, ranks,
-                                        contiguous ? lengths : NULL, &meeting->layout);
+    da_status status =
+        da_layout_create(allocator, config->partition, config->stripe, n, ranks, lengths, &meeting->layout);
     da_release(allocator, lengths);
-    if (status == DA_OK) {
-        status = check_parts(meeting->layout, da_partition_name(config->partition), all);
-    }
     if (status == DA_OK) {
         meeting->part = da_layout_part(meeting->layout, meeting->comm->rank);
     }
@@ -242,7 +219,7 @@ typedef struct agreed_config {
     char implementation[64];
     int64_t lengths[DA_MAX_PATTERNS], rates[DA_MAX_PATTERNS];
     double dropout, scale;
-    int64_t count, causal, window, mixing, offset_rule, tail_rule, overlap, dtype, partition, stripe;
+    int64_t count, causal, window, mixing, offset_rule, tail_rule, overlap, dtype, partition, stripe, split;
 } agreed_config;
 
 da_status da_meeting_agree(const da_context *context, const char *implementation, const da_attention_config *config) {
@@ -265,6 +242,7 @@ da_status da_meeting_agree(const da_context *context, const char *implementation
     agreed.dtype = config->dtype;
     agreed.partition = config->partition;
     agreed.stripe = config->stripe;
+    agreed.split = config->split;
     return da_comm_agree(da_context_comm(context), da_context_allocator(context), &agreed, sizeof agreed,
                          "implementation and configuration");
 }

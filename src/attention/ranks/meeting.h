@@ -25,7 +25,8 @@ typedef struct da_meeting_call {
     const da_tensor *query, *key;
     const da_call_options *options;
     double dropout;
-    bool wants_query, wants_keys; /* gradients */
+    bool wants_lse;                           /* or, backward, has its gradient */
+    bool wants_query, wants_key, wants_value; /* gradients */
 } da_meeting_call;
 
 /* Collective. Errors, on every rank: DA_ERROR_COMMUNICATION (a rank calls for something else), DA_ERROR_INVALID_ARGUMENT

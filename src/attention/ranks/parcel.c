@@ -24,11 +24,11 @@ static size_t lay_out(da_parcel *parcel, char *memory) {
 /* Marks the rows of one head of the tensors; of keys, those that any query head of the group needs. */
 static void mark_head(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
                       int64_t head) {
-    int64_t group = cargo->query_heads / parcel->heads;
+    int64_t group = cargo->query_heads.all / parcel->heads;
     da_kept_clear(&parcel->kept[head]);
     for (int64_t h = head * group; h < (head + 1) * group; h++) {
         da_head_patterns patterns;
-        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads, h);
+        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads.all, h);
         da_kept_mark(&patterns, rows, parcel->columns, cargo->backward != NULL, parcel->kept[head].bits);
     }
     da_kept_number(&parcel->kept[head]);
@@ -42,9 +42,9 @@ size_t da_parcel_plan_bytes(int64_t heads, int64_t length) {
 
 bool da_parcel_is_needed(const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
                          const da_part *columns) {
-    for (int64_t head = 0; head < cargo->query_heads; head++) {
+    for (int64_t head = 0; head < cargo->query_heads.all; head++) {
         da_head_patterns patterns;
-        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads, head);
+        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads.all, head);
         if (da_kept_count(&patterns, rows, columns, cargo->backward != NULL) > 0) {
             return true;
         }

@@ -11,7 +11,7 @@
 typedef struct da_cargo {
     const da_tensor *first, *second;  /* this rank's */
     const da_backward_call *backward; /* NULL; where columns are queries, the call, for their terms */
-    int64_t query_heads;
+    da_head_range query_heads;
     int tag;
     const char *name; /* for messages */
 } da_cargo;

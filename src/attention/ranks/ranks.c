@@ -1,6 +1,8 @@
 #include "attention/ranks/ranks.h"
 
 #include "attention/improved/passes.h"
+#include "attention/ranks/choice.h"
+#include "attention/ranks/heads.h"
 #include "attention/workspace.h"
 
 enum { TAG_KEYS = 0, TAG_QUERIES = 1 };
@@ -16,7 +18,7 @@ static da_status leave(da_meeting *meeting, da_status status) {
 
 static da_cargo keys_and_values(const da_tensor *query, const da_tensor *key, const da_tensor *value) {
     return (da_cargo){
-        .first = key, .second = value, .query_heads = query->shape[2], .tag = TAG_KEYS, .name = "keys and values"};
+        .first = key, .second = value, .query_heads = da_all_heads(query), .tag = TAG_KEYS, .name = "keys and values"};
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------------ */
@@ -27,27 +29,43 @@ static da_status forward_scope(const da_scope *scope, const da_call_options *opt
     return da_improved_forward_scope(&call, scope);
 }
 
-da_status da_ranks_forward(const da_forward_call *call, da_run_direction *run_direction) {
-    da_meeting meeting;
+static da_status forward_by_tokens(const da_forward_call *call, const da_meeting *meeting,
+                                   da_run_direction *run_direction) {
     da_problem problem;
+    da_cargo cargo = keys_and_values(call->query, call->key, call->value);
+    da_forward_call ours = *call;
+    da_problem_of_tensors(call->query, call->key, &problem);
+    const da_direction direction = {.meeting = meeting,
+                                    .cargo = &cargo,
+                                    .carry_bytes =
+                                        da_improved_forward_carry(call->context, call->dropout > 0, &problem),
+                                    .run = forward_scope,
+                                    .user = &ours,
+                                    .count = 1};
+    return run_direction(&direction);
+}
+
+static da_status choose(const da_ranks_way *way, const da_meeting *meeting, const da_tensor *query,
+                        const da_tensor *key, bool *by_heads) {
+    *by_heads = false;
+    return way->may_split_heads ? da_choose_split(meeting, query, key, by_heads) : DA_OK;
+}
+
+da_status da_ranks_forward(const da_forward_call *call, const da_ranks_way *way) {
+    da_meeting meeting;
+    bool by_heads;
     const da_meeting_call common = {.pass = DA_PASS_FORWARD,
                                     .query = call->query,
                                     .key = call->key,
                                     .options = call->options,
-                                    .dropout = call->dropout};
-    da_problem_of_tensors(call->query, call->key, &problem);
+                                    .dropout = call->dropout,
+                                    .wants_lse = call->lse != NULL};
     da_status status = da_meeting_begin(&meeting, call->context, call->config, &common);
     if (status == DA_OK) {
-        da_cargo cargo = keys_and_values(call->query, call->key, call->value);
-        da_forward_call ours = *call;
-        const da_direction direction = {.meeting = &meeting,
-                                        .cargo = &cargo,
-                                        .carry_bytes =
-                                            da_improved_forward_carry(call->context, call->dropout > 0, &problem),
-                                        .run = forward_scope,
-                                        .user = &ours,
-                                        .count = 1};
-        status = run_direction(&direction);
+        status = choose(way, &meeting, call->query, call->key, &by_heads);
+    }
+    if (status == DA_OK) {
+        status = by_heads ? da_heads_forward(&meeting, call) : forward_by_tokens(call, &meeting, way->run_direction);
     }
     return leave(&meeting, status);
 }
@@ -91,7 +109,7 @@ static da_status backward_keys(const da_backward_call *call, const da_meeting *m
     da_cargo cargo = {.first = t->query,
                       .second = t->grad_out,
                       .backward = call,
-                      .query_heads = t->query->shape[2],
+                      .query_heads = da_all_heads(t->query),
                       .tag = TAG_QUERIES,
                       .name = "queries and gradients of outputs"};
     da_backward_tensors tensors = *t;
@@ -109,24 +127,37 @@ static da_status backward_keys(const da_backward_call *call, const da_meeting *m
     return run_direction(&direction);
 }
 
-da_status da_ranks_backward(const da_backward_call *call, da_run_direction *run_direction) {
+static da_status backward_by_tokens(const da_backward_call *call, const da_meeting *meeting,
+                                    da_run_direction *run_direction) {
+    const da_backward_tensors *t = call->tensors;
+    da_problem problem;
+    da_problem_of_tensors(t->query, t->key, &problem);
+    da_status status = t->grad_query ? backward_queries(call, meeting, &problem, run_direction) : DA_OK;
+    if (status == DA_OK && (t->grad_key || t->grad_value)) {
+        status = backward_keys(call, meeting, &problem, run_direction);
+    }
+    return status;
+}
+
+da_status da_ranks_backward(const da_backward_call *call, const da_ranks_way *way) {
     const da_backward_tensors *t = call->tensors;
     da_meeting meeting;
-    da_problem problem;
+    bool by_heads;
     const da_meeting_call common = {.pass = DA_PASS_BACKWARD,
                                     .query = t->query,
                                     .key = t->key,
                                     .options = call->options,
                                     .dropout = call->dropout,
+                                    .wants_lse = t->grad_lse != NULL,
                                     .wants_query = t->grad_query != NULL,
-                                    .wants_keys = t->grad_key || t->grad_value};
-    da_problem_of_tensors(t->query, t->key, &problem);
+                                    .wants_key = t->grad_key != NULL,
+                                    .wants_value = t->grad_value != NULL};
     da_status status = da_meeting_begin(&meeting, call->context, call->config, &common);
-    if (status == DA_OK && common.wants_query) {
-        status = backward_queries(call, &meeting, &problem, run_direction);
+    if (status == DA_OK) {
+        status = choose(way, &meeting, t->query, t->key, &by_heads);
     }
-    if (status == DA_OK && common.wants_keys) {
-        status = backward_keys(call, &meeting, &problem, run_direction);
+    if (status == DA_OK) {
+        status = by_heads ? da_heads_backward(&meeting, call) : backward_by_tokens(call, &meeting, way->run_direction);
     }
     return leave(&meeting, status);
 }

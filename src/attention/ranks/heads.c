@@ -1,0 +1,317 @@
+#include "attention/ranks/heads.h"
+
+#include <string.h>
+
+#include "attention/improved/passes.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+
+enum { TAG_HEADS = 2, MAX_TENSORS = 10 };
+
+void da_heads_of_rank(int64_t kv_heads, int ranks, int rank, int64_t *first, int64_t *end) {
+    *first = kv_heads * rank / ranks;
+    *end = kv_heads * (rank + 1) / ranks;
+}
+
+/* ---- tensors of this rank's tokens and of its heads ---------------------------------------------------------------- */
+
+/* A tensor of the call, and the same for all tokens of this rank's heads. */
+typedef struct two_views {
+    const da_tensor *tokens; /* (batch, this rank's rows, heads, width); or NULL */
+    da_tensor heads;         /* (batch, n, this rank's heads, width) */
+    bool is_output;
+} two_views;
+
+typedef struct transfer {
+    const da_meeting *meeting;
+    int64_t kv_heads;
+    two_views views[MAX_TENSORS];
+    int count;
+} transfer;
+
+/* Heads of a view's tensor that a rank computes. */
+static void heads_of(const transfer *t, const two_views *view, int rank, int64_t *first, int64_t *end) {
+    int64_t group = view->tokens->shape[2] / t->kv_heads;
+    da_heads_of_rank(t->kv_heads, t->meeting->comm->ranks, rank, first, end);
+    *first *= group;
+    *end *= group;
+}
+
+static da_status add_view(transfer *t, const da_tensor *tokens, bool is_output) {
+    two_views *view = &t->views[t->count++];
+    *view = (two_views){.tokens = tokens, .is_output = is_output};
+    if (!tokens) {
+        return DA_OK;
+    }
+    int64_t first, end, batch = tokens->shape[0], n = t->meeting->layout->n, width = tokens->shape[3];
+    heads_of(t, view, t->meeting->comm->rank, &first, &end);
+    view->heads = da_tensor_make(NULL, tokens->dtype, batch, n, end - first, width);
+    size_t elements = (size_t)(batch * n * (end - first) * width);
+    view->heads.data =
+        da_allocate(da_context_allocator(t->meeting->context), elements + 1, da_dtype_size(tokens->dtype));
+    return view->heads.data ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+}
+
+static void free_views(transfer *t) {
+    for (int k = 0; k < t->count; k++) {
+        da_release(da_context_allocator(t->meeting->context), t->views[k].heads.data);
+    }
+}
+
+/* The same view for the pass; NULL where the call has no such tensor. */
+static const da_tensor *view_of_heads(const transfer *t, int k) {
+    return t->views[k].tokens ? &t->views[k].heads : NULL;
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------------ */
+
+/* One block of a message: rows of a part, of some heads of a tensor, packed as (batch, row, head, width). */
+typedef struct block {
+    const da_tensor *tensor;
+    const da_part *part; /* the rows are those of its positions; NULL: the tensor's own */
+    int64_t first_head, end_head;
+} block;
+
+static size_t block_bytes(const block *b, int64_t rows) {
+    return (size_t)(b->tensor->shape[0] * rows * (b->end_head - b->first_head) * b->tensor->shape[3]) *
+           da_dtype_size(b->tensor->dtype);
+}
+
+static void copy_components(const da_tensor *tensor, char *in_tensor, char *packed, bool pack) {
+    size_t size = da_dtype_size(tensor->dtype);
+    size_t step = (size_t)tensor->stride[3] * size;
+    for (int64_t c = 0; c < tensor->shape[3]; c++) {
+        char *component = in_tensor + c * (int64_t)step;
+        memcpy(pack ? packed + (size_t)c * size : component, pack ? component : packed + (size_t)c * size, size);
+    }
+}
+
+static void copy_row(const da_tensor *tensor, char *in_tensor, char *packed, bool pack) {
+    if (tensor->stride[3] == 1) {
+        size_t bytes = (size_t)tensor->shape[3] * da_dtype_size(tensor->dtype);
+        memcpy(pack ? packed : in_tensor, pack ? in_tensor : packed, bytes);
+    } else {
+        copy_components(tensor, in_tensor, packed, pack);
+    }
+}
+
+/* Copies a block into (or out of) packed memory; returns the end of it. */
+static char *copy_block(const block *b, int64_t rows, char *packed, bool pack) {
+    size_t bytes = (size_t)b->tensor->shape[3] * da_dtype_size(b->tensor->dtype);
+    for (int64_t batch = 0; batch < b->tensor->shape[0]; batch++) {
+        for (int64_t row = 0; row < rows; row++) {
+            int64_t i = b->part ? da_part_position(b->part, row) : row;
+            for (int64_t head = b->first_head; head < b->end_head; head++) {
+                copy_row(b->tensor, da_tensor_row(b->tensor, batch, i, head), packed, pack);
+                packed += bytes;
+            }
+        }
+    }
+    return packed;
+}
+
+/* What this rank and another exchange of a view. tokens_side: the block of the call's tensor, for the other's heads;
+ * otherwise that of the tensor of heads, for the other's tokens. */
+static block block_of(const transfer *t, const two_views *view, int other, bool tokens_side) {
+    block b = {.tensor = tokens_side ? view->tokens : &view->heads};
+    if (tokens_side) {
+        heads_of(t, view, other, &b.first_head, &b.end_head);
+    } else {
+        b.part = da_layout_part(t->meeting->layout, other);
+        b.end_head = view->heads.shape[2];
+    }
+    return b;
+}
+
+static int64_t rows_of(const transfer *t, int other, bool tokens_side) {
+    return tokens_side ? t->meeting->part->length : da_layout_part(t->meeting->layout, other)->length;
+}
+
+static size_t message_bytes(const transfer *t, int other, bool tokens_side, bool outputs) {
+    size_t bytes = 0;
+    for (int k = 0; k < t->count; k++) {
+        if (t->views[k].tokens && t->views[k].is_output == outputs) {
+            block b = block_of(t, &t->views[k], other, tokens_side);
+            bytes += block_bytes(&b, rows_of(t, other, tokens_side));
+        }
+    }
+    return bytes;
+}
+
+/* All blocks of a message. */
+static void copy_message(const transfer *t, int other, bool tokens_side, bool outputs, char *packed, bool pack) {
+    for (int k = 0; k < t->count; k++) {
+        if (t->views[k].tokens && t->views[k].is_output == outputs) {
+            block b = block_of(t, &t->views[k], other, tokens_side);
+            packed = copy_block(&b, rows_of(t, other, tokens_side), packed, pack);
+        }
+    }
+}
+
+/* ---- all to all ---------------------------------------------------------------------------------------------------- */
+
+typedef struct mail {
+    char *data;
+    size_t bytes;
+    da_message message;
+} mail;
+
+/* A message to and from each other rank. Inputs go from tokens to heads, outputs from heads to tokens. */
+static da_status post_all(const transfer *t, bool outputs, mail *incoming, mail *outgoing) {
+    const da_meeting *meeting = t->meeting;
+    const da_allocator *allocator = da_context_allocator(meeting->context);
+    da_status status = DA_OK;
+    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
+        int from = (meeting->comm->rank - step + meeting->comm->ranks) % meeting->comm->ranks;
+        mail *m = &incoming[from];
+        m->bytes = message_bytes(t, from, outputs, outputs);
+        m->data = m->bytes > 0 ? da_allocate(allocator, m->bytes, 1) : NULL;
+        if (m->data) {
+            status = da_comm_receive(meeting->comm, m->data, m->bytes, from, TAG_HEADS, "tokens of heads", &m->message);
+        } else if (m->bytes > 0) {
+            status = DA_ERROR_OUT_OF_MEMORY;
+        }
+    }
+    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
+        int to = (meeting->comm->rank + step) % meeting->comm->ranks;
+        mail *m = &outgoing[to];
+        m->bytes = message_bytes(t, to, !outputs, outputs);
+        m->data = m->bytes > 0 ? da_allocate(allocator, m->bytes, 1) : NULL;
+        if (m->data) {
+            copy_message(t, to, !outputs, outputs, m->data, true);
+            status = da_comm_send(meeting->comm, m->data, m->bytes, to, TAG_HEADS, "tokens of heads", &m->message);
+        } else if (m->bytes > 0) {
+            status = DA_ERROR_OUT_OF_MEMORY;
+        }
+    }
+    return status;
+}
+
+/* What stays with this rank goes by the same packed form. */
+static da_status keep_own(const transfer *t, bool outputs) {
+    const da_allocator *allocator = da_context_allocator(t->meeting->context);
+    int rank = t->meeting->comm->rank;
+    size_t bytes = message_bytes(t, rank, !outputs, outputs);
+    char *packed = bytes > 0 ? da_allocate(allocator, bytes, 1) : NULL;
+    if (!packed) {
+        return bytes > 0 ? DA_ERROR_OUT_OF_MEMORY : DA_OK;
+    }
+    copy_message(t, rank, !outputs, outputs, packed, true);
+    copy_message(t, rank, outputs, outputs, packed, false);
+    da_release(allocator, packed);
+    return DA_OK;
+}
+
+static void free_mail(const da_meeting *meeting, mail *m) {
+    if (da_comm_give_up(meeting->comm, &m->message)) {
+        da_release(da_context_allocator(meeting->context), m->data);
+    }
+}
+
+static da_status exchange(const transfer *t, bool outputs) {
+    const da_meeting *meeting = t->meeting;
+    const da_allocator *allocator = da_context_allocator(meeting->context);
+    int ranks = meeting->comm->ranks;
+    mail *incoming = da_allocate(allocator, 2 * (size_t)ranks, sizeof *incoming);
+    if (!incoming) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    mail *outgoing = incoming + ranks;
+    memset(incoming, 0, 2 * (size_t)ranks * sizeof *incoming);
+    da_status status = post_all(t, outputs, incoming, outgoing);
+    if (status == DA_OK) {
+        status = keep_own(t, outputs);
+    }
+    for (int rank = 0; rank < ranks && status == DA_OK; rank++) {
+        status = da_comm_wait(meeting->comm, &incoming[rank].message);
+        if (status == DA_OK && incoming[rank].data) {
+            copy_message(t, rank, outputs, outputs, incoming[rank].data, false);
+        }
+    }
+    for (int rank = 0; rank < ranks && status == DA_OK; rank++) {
+        status = da_comm_wait(meeting->comm, &outgoing[rank].message);
+    }
+    for (int k = 0; k < 2 * ranks; k++) {
+        free_mail(meeting, &incoming[k]);
+    }
+    da_release(allocator, incoming);
+    return status;
+}
+
+/* ---- passes -------------------------------------------------------------------------------------------------------- */
+
+static da_status add_views(transfer *t, const da_tensor *const *inputs, int input_count,
+                           const da_tensor *const *outputs, int output_count) {
+    da_status status = DA_OK;
+    for (int k = 0; k < input_count + output_count && status == DA_OK; k++) {
+        bool is_output = k >= input_count;
+        status = add_view(t, is_output ? outputs[k - input_count] : inputs[k], is_output);
+    }
+    return status;
+}
+
+/* Does this rank compute any heads? */
+static da_head_range own_heads(const transfer *t, int64_t heads) {
+    int64_t first, end, group = heads / t->kv_heads;
+    da_heads_of_rank(t->kv_heads, t->meeting->comm->ranks, t->meeting->comm->rank, &first, &end);
+    return (da_head_range){.first = first * group, .end = end * group, .all = heads};
+}
+
+da_status da_heads_forward(const da_meeting *meeting, const da_forward_call *call) {
+    transfer t = {.meeting = meeting, .kv_heads = call->key->shape[2]};
+    const da_tensor *inputs[] = {call->query, call->key, call->value}, *outputs[] = {call->out, call->lse};
+    da_head_range range = own_heads(&t, call->query->shape[2]);
+    da_status status = add_views(&t, inputs, 3, outputs, 2);
+    if (status == DA_OK) {
+        status = exchange(&t, false);
+    }
+    if (status == DA_OK && range.first < range.end) {
+        da_forward_call ours = *call;
+        ours.query = view_of_heads(&t, 0);
+        ours.key = view_of_heads(&t, 1);
+        ours.value = view_of_heads(&t, 2);
+        ours.out = view_of_heads(&t, 3);
+        ours.lse = view_of_heads(&t, 4);
+        ours.options = &meeting->options;
+        status = da_improved_forward_heads(&ours, &range);
+    }
+    if (status == DA_OK) {
+        status = exchange(&t, true);
+    }
+    free_views(&t);
+    return status;
+}
+
+da_status da_heads_backward(const da_meeting *meeting, const da_backward_call *call) {
+    const da_backward_tensors *b = call->tensors;
+    transfer t = {.meeting = meeting, .kv_heads = b->key->shape[2]};
+    const da_tensor *inputs[] = {b->query, b->key, b->value, b->out, b->lse, b->grad_out, b->grad_lse};
+    const da_tensor *outputs[] = {b->grad_query, b->grad_key, b->grad_value};
+    da_head_range range = own_heads(&t, b->query->shape[2]);
+    da_status status = add_views(&t, inputs, 7, outputs, 3);
+    if (status == DA_OK) {
+        status = exchange(&t, false);
+    }
+    if (status == DA_OK && range.first < range.end) {
+        const da_backward_tensors of_heads = {.size = b->size,
+                                              .query = view_of_heads(&t, 0),
+                                              .key = view_of_heads(&t, 1),
+                                              .value = view_of_heads(&t, 2),
+                                              .out = view_of_heads(&t, 3),
+                                              .lse = view_of_heads(&t, 4),
+                                              .grad_out = view_of_heads(&t, 5),
+                                              .grad_lse = view_of_heads(&t, 6),
+                                              .grad_query = view_of_heads(&t, 7),
+                                              .grad_key = view_of_heads(&t, 8),
+                                              .grad_value = view_of_heads(&t, 9)};
+        da_backward_call ours = *call;
+        ours.tensors = &of_heads;
+        ours.options = &meeting->options;
+        status = da_improved_backward_heads(&ours, &range);
+    }
+    if (status == DA_OK) {
+        status = exchange(&t, true);
+    }
+    free_views(&t);
+    return status;
+}

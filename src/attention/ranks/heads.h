@@ -1,0 +1,16 @@
+/* The heads, in place of the tokens, are divided among ranks: every rank sends each other one its tokens of that one's
+ * heads, computes its heads over the whole sequence as one process would, and sends the results back (the all-to-all of
+ * DeepSpeed-Ulysses, arXiv:2309.14509). What travels does not depend on the patterns; every rank does as much work,
+ * causal or not, where the key heads divide evenly. */
+#ifndef DA_ATTENTION_RANKS_HEADS_H
+#define DA_ATTENTION_RANKS_HEADS_H
+
+#include "attention/ranks/meeting.h"
+
+/* Key heads first..end-1, with the query heads that read them, are a rank's. */
+void da_heads_of_rank(int64_t kv_heads, int ranks, int rank, int64_t *first, int64_t *end);
+
+da_status da_heads_forward(const da_meeting *meeting, const da_forward_call *call);
+da_status da_heads_backward(const da_meeting *meeting, const da_backward_call *call);
+
+#endif
