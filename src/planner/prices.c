@@ -53,7 +53,8 @@ static da_status shorten(const da_context *context, const da_ranks_plan *plan, d
 static da_status time_backward(const da_backward_call *call, const da_tensor *first, const da_tensor *second,
                                double *fastest) {
     da_whole whole;
-    const da_scope *scope = da_scope_whole(&whole, first->shape[1], first, second);
+    const da_head_range heads = da_all_heads(call->tensors->query);
+    const da_scope *scope = da_scope_whole(&whole, first->shape[1], &heads, first, second);
     da_status status = DA_OK;
     *fastest = INFINITY;
     for (int repeat = 0; repeat < REPEATS && status == DA_OK; repeat++) {
