@@ -851,7 +851,7 @@ typedef struct da_ranks_plan da_ranks_plan;
  * many, and sums and largest values are then of those, scaled.
  *
  * The time of a ring step is the longer of the computation with the rows at hand and the transfer of the next ones; ranks
- * wait for those that they receive from and send to. `distributed` transfers, then computes. Arithmetic takes
+ * wait for those that they receive from and send to. `distributed`, with tokens divided, transfers, then computes. Arithmetic takes
  * `forward_flops` and `backward_flops`, or what this machine takes with the context's threads.
  *
  * problem: of the whole sequence, n >= 1 and heads <= DA_MAX_PLANNED_HEADS; the configuration's partition applies.

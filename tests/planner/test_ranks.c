@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "attention/ranks/meeting.h"
 #include "pattern/drawn.h"
 #include "support/counting_allocator.h"
 #include "support/ranks.h"
@@ -187,6 +188,7 @@ static void draw_real(real *r, int number) {
     static const da_dtype dtypes[] = {DA_F32, DA_F64, DA_BF16, DA_F16};
     drawn d = drawn_next(number);
     *r = (real){.config = d.config, .ranks = d.ranks, .backward = number % 2 == 1};
+    r->config.split = DA_SPLIT_TOKENS;
     r->config.partition = (da_partition)(number % 3);
     r->config.stripe = number % 6 == 5 ? 0 : 1 + drawn_below(20);
     da_problem_init(&r->problem);
@@ -266,6 +268,7 @@ static void test_a_group_with_many_patterns(void **state) {
     real r = {.ranks = 3};
     da_context *context = plain_context();
     da_attention_config_init(&r.config);
+    r.config.split = DA_SPLIT_TOKENS;
     assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
                      DA_OK);
     da_problem_init(&r.problem);
@@ -319,7 +322,7 @@ static void assert_near(double found, double expected) {
 /* By hand: a step computes 1024 x 1024 pairs of 256 operations at 1e11 a second; 1024 keys and values of 256 bytes come. */
 static void test_steps_take_the_longer_of_both(void **state) {
     da_context *context = plain_context();
-    const double step = 1024.0 * 1024 * 256 / 1e11, bytes = 2 * 1024 * 256, meets = 3 * 96;
+    const double step = 1024.0 * 1024 * 256 / 1e11, bytes = 2 * 1024 * 256, meets = 3 * (double)da_meeting_bytes();
     timed quick = time_of(context, false, DA_PARTITION_CONTIGUOUS, bytes / step * 4, 0);
     assert_near(quick.ring.seconds, 4 * step + meets / (bytes / step * 4));
     assert_near(quick.distributed.seconds, 4 * step + 3 * step / 4 + meets / (bytes / step * 4));
