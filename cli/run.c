@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "clock.h"
 #include "commands.h"
 #include "configuration.h"
@@ -11,6 +12,7 @@
 #include "output.h"
 #include "planning.h"
 #include "progress.h"
+#include "resident.h"
 #include "results.h"
 #include "tensors.h"
 
@@ -20,6 +22,7 @@ typedef struct run_options {
     configuration configuration;
     machine machine;
     planning planning;
+    blocks_wish blocks;
     const char *q, *k, *v, *out, *lse, *key_mask, *implementation;
     axis_order order;
     cli_list lengths;
@@ -34,6 +37,7 @@ typedef struct run_state {
     loaded_tensor q, k, v;
     loaded_mask mask;
     results written;
+    blocks blocks; /* of a run by blocks; no block: it has none */
     da_problem problem;
     char reason[512]; /* of the choice; "" if the user chose */
     double seconds;
@@ -197,6 +201,20 @@ static bool on_progress(int64_t finished, int64_t total, void *user) {
     return interrupt_signal() == 0;
 }
 
+static da_status forward_whole(run_state *state, const da_call_options *forward) {
+    return da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
+                                state->written.has_lse ? &state->written.lse : NULL, forward);
+}
+
+static int compute_whole(run_state *state, const da_call_options *forward) {
+    da_status status = forward_whole(state, forward);
+    if (interrupt_signal() != 0) {
+        cli_fail(COMMAND, "interrupted; nothing was written");
+        return 128 + interrupt_signal();
+    }
+    return status == DA_OK ? CLI_CONTINUE : cli_fail(COMMAND, "%s", da_last_error_message());
+}
+
 static int compute(const run_options *options, run_state *state) {
     progress bar = progress_start("attention", !options->quiet);
     da_call_options forward;
@@ -207,34 +225,99 @@ static int compute(const run_options *options, run_state *state) {
     forward.progress = on_progress;
     forward.progress_user = &bar;
     double start = cli_now();
-    da_status status =
-        da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
-                             state->written.has_lse ? &state->written.lse : NULL, &forward);
+    int code = state->blocks.state.block > 0 ? blocks_run(&state->blocks, &forward) : compute_whole(state, &forward);
     state->seconds = cli_now() - start;
     progress_end(&bar);
-    if (interrupt_signal() != 0) {
-        cli_fail(COMMAND, "interrupted; nothing was written");
-        return 128 + interrupt_signal();
+    return code;
+}
+
+/* ---- by blocks --------------------------------------------------------------------------------------------------- */
+
+/* Whether the run is by blocks, and if so, how long they are; 0 where it is to be read from what is resumed. */
+static int prepare_blocks(const run_options *options, run_state *state, int64_t *block) {
+    const blocks_wish *wish = &options->blocks;
+    *block = 0;
+    state->blocks = (blocks){.command = COMMAND,
+                             .config = &state->config,
+                             .context = state->context,
+                             .problem = &state->problem,
+                             .attention = state->attention,
+                             .q = &state->q,
+                             .k = &state->k,
+                             .v = &state->v,
+                             .mask = &state->mask,
+                             .written = &state->written};
+    if (!blocks_are_wished(wish)) {
+        return CLI_CONTINUE;
     }
-    if (status != DA_OK) {
-        return cli_fail(COMMAND, "%s", da_last_error_message());
+    const char *name = da_attention_implementation(state->attention);
+    if (strcmp(name, "ring") != 0) {
+        return cli_usage(COMMAND, "%s: the implementation is %s; allowed: ring, which alone works by blocks",
+                         wish->resume      ? "--resume"
+                         : wish->block > 0 ? "--block"
+                                           : "--memory",
+                         name);
     }
-    return CLI_CONTINUE;
+    return wish->resume ? CLI_CONTINUE : blocks_choose(&state->blocks, wish, options->lse != NULL, block);
+}
+
+/* Begins the state of partial results, or reads that of those to be resumed. */
+static int open_state(const run_options *options, run_state *state, int64_t block) {
+    const partial_subject subject = {
+        &state->config,    state->context,    &state->problem,     options->order, {&state->q, &state->k, &state->v},
+        options->key_mask, &options->lengths, options->lse != NULL};
+    partial *kept = &state->blocks.state;
+    if (!options->blocks.resume) {
+        return partial_begin(kept, COMMAND, &state->written, &subject, block);
+    }
+    int code = partial_resume(kept, COMMAND, &state->written, &subject);
+    return code == CLI_CONTINUE ? blocks_check_resumed(&state->blocks, &options->blocks, options->lse != NULL) : code;
+}
+
+/* What was computed by blocks stays where it can be resumed. */
+static void leave_results(const run_options *options, run_state *state) {
+    if (state->written.kind == RESULTS_RESUMED || state->blocks.state.finished > 0) {
+        results_keep(&state->written);
+    } else {
+        results_abandon(&state->written);
+        partial_remove(&state->blocks.state);
+    }
+}
+
+/* With the files open, as far as they could be. */
+static int compute_opened(const run_options *options, run_state *state, int64_t block) {
+    bool can_be_resumed = state->written.kind != RESULTS_TEMPORARY;
+    int code = can_be_resumed ? open_state(options, state, block) : CLI_CONTINUE;
+    if (code == CLI_CONTINUE) {
+        interrupt_guard(state->written.writers, can_be_resumed ? 0 : state->written.count);
+        code = compute(options, state);
+        interrupt_record();
+    }
+    if (code != CLI_CONTINUE) {
+        leave_results(options, state);
+        return code;
+    }
+    code = results_commit(&state->written, COMMAND);
+    if (code == CLI_CONTINUE) {
+        partial_remove(&state->blocks.state);
+    }
+    return code;
 }
 
 /* Signals are only recorded while temporary files come and go, so that none is left by one that strikes in between. */
 static int compute_into_files(const run_options *options, run_state *state) {
+    int64_t block;
+    int code = prepare_blocks(options, state, &block);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
+    results_kind kind = options->blocks.resume                  ? RESULTS_RESUMED
+                        : block > 0 && block < state->problem.n ? RESULTS_PARTIAL
+                                                                : RESULTS_TEMPORARY;
     interrupt_record();
-    int code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order);
+    code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order, kind);
     if (code == CLI_CONTINUE) {
-        interrupt_guard(state->written.writers, state->written.count);
-        code = compute(options, state);
-        interrupt_record();
-        if (code == CLI_CONTINUE) {
-            code = results_commit(&state->written, COMMAND);
-        } else {
-            results_abandon(&state->written);
-        }
+        code = compute_opened(options, state, block);
     }
     interrupt_restore();
     return code;
@@ -244,11 +327,12 @@ static int compute_into_files(const run_options *options, run_state *state) {
 
 static json_t *json_report(const run_options *options, const run_state *state, double tokens_per_second, double flops) {
     const da_problem *problem = &state->problem;
+    int64_t block = state->blocks.state.block;
     json_t *converted =
         json_integer((json_int_t)(state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes));
     return json_pack(
         "{s:s, s:s, s:s*, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:o, s:s,"
-        " s:s*}",
+        " s:s*, s:o*, s:o*, s:I}",
         "implementation", da_attention_implementation(state->attention), "requested", options->implementation, "reason",
         state->reason[0] != '\0' ? state->reason : NULL, "instruction_set", da_isa_name(da_context_isa(state->context)),
         "threads", da_context_threads(state->context), "batch", (json_int_t)problem->batch, "n", (json_int_t)problem->n,
@@ -258,7 +342,10 @@ static json_t *json_report(const run_options *options, const run_state *state, d
         cli_json_integers(state->config.dilation_rates, state->config.rate_count), "seconds", state->seconds,
         "tokens_per_second", tokens_per_second, "counted_flops", flops, "counted_gflops_per_second",
         flops / state->seconds * 1e-9, "workspace_bytes", (json_int_t)state->workspace, "converted_input_bytes",
-        converted, "out", options->out, "lse", options->lse);
+        converted, "out", options->out, "lse", options->lse, "block",
+        block > 0 ? json_integer((json_int_t)block) : NULL, "resumed_from",
+        block > 0 ? json_integer((json_int_t)state->blocks.resumed_from) : NULL, "peak_resident_bytes",
+        (json_int_t)resident_peak());
 }
 
 static void print_report(const run_state *state, double tokens_per_second, double flops) {
@@ -273,6 +360,10 @@ static void print_report(const run_state *state, double tokens_per_second, doubl
            problem->head_dim, da_dtype_name(problem->dtype), state->seconds,
            cli_grouped((int64_t)tokens_per_second, rate), flops / state->seconds * 1e-9,
            cli_bytes((double)(state->workspace + converted), memory));
+    if (state->blocks.state.block > 0) {
+        printf(", in blocks of %s tokens, at most %s resident", cli_grouped(state->blocks.state.block, n),
+               cli_bytes((double)resident_peak(), memory));
+    }
     printf(state->reason[0] != '\0' ? "; chosen because: %s\n" : "%s\n", state->reason);
 }
 
@@ -285,12 +376,17 @@ static int report(const run_options *options, run_state *state) {
     if (status != DA_OK) {
         return cli_fail(COMMAND, "%s", da_last_error_message());
     }
-    double tokens_per_second = (double)state->problem.batch * (double)state->problem.n / state->seconds;
+    if (state->blocks.state.block > 0) {
+        state->workspace = state->blocks.workspace;
+    }
+    double computed = (double)(state->problem.n - state->blocks.resumed_from); /* by this run */
+    double tokens_per_second = (double)state->problem.batch * computed / state->seconds;
+    double flops = cost.counted_flops * computed / (double)state->problem.n;
     if (options->json) {
-        return cli_print_json(COMMAND, json_report(options, state, tokens_per_second, cost.counted_flops));
+        return cli_print_json(COMMAND, json_report(options, state, tokens_per_second, flops));
     }
     if (!options->quiet) {
-        print_report(state, tokens_per_second, cost.counted_flops);
+        print_report(state, tokens_per_second, flops);
     }
     return CLI_OK;
 }
@@ -323,6 +419,7 @@ static int run(run_options *options) {
     loaded_close(&state.k);
     loaded_close(&state.v);
     mask_close(&state.mask);
+    partial_free(&state.blocks.state);
     da_attention_free(state.attention);
     da_context_free(state.context);
     planning_close(&options->planning);
@@ -350,13 +447,16 @@ int command_run(int argc, char **argv) {
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option by_blocks[BLOCKS_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
+    blocks_options(&options.blocks, by_blocks);
     const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
                                 {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
                                 {"computing", computing, CLI_COUNT(computing)},
                                 {"tuning", tuning, CLI_COUNT(tuning)},
+                                {"more than memory (--impl ring)", by_blocks, CLI_COUNT(by_blocks)},
                                 {"other", other, CLI_COUNT(other)}};
     const cli_command command = {
         COMMAND,
@@ -366,7 +466,10 @@ int command_run(int argc, char **argv) {
         "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 2048,4096,8192 --rates 1,2,4 --out out.npy\n"
         "  dilated-attention run --q t.safetensors:q --k t.safetensors:k --v t.safetensors:v --segments 64 --rates 1 "
         "\\\n"
-        "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json",
+        "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json\n"
+        "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 256,4096 --rates 1,16 --out out.npy "
+        "\\\n"
+        "      --impl ring --memory 512M",
         groups,
         CLI_COUNT(groups)};
     int code = cli_parse(&command, argc, argv);

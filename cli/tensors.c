@@ -97,6 +97,7 @@ int loaded_convert(loaded_tensor *loaded, const char *command, da_dtype dtype, i
     loaded->view = da_tensor_make(loaded->converted, dtype, from.shape[0], from.shape[1], from.shape[2], from.shape[3]);
     conversion job = {&from, &loaded->view};
     da_parallel_for(threads, from.shape[0] * from.shape[1], convert_token, &job);
+    da_mapping_let_go(&loaded->file.mapping, loaded->file.mapping.base, loaded->file.mapping.bytes);
     return CLI_CONTINUE;
 }
 
