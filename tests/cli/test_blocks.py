@@ -1,13 +1,16 @@
 """run --impl ring by blocks: results, a sequence larger than the memory that is allowed, and going on after a stop."""
+import contextlib
 import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +133,17 @@ def make_long_inputs(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+def wait_for_blocks(state, tokens):
+    """Until the state of a run says that so many tokens are finished."""
+    for _ in range(6000):
+        with contextlib.suppress(OSError):
+            finished = re.search(r"^finished (\d+)$", Path(state).read_text(encoding="utf-8"), re.MULTILINE)
+            if finished and int(finished[1]) >= tokens:
+                return
+        time.sleep(0.01)
+    pytest.fail(f"{state}: never came to {tokens} tokens")
+
+
 def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
     """Inputs and output of 512 MiB in 64 MiB: stopped in the middle, resumed, and the same bits as without a stop."""
     command = [*long_inputs, "--impl", "ring", "--memory", "64M", "--json"]
@@ -142,7 +156,7 @@ def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
 
     process = subprocess.Popen([os.environ["DA_CLI"], *map(str, command), "--out", str(stopped)], stderr=subprocess.PIPE,
                                text=True)
-    time.sleep(report["seconds"] / 2)
+    wait_for_blocks(f"{stopped}.partial.state", LONG // 4)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT, message
