@@ -789,6 +789,93 @@ DA_API void da_plan_result_init(da_plan_result *result);
 DA_API da_status da_plan(const da_context *context, const da_attention_config *config, const da_problem *problem,
                          da_plan_mode mode, da_plan_result *result);
 
+/* ---- plans over ranks: what `ring` and `distributed` would send, hold and take, on machines that need not exist ----- */
+
+/* The ranks, and the network between them. Every rank is a machine like the context's. */
+typedef struct da_ranks_options {
+    size_t size;
+    int ranks;             /* 1; 1..DA_MAX_PLANNED_RANKS */
+    double latency;        /* 5e-6: seconds that a message takes beyond its bytes; >= 0 */
+    double overhead;       /* 1e-6: seconds of a rank's own time for each message that it sends or receives; >= 0 */
+    double bandwidth;      /* 25e9: bytes a second that a rank receives and, at the same time, sends; above 0 */
+    double forward_flops;  /* 0: by da_plan's model, from timings of this machine; otherwise floating-point operations a
+                              second that a rank does for the distinct pairs of a forward call */
+    double backward_flops; /* 0: likewise, by a measured call; with forward_flops given, the same as that */
+    bool backward;         /* false; true: a forward and a backward call, with the gradients of query, key and value */
+} da_ranks_options;
+
+#define DA_MAX_PLANNED_RANKS 65536
+#define DA_MAX_PLANNED_HEADS 4096
+
+DA_API void da_ranks_options_init(da_ranks_options *options);
+
+/* One rank's share of a call (with options.backward, of both calls). Bytes and rows are those of messages with keys,
+ * values, queries and gradients; each call begins with a gather of some numbers of each rank, which counts as time alone. */
+typedef struct da_rank_share {
+    size_t size;
+    int rank;
+    int64_t tokens;
+    int64_t messages_received, messages_sent;
+    int64_t rows_received, rows_sent; /* of head_dim numbers, over batch and heads; a key with its value is two rows */
+    double bytes_received, bytes_sent;
+    double pairs;        /* distinct pairs of this rank's queries and any key, over batch and heads */
+    double flops;        /* for them: 4 head_dim a pair; with a backward call 14 more, as scores are computed twice */
+    double tensor_bytes; /* the rank's query, key, value, out, logsumexp (f64), and with a backward call gradients */
+    double memory_bytes; /* that the library allocates beyond them, at the highest: messages with the lists of their
+                                 rows, sums carried from step to step, workspace, layout */
+    double compute_seconds;  /* arithmetic */
+    double transfer_seconds; /* messages, if nothing were computed meanwhile */
+    double seconds;          /* until this rank is done, all having begun at once */
+} da_rank_share;
+
+/* The whole of one implementation's call. */
+typedef struct da_ranks_total {
+    size_t size;
+    double seconds;        /* until the last rank is done */
+    double single_seconds; /* one rank with all tokens, computing at the same rate */
+    double bytes;          /* sent by all ranks */
+    double bytes_most;     /* received by one rank, of all */
+    double memory_most;    /* tensors and memory of one rank, of all */
+    double balance;        /* arithmetic of the rank with the most to that of the mean, 1 or more */
+} da_ranks_total;
+
+DA_API void da_rank_share_init(da_rank_share *share);
+DA_API void da_ranks_total_init(da_ranks_total *total);
+
+typedef struct da_ranks_plan da_ranks_plan;
+
+/* Goes through the schedule of `ring` and `distributed` over options->ranks ranks without data: which rows each rank
+ * sends to which, by the functions that the calls use, and how many pairs of a query and a key each step has. Exact, but
+ * for more than 8 patterns in a head, whose common pairs are then taken in the proportion of da_pattern_cost. With many
+ * ranks and heads some ranks stand for all (the first, the last, others spread between): da_ranks_plan_count says how
+ * many, and sums and largest values are then of those, scaled.
+ *
+ * The time of a ring step is the longer of the computation with the rows at hand and the transfer of the next ones; ranks
+ * wait for those that they receive from and send to. `distributed`, with tokens divided, transfers, then computes. Arithmetic takes
+ * `forward_flops` and `backward_flops`, or what this machine takes with the context's threads.
+ *
+ * problem: of the whole sequence, n >= 1 and heads <= DA_MAX_PLANNED_HEADS; the configuration's partition applies.
+ * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_plan_ranks(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                               const da_ranks_options *options, da_ranks_plan **out);
+DA_API void da_ranks_plan_free(da_ranks_plan *plan); /* NULL is allowed */
+
+/* The quicker of "ring" and "distributed"; where their times are within 2%, or one of them needs more than the memory of
+ * the context's hardware, the one with less memory. NULL for NULL. The string lives as long as the process. */
+DA_API const char *da_ranks_plan_choice(const da_ranks_plan *plan);
+
+/* Number of ranks that were gone through; 0 for NULL. */
+DA_API size_t da_ranks_plan_count(const da_ranks_plan *plan);
+
+/* implementation: "ring" or "distributed"; 0 <= index < da_ranks_plan_count(), in the order of ranks. Set out->size by
+ * its _init function first. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_ranks_plan_share(const da_ranks_plan *plan, const char *implementation, size_t index,
+                                     da_rank_share *out);
+DA_API da_status da_ranks_plan_total(const da_ranks_plan *plan, const char *implementation, da_ranks_total *out);
+
+/* All of it as text of several lines, with the choice and its reason. */
+DA_API const char *da_ranks_plan_text(const da_ranks_plan *plan);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * The registry: built-in implementations and yours, by the same call
  */

@@ -5,6 +5,7 @@
 
 #include "attention/improved/improved.h"
 #include "config/validation.h"
+#include "core/quantities.h"
 #include "core/text.h"
 #include "factory/builtin.h"
 #include "factory/select.h"
@@ -46,17 +47,10 @@ static void append_number(da_text *text, const char *label, double number, const
 
 /* Bytes, and in the unit in which people think of them. */
 static void append_bytes(da_text *text, const char *label, double bytes, const char *remark) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    size_t unit = 0;
-    double number = bytes;
-    while (number >= 1024 && unit + 1 < sizeof units / sizeof *units) {
-        number /= 1024;
-        unit++;
-    }
-    char digits[DA_NUMBER_SIZE], size[DA_NUMBER_SIZE];
+    char digits[DA_NUMBER_SIZE], size[DA_QUANTITY_SIZE], in_brackets[DA_QUANTITY_SIZE + 2];
     da_format_number(bytes, digits);
-    snprintf(size, sizeof size, "(%.1f %s)", number, units[unit]);
-    da_text_append(text, "  %-16s %24s  bytes %-12s %s\n", label, digits, size, remark);
+    snprintf(in_brackets, sizeof in_brackets, "(%s)", da_format_bytes(bytes, size));
+    da_text_append(text, "  %-16s %24s  bytes %-12s %s\n", label, digits, in_brackets, remark);
 }
 
 static void append_choice(da_text *text, const da_explanation *explanation) {

@@ -270,7 +270,8 @@ da_status da_layout_create(const da_allocator *allocator, da_partition partition
         return DA_ERROR_OUT_OF_MEMORY;
     }
     da_layout *layout = da_arena_take(&arena, 1, sizeof *layout);
-    *layout = (da_layout){.allocator = allocator ? *allocator : (da_allocator){0}, .n = n, .ranks = ranks};
+    *layout = (da_layout){
+        .allocator = allocator ? *allocator : (da_allocator){0}, .n = n, .ranks = ranks, .bytes = sizes.used};
     layout->parts = da_arena_take(&arena, (size_t)ranks, sizeof(da_part));
     layout->pieces = da_arena_take(&arena, (size_t)pieces, sizeof(da_piece));
     layout->in_order = da_arena_take(&arena, (size_t)pieces, sizeof(da_held_piece));

@@ -31,6 +31,7 @@ typedef struct da_layout {
     da_piece *pieces;        /* of all parts */
     da_held_piece *in_order; /* of the sequence */
     int64_t piece_count;
+    size_t bytes; /* of memory, all of it */
 } da_layout;
 
 /* A layout of n tokens: 0 <= n <= 2^48, 1 <= ranks <= 2^24. lengths: NULL, or the rows that each

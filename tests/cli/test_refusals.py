@@ -122,7 +122,7 @@ def test_words_of_a_message_stay_on_one_line(inputs):
 def test_implementation_that_is_not_there(inputs):
     """A name that the guide knows and this version does not build."""
     inputs.save()
-    assert_refused(inputs, FAILED, ["ring"], command(inputs, impl="ring"))
+    assert_refused(inputs, FAILED, ["distributed"], command(inputs, impl="distributed"))
 
 
 def test_instruction_set_that_this_machine_lacks(inputs):

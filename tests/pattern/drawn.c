@@ -1,4 +1,4 @@
-#include "drawn.h"
+#include "pattern/drawn.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

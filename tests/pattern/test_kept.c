@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "drawn.h"
+#include "pattern/drawn.h"
 #include "pattern/kept.h"
 
 #define WORDS (DRAWN_MAX_N / 64 + 1)

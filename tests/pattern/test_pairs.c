@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "drawn.h"
+#include "pattern/drawn.h"
 #include "pattern/pairs.h"
 
 #define CONFIGURATIONS 500

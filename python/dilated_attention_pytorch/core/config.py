@@ -60,8 +60,8 @@ class DilatedAttentionConfig:
     partition: which tokens each of several ranks holds: "contiguous" (a stretch), "zigzag" (of twice as many chunks as
         ranks, one from either end), "striped" (blocks dealt out in turn). One process holds all, whatever it says.
     stripe: tokens in a block of the striped partition; None: the library's choice.
-    process_group: the ranks of torch.distributed that hold parts of the tokens: a ProcessGroup or its name, which is what
-        is kept. None: at each call, the default group for "ring" and "distributed" where torch.distributed is
+    process_group: the ranks of torch.distributed that hold parts of the tokens: a ProcessGroup or its name, which is
+        what is kept. None: at each call, the default group for "ring" and "distributed" where torch.distributed is
         initialised, and otherwise this process alone, as with False.
     implementation: what computes it; the factory and the modules set this.
     """
@@ -120,7 +120,8 @@ class DilatedAttentionConfig:
 
     def attention_arguments(self) -> dict[str, Any]:
         """The keyword arguments of functional.dilated_attention that do not depend on the call."""
-        names = ("softmax_scale", "window", "preset", *CHOICES, "partition", "stripe", "process_group", "implementation")
+        of_ranks = ("partition", "stripe", "process_group")
+        names = ("softmax_scale", "window", "preset", *CHOICES, *of_ranks, "implementation")
         return {name: getattr(self, name) for name in names}
 
 

@@ -100,7 +100,8 @@ def _registered() -> list[str]:
 
 def get_available_implementations(process_group: Group = None) -> list[str]:
     """Names that the factory's functions create here, built-in ones first. "auto" is not among them: it chooses one of
-    them. process_group: the ranks that are to compute together, see DilatedAttentionConfig. What is known but cannot run here: get_implementation_info says why."""
+    them. What is known but cannot run here: get_implementation_info says why. process_group: the ranks that are to
+    compute together, see DilatedAttentionConfig."""
     return [name for name in BUILT_IN if _core_info(name, process_group)["available"]] + _registered()
 
 
@@ -145,9 +146,8 @@ def get_implementation_info(name: str, process_group: Group = None) -> dict[str,
 
 def _core_info(name: str, process_group: Group) -> dict[str, Any]:
     found = {"available": False, "reason": "the C library does not know it", **_core.info(name)}
-    if name == "distributed":  # the library has no group to look at
-        found["available"] = size_of(process_group) > 1
-        found["reason"] = "" if found["available"] else "torch.distributed has no group of several ranks here"
+    if name == "distributed" and size_of(process_group) > 1:  # which the library was not told
+        found["available"], found["reason"] = True, ""
     return found
 
 

@@ -664,6 +664,13 @@ da_status da_improved_backward_scope(const da_backward_call *call, const da_scop
     return run(&shared);
 }
 
+size_t da_improved_backward_scope_workspace(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem, bool keys) {
+    backward_job shared = {.is_part = true};
+    plan(&shared, !keys, keys, false, context, config, problem);
+    return da_job_bytes(&shared.job);
+}
+
 size_t da_improved_backward_carry(const da_context *context, bool drops, const da_problem *problem, int64_t heads) {
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
     return (size_t)(problem->batch * heads * problem->n) * (size_t)da_unit_padded_dim(kernels, problem->head_dim) *

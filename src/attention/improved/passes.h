@@ -30,6 +30,11 @@ size_t da_improved_forward_carry(const da_context *context, bool drops, const da
  * (rows are keys, columns queries with their grad_out) without grad_query. */
 da_status da_improved_backward_scope(const da_backward_call *call, const da_scope *scope);
 
+/* Bytes of its workspace, all threads together, for a problem whose n is the length of scope->rows; keys: the rows are
+ * keys. */
+size_t da_improved_backward_scope_workspace(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem, bool keys);
+
 /* Bytes of a scope's carry for one gradient of `heads` heads; for grad_key and grad_value twice that. */
 size_t da_improved_backward_carry(const da_context *context, bool drops, const da_problem *problem, int64_t heads);
 

@@ -86,24 +86,12 @@ static int neighbour(const da_comm *comm, int steps) {
     return (comm->rank + steps + comm->ranks) % comm->ranks;
 }
 
-static bool has_columns(const da_direction *direction, int rank) {
-    const da_meeting *meeting = direction->meeting;
-    const da_cargo *cargo = direction->cargo;
-    for (int64_t head = 0; head < cargo->query_heads.all; head++) {
-        da_head_patterns patterns;
-        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads.all, head);
-        if (da_kept_count(&patterns, meeting->part, da_layout_part(meeting->layout, rank), cargo->backward != NULL) >
-            0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int find_last_step(const da_direction *direction) {
-    const da_comm *comm = direction->meeting->comm;
+    const da_meeting *meeting = direction->meeting;
+    const da_comm *comm = meeting->comm;
     int step = comm->ranks - 1;
-    while (step > 0 && !has_columns(direction, neighbour(comm, -step))) {
+    while (step > 0 && !da_parcel_is_needed(meeting, direction->cargo, meeting->part,
+                                            da_layout_part(meeting->layout, neighbour(comm, -step)))) {
         step--;
     }
     return step;
@@ -194,6 +182,11 @@ static size_t lay_out(gathering *g, int ranks, char *memory) {
     return arena.used;
 }
 
+size_t da_gathered_bytes(int ranks) {
+    gathering unused;
+    return lay_out(&unused, ranks, NULL);
+}
+
 /* Everything is received before anything is sent: so most of it need not be buffered. */
 static da_status begin_gathering(const da_direction *direction, gathering *g) {
     const da_meeting *meeting = direction->meeting;
@@ -239,7 +232,7 @@ da_status da_run_gathered(const da_direction *direction) {
     const da_meeting *meeting = direction->meeting;
     const da_allocator *allocator = da_context_allocator(meeting->context);
     gathering g;
-    size_t bytes = lay_out(&g, meeting->comm->ranks, NULL);
+    size_t bytes = da_gathered_bytes(meeting->comm->ranks);
     char *memory = da_allocate(allocator, 1, bytes);
     if (!memory) {
         return DA_ERROR_OUT_OF_MEMORY;

@@ -24,4 +24,7 @@ da_run_direction da_run_ring;
 /* All columns are gathered, and rows meet them at once. Memory: all rows that come and go. */
 da_run_direction da_run_gathered;
 
+/* Bytes of the lists that da_run_gathered keeps of all ranks, apart from what travels. */
+size_t da_gathered_bytes(int ranks);
+
 #endif

@@ -42,6 +42,10 @@ static const char *const field_names[FIELDS] = {
     [GRADIENTS] = "the gradients that are wanted (1: query, 2: key, 4: value)",
 };
 
+size_t da_meeting_bytes(void) {
+    return FIELDS * sizeof(int64_t);
+}
+
 static void describe_call(const da_meeting_call *call, int64_t fields[FIELDS]) {
     const da_call_options *options = call->options;
     fields[LENGTH] = call->query->shape[1];

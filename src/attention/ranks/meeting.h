@@ -35,6 +35,9 @@ da_status da_meeting_begin(da_meeting *meeting, const da_context *context, const
                            const da_meeting_call *call);
 void da_meeting_end(da_meeting *meeting);
 
+/* Bytes that each rank says of itself at the beginning of a call. */
+size_t da_meeting_bytes(void);
+
 /* Collective: all ranks must have created the same implementation with the same configuration. */
 da_status da_meeting_agree(const da_context *context, const char *implementation, const da_attention_config *config);
 

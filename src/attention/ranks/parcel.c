@@ -34,10 +34,31 @@ static void mark_head(da_parcel *parcel, const da_meeting *meeting, const da_car
     da_kept_number(&parcel->kept[head]);
 }
 
+size_t da_parcel_plan_bytes(int64_t heads, int64_t length) {
+    const da_part columns = {.length = length};
+    da_parcel parcel = {.heads = heads, .columns = &columns};
+    return lay_out(&parcel, NULL);
+}
+
+bool da_parcel_is_needed(const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
+                         const da_part *columns) {
+    for (int64_t head = 0; head < cargo->query_heads.all; head++) {
+        da_head_patterns patterns;
+        da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads.all, head);
+        if (da_kept_count(&patterns, rows, columns, cargo->backward != NULL) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, int peer,
                          const da_part *rows, const da_part *columns) {
     int64_t batch = cargo->first->shape[0];
     *parcel = (da_parcel){.peer = peer, .columns = columns, .heads = cargo->first->shape[2]};
+    if (!da_parcel_is_needed(meeting, cargo, rows, columns)) {
+        return DA_OK;
+    }
     parcel->plan_memory = da_allocate(da_context_allocator(meeting->context), 1, lay_out(parcel, NULL));
     if (!parcel->plan_memory) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -57,19 +78,27 @@ static size_t row_bytes(const da_cargo *cargo) {
     return (size_t)cargo->first->shape[3] * da_dtype_size(cargo->first->dtype);
 }
 
-/* The terms are doubles. */
-static size_t terms_at(const da_parcel *parcel, const da_cargo *cargo) {
-    size_t bytes = 2 * (size_t)parcel->rows * row_bytes(cargo);
-    return (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double);
+/* Two tensors' rows. The terms, which follow, are doubles. */
+static size_t rows_end(int64_t rows, size_t row_bytes, bool with_terms) {
+    size_t bytes = 2 * (size_t)rows * row_bytes;
+    return with_terms ? (bytes + sizeof(double) - 1) / sizeof(double) * sizeof(double) : bytes;
 }
 
-size_t da_parcel_bytes(const da_parcel *parcel, const da_cargo *cargo) {
-    return cargo->backward ? terms_at(parcel, cargo) + (size_t)parcel->rows * 2 * sizeof(double)
-                           : 2 * (size_t)parcel->rows * row_bytes(cargo);
+static size_t terms_at(const da_parcel *parcel, const da_cargo *cargo) {
+    return rows_end(parcel->rows, row_bytes(cargo), true);
+}
+
+size_t da_parcel_message_bytes(int64_t rows, int64_t head_dim, da_dtype dtype, bool with_terms) {
+    size_t end = rows_end(rows, (size_t)head_dim * da_dtype_size(dtype), with_terms);
+    return with_terms ? end + (size_t)rows * 2 * sizeof(double) : end;
+}
+
+static size_t message_bytes(const da_parcel *parcel, const da_cargo *cargo) {
+    return da_parcel_message_bytes(parcel->rows, cargo->first->shape[3], cargo->first->dtype, cargo->backward != NULL);
 }
 
 static da_status allocate_data(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo) {
-    parcel->data = da_allocate(da_context_allocator(meeting->context), 1, da_parcel_bytes(parcel, cargo));
+    parcel->data = da_allocate(da_context_allocator(meeting->context), 1, message_bytes(parcel, cargo));
     return parcel->data ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
 }
 
@@ -120,7 +149,7 @@ da_status da_parcel_receive(da_parcel *parcel, const da_meeting *meeting, const 
     }
     da_status status = allocate_data(parcel, meeting, cargo);
     if (status == DA_OK) {
-        status = da_comm_receive(meeting->comm, parcel->data, da_parcel_bytes(parcel, cargo), parcel->peer, cargo->tag,
+        status = da_comm_receive(meeting->comm, parcel->data, message_bytes(parcel, cargo), parcel->peer, cargo->tag,
                                  cargo->name, &parcel->message);
     }
     return status;
@@ -134,7 +163,7 @@ da_status da_parcel_send(da_parcel *parcel, const da_meeting *meeting, const da_
     if (status == DA_OK) {
         packing job = {parcel, cargo};
         da_parallel_for(da_context_threads(meeting->context), cargo->first->shape[0] * parcel->heads, pack_head, &job);
-        status = da_comm_send(meeting->comm, parcel->data, da_parcel_bytes(parcel, cargo), parcel->peer, cargo->tag,
+        status = da_comm_send(meeting->comm, parcel->data, message_bytes(parcel, cargo), parcel->peer, cargo->tag,
                               cargo->name, &parcel->message);
     }
     return status;

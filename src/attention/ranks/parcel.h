@@ -27,8 +27,11 @@ typedef struct da_parcel {
     da_message message;
 } da_parcel;
 
+/* Does the rank that holds `rows` need any of the rows of the one that holds `columns`? */
+bool da_parcel_is_needed(const da_meeting *meeting, const da_cargo *cargo, const da_part *rows, const da_part *columns);
+
 /* Finds the rows that the rank which holds `rows` needs of the one that holds `columns`, one of which is this rank, the
- * other `peer`. */
+ * other `peer`. Without any, no memory is taken. */
 da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, int peer,
                          const da_part *rows, const da_part *columns);
 
@@ -44,7 +47,12 @@ da_source da_parcel_source(const da_parcel *parcel, const da_cargo *cargo);
 /* Ends the message, if it is under way, and releases all memory that is safe to release. */
 void da_parcel_free(da_parcel *parcel, const da_meeting *meeting);
 
-/* Bytes of the message. */
-size_t da_parcel_bytes(const da_parcel *parcel, const da_cargo *cargo);
+/* ---- sizes, also for plans --------------------------------------------------------------------------------------- */
+
+/* Bytes of a message of `rows` rows of each tensor; with_terms: as in the backward pass, where columns are queries. */
+size_t da_parcel_message_bytes(int64_t rows, int64_t head_dim, da_dtype dtype, bool with_terms);
+
+/* Bytes that say which rows of a part of `length` rows a message holds. */
+size_t da_parcel_plan_bytes(int64_t heads, int64_t length);
 
 #endif

@@ -1,0 +1,459 @@
+/* The schedule, gone through step by step for each rank. */
+#include <math.h>
+
+#include "attention/improved/passes.h"
+#include "attention/ranks/columns.h"
+#include "core/dtype.h"
+#include "core/memory.h"
+#include "pattern/pairs.h"
+#include "planner/ranks.h"
+
+/* Calls of da_kept_count that a plan may take; with more, fewer ranks are gone through, but never less than MIN_RANKS. */
+#define MAX_COUNTS 3.0e6
+#define MIN_RANKS 5
+
+#define LINE 64
+
+/* Step s of a rank: rows of each tensor that come from the rank s before it, and go to the one s beyond it, and pairs with
+ * the former's. */
+typedef struct step {
+    int64_t in, out;
+    double pairs;
+} step;
+
+/* A direction of a pass, as da_direction has it. */
+typedef struct direction {
+    da_travellers travellers;
+    bool with_terms; /* of queries in the backward pass */
+    double pair_seconds;
+    int64_t heads; /* of the tensors that travel */
+} direction;
+
+typedef struct planning {
+    da_ranks_plan *plan;
+    const da_context *context;
+    da_layout *layout;
+    da_traffic traffic;
+    int *ranks;     /* that are gone through, in ascending order */
+    step *steps[2]; /* by da_travellers: [plan->count][ranks] */
+    double *begin, *end;
+} planning;
+
+static double larger(double a, double b) {
+    return a > b ? a : b;
+}
+
+static int neighbour(const planning *p, int rank, int steps) {
+    int ranks = p->layout->ranks;
+    return (int)(((int64_t)rank + steps + ranks) % ranks);
+}
+
+static const da_part *part_of(const planning *p, int rank) {
+    return da_layout_part(p->layout, rank);
+}
+
+/* Are all ranks gone through? */
+static bool is_complete(const planning *p) {
+    return p->plan->count == p->layout->ranks;
+}
+
+/* ---- counting ------------------------------------------------------------------------------------------------------ */
+
+static double pairs_of(const planning *p, da_travellers travellers, int rank, int from) {
+    const da_part *own = part_of(p, rank), *theirs = part_of(p, from);
+    return travellers == DA_TRAVEL_KEYS ? da_traffic_pairs(&p->traffic, own, theirs)
+                                        : da_traffic_pairs(&p->traffic, theirs, own);
+}
+
+static void count_rank(const planning *p, da_travellers travellers, int index) {
+    int rank = p->ranks[index];
+    step *steps = &p->steps[travellers][(size_t)index * (size_t)p->layout->ranks];
+    for (int s = 0; s < p->layout->ranks; s++) {
+        int from = neighbour(p, rank, -s), to = neighbour(p, rank, s);
+        steps[s] = (step){0};
+        if (s > 0) {
+            steps[s].in = da_traffic_rows(&p->traffic, travellers, part_of(p, rank), part_of(p, from));
+        }
+        if (s == 0 || steps[s].in > 0) {
+            steps[s].pairs = pairs_of(p, travellers, rank, from);
+        }
+        if (s > 0 && !is_complete(p)) {
+            steps[s].out = da_traffic_rows(&p->traffic, travellers, part_of(p, to), part_of(p, rank));
+        }
+    }
+}
+
+/* What goes to a rank is what that rank receives. */
+static void fill_out(const planning *p, da_travellers travellers) {
+    int ranks = p->layout->ranks;
+    step *steps = p->steps[travellers];
+    for (int rank = 0; rank < ranks; rank++) {
+        for (int s = 1; s < ranks; s++) {
+            steps[(size_t)rank * (size_t)ranks + (size_t)s].out =
+                steps[(size_t)neighbour(p, rank, s) * (size_t)ranks + (size_t)s].in;
+        }
+    }
+}
+
+/* Pairs that several of many patterns hold are not told apart by da_pairs_count. */
+static da_status scale_pairs(const planning *p, da_travellers travellers) {
+    const da_ranks_plan *plan = p->plan;
+    da_cost cost;
+    da_cost_init(&cost);
+    if (plan->config.mixing == DA_MIXING_HEAD_GROUPS || plan->config.segment_count <= DA_MAX_TOLD_APART) {
+        return DA_OK;
+    }
+    da_attention_config counting = plan->config;
+    counting.overlap = DA_OVERLAP_COUNT;
+    da_status status = da_pattern_cost(&counting, &plan->problem, &cost);
+    double share = cost.counted_pairs > 0 ? cost.distinct_pairs / cost.counted_pairs : 1;
+    for (size_t k = 0; k < (size_t)plan->count * (size_t)p->layout->ranks; k++) {
+        p->steps[travellers][k].pairs *= share;
+    }
+    return status;
+}
+
+static da_status count_all(planning *p) {
+    da_status status = DA_OK;
+    for (int t = 0; t < (p->plan->options.backward ? 2 : 1) && status == DA_OK; t++) {
+        for (int index = 0; index < p->plan->count; index++) {
+            count_rank(p, (da_travellers)t, index);
+        }
+        if (is_complete(p)) {
+            fill_out(p, (da_travellers)t);
+        }
+        status = scale_pairs(p, (da_travellers)t);
+    }
+    return status;
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------------ */
+
+static double message_bytes(const planning *p, const direction *d, int64_t rows) {
+    const da_problem *problem = &p->plan->problem;
+    return rows > 0 ? (double)da_parcel_message_bytes(rows, problem->head_dim, problem->dtype, d->with_terms) : 0;
+}
+
+/* Memory comes in lines of the cache. */
+static double allocated(size_t bytes) {
+    return (double)(bytes / LINE + (bytes % LINE != 0)) * LINE;
+}
+
+/* With the list of its rows. */
+static double parcel_bytes(const planning *p, const direction *d, int64_t rows, const da_part *columns) {
+    return rows > 0 ? allocated((size_t)message_bytes(p, d, rows)) +
+                          allocated(da_parcel_plan_bytes(d->heads, columns->length))
+                    : 0;
+}
+
+static double transfer_seconds(const planning *p, double bytes) {
+    return bytes > 0 ? p->plan->options.latency + bytes / p->plan->options.bandwidth : 0;
+}
+
+static void add_messages(const planning *p, const direction *d, const step *s, da_rank_share *share) {
+    share->messages_received += s->in > 0;
+    share->messages_sent += s->out > 0;
+    share->rows_received += 2 * s->in;
+    share->rows_sent += 2 * s->out;
+    share->bytes_received += message_bytes(p, d, s->in);
+    share->bytes_sent += message_bytes(p, d, s->out);
+}
+
+static double overhead_of(const planning *p, const step *s) {
+    return p->plan->options.overhead * ((s->in > 0) + (s->out > 0));
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------------- */
+
+static da_problem problem_of_part(const planning *p, const da_part *part) {
+    da_problem problem = p->plan->problem;
+    problem.n = part->length;
+    return problem;
+}
+
+static double workspace_of(const planning *p, const direction *d, const da_part *part, bool backward) {
+    da_problem problem = problem_of_part(p, part);
+    bool keys = d->travellers == DA_TRAVEL_QUERIES;
+    if (part->length == 0) {
+        return 0;
+    }
+    return allocated(backward ? da_improved_backward_scope_workspace(p->context, &p->plan->config, &problem, keys)
+                              : da_improved_workspace(p->context, &p->plan->config, &problem, NULL));
+}
+
+static double carry_of(const planning *p, const direction *d, const da_part *part, bool backward) {
+    da_problem problem = problem_of_part(p, part);
+    if (!backward) {
+        return allocated(da_improved_forward_carry(p->context, false, &problem));
+    }
+    bool keys = d->travellers == DA_TRAVEL_QUERIES;
+    return (keys ? 2 : 1) *
+           (double)da_improved_backward_carry(p->context, false, &problem, keys ? problem.kv_heads : problem.heads);
+}
+
+/* While ranks meet: what all of them say, and a copy of it or, then, the layout and the lengths that it is made of. */
+static double meeting_memory(const planning *p) {
+    size_t ranks = (size_t)p->layout->ranks;
+    double all = allocated(ranks * da_meeting_bytes());
+    return all + larger(all, allocated(ranks * sizeof(int64_t)) + allocated(p->layout->bytes));
+}
+
+/* At the highest of all steps. */
+static double ring_memory(const planning *p, const direction *d, int index, bool backward) {
+    int ranks = p->layout->ranks, rank = p->ranks[index];
+    const step *steps = &p->steps[d->travellers][(size_t)index * (size_t)ranks];
+    const da_part *own = part_of(p, rank);
+    double workspace = workspace_of(p, d, own, backward), most = 0;
+    bool carries = false;
+    for (int s = 0; s < ranks; s++) {
+        bool more = s + 1 < ranks;
+        double bytes = s == 0 || steps[s].in > 0 ? workspace : 0;
+        bytes += parcel_bytes(p, d, steps[s].in, part_of(p, neighbour(p, rank, -s)));
+        bytes += more ? parcel_bytes(p, d, steps[s + 1].in, part_of(p, neighbour(p, rank, -(s + 1)))) : 0;
+        bytes += more ? parcel_bytes(p, d, steps[s + 1].out, own) : 0;
+        most = larger(most, bytes);
+        carries |= steps[s].in > 0;
+    }
+    return most + (carries ? carry_of(p, d, own, backward) : 0);
+}
+
+static double gathered_memory(const planning *p, const direction *d, int index, bool backward) {
+    int ranks = p->layout->ranks, rank = p->ranks[index];
+    const step *steps = &p->steps[d->travellers][(size_t)index * (size_t)ranks];
+    double bytes = workspace_of(p, d, part_of(p, rank), backward) + allocated(da_gathered_bytes(ranks));
+    for (int s = 1; s < ranks; s++) {
+        bytes += parcel_bytes(p, d, steps[s].in, part_of(p, neighbour(p, rank, -s)));
+        bytes += parcel_bytes(p, d, steps[s].out, part_of(p, rank));
+    }
+    return bytes;
+}
+
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
+
+/* When another rank has begun what this one has: by its own time if that is known, or else at the same time. */
+static double begin_of(const planning *p, int index, int other) {
+    return larger(p->begin[index], is_complete(p) ? p->begin[other] : p->begin[index]);
+}
+
+/* One step of a rank: it computes with what it has while what comes next, and what others need, travels. */
+static void ring_step(planning *p, const direction *d, int s, int index) {
+    int ranks = p->layout->ranks, rank = p->ranks[index];
+    const step *steps = &p->steps[d->travellers][(size_t)index * (size_t)ranks];
+    static const step none = {0};
+    const step *now = &steps[s], *next = s + 1 < ranks ? &steps[s + 1] : &none;
+    da_rank_share *share = &p->plan->shares[DA_SCHEME_RING][index];
+    double computes = now->pairs * d->pair_seconds;
+    double in = transfer_seconds(p, message_bytes(p, d, next->in));
+    double out = transfer_seconds(p, message_bytes(p, d, next->out));
+    double end = p->begin[index] + computes + overhead_of(p, next);
+    if (next->in > 0) {
+        end = larger(end, begin_of(p, index, neighbour(p, rank, -(s + 1))) + in);
+    }
+    if (next->out > 0) {
+        end = larger(end, begin_of(p, index, neighbour(p, rank, s + 1)) + out);
+    }
+    p->end[index] = end;
+    share->compute_seconds += computes;
+    share->transfer_seconds += larger(in, out) + overhead_of(p, next);
+    add_messages(p, d, next, share);
+}
+
+static void run_ring(planning *p, const direction *d) {
+    for (int s = 0; s < p->layout->ranks; s++) {
+        for (int index = 0; index < p->plan->count; index++) {
+            ring_step(p, d, s, index);
+        }
+        double *swapped = p->begin;
+        p->begin = p->end;
+        p->end = swapped;
+    }
+}
+
+static void run_gathered(planning *p, const direction *d) {
+    size_t ranks = (size_t)p->layout->ranks;
+    for (int index = 0; index < p->plan->count; index++) {
+        da_rank_share *share = &p->plan->shares[DA_SCHEME_DISTRIBUTED][index];
+        double pairs = 0, overhead = 0, in = 0, out = 0;
+        for (size_t s = 0; s < ranks; s++) {
+            const step *now = &p->steps[d->travellers][(size_t)index * ranks + s];
+            pairs += now->pairs;
+            overhead += overhead_of(p, now);
+            in += message_bytes(p, d, now->in);
+            out += message_bytes(p, d, now->out);
+            add_messages(p, d, now, share);
+        }
+        double transfer = transfer_seconds(p, larger(in, out)) + overhead;
+        share->compute_seconds += pairs * d->pair_seconds;
+        share->transfer_seconds += transfer;
+        p->begin[index] += transfer + pairs * d->pair_seconds;
+    }
+}
+
+/* All ranks say what they call for, in as many rounds as the logarithm of their number: nobody begins before the last. */
+static void meet(planning *p) {
+    const da_ranks_options *o = &p->plan->options;
+    double last = 0, ranks = (double)p->layout->ranks;
+    for (int index = 0; index < p->plan->count; index++) {
+        last = larger(last, p->begin[index]);
+    }
+    last +=
+        ceil(log2(ranks)) * (o->latency + 2 * o->overhead) + (ranks - 1) * (double)da_meeting_bytes() / o->bandwidth;
+    for (int index = 0; index < p->plan->count; index++) {
+        p->begin[index] = last;
+    }
+}
+
+/* ---- both schemes -------------------------------------------------------------------------------------------------- */
+
+static void run_direction(planning *p, da_scheme scheme, const direction *d, bool backward) {
+    scheme == DA_SCHEME_RING ? run_ring(p, d) : run_gathered(p, d);
+    for (int index = 0; index < p->plan->count; index++) {
+        da_rank_share *share = &p->plan->shares[scheme][index];
+        double memory =
+            scheme == DA_SCHEME_RING ? ring_memory(p, d, index, backward) : gathered_memory(p, d, index, backward);
+        memory = larger(memory + allocated(p->layout->bytes), meeting_memory(p));
+        share->memory_bytes = larger(share->memory_bytes, memory);
+    }
+}
+
+static void run_scheme(planning *p, da_scheme scheme) {
+    const da_ranks_plan *plan = p->plan;
+    const direction forward = {DA_TRAVEL_KEYS, false, plan->pair_seconds.forward, plan->problem.kv_heads},
+                    grad_query = {DA_TRAVEL_KEYS, false, plan->pair_seconds.grad_query, plan->problem.kv_heads},
+                    grad_keys = {DA_TRAVEL_QUERIES, true, plan->pair_seconds.grad_keys, plan->problem.heads};
+    for (int index = 0; index < plan->count; index++) {
+        p->begin[index] = 0;
+    }
+    meet(p);
+    run_direction(p, scheme, &forward, false);
+    if (plan->options.backward) {
+        meet(p);
+        run_direction(p, scheme, &grad_query, true);
+        run_direction(p, scheme, &grad_keys, true);
+    }
+    for (int index = 0; index < plan->count; index++) {
+        plan->shares[scheme][index].seconds = p->begin[index];
+    }
+}
+
+static void begin_share(const planning *p, int index, da_rank_share *share) {
+    const da_problem *problem = &p->plan->problem;
+    const da_part *part = part_of(p, p->ranks[index]);
+    const step *steps = &p->steps[DA_TRAVEL_KEYS][(size_t)index * (size_t)p->layout->ranks];
+    bool backward = p->plan->options.backward;
+    double rows = (double)problem->batch * (double)part->length, d = (double)problem->head_dim;
+    double numbers = rows * d * 2 * (double)(problem->heads + problem->kv_heads) * (backward ? 2 : 1);
+    da_rank_share_init(share);
+    share->rank = p->ranks[index];
+    share->tokens = part->length;
+    share->tensor_bytes =
+        numbers * (double)da_dtype_size(problem->dtype) + rows * (double)problem->heads * (double)sizeof(double);
+    for (int s = 0; s < p->layout->ranks; s++) {
+        share->pairs += steps[s].pairs;
+    }
+    share->flops = share->pairs * d * (DA_FLOPS_FORWARD + (backward ? DA_FLOPS_GRAD_QUERY + DA_FLOPS_GRAD_KEYS : 0));
+}
+
+static void add_up(da_ranks_plan *plan, da_scheme scheme) {
+    da_ranks_total *total = &plan->totals[scheme];
+    double scale = (double)plan->options.ranks / plan->count, pairs = 0, most = 0;
+    da_ranks_total_init(total);
+    for (int index = 0; index < plan->count; index++) {
+        const da_rank_share *share = &plan->shares[scheme][index];
+        total->seconds = larger(total->seconds, share->seconds);
+        total->single_seconds += share->compute_seconds * scale;
+        total->bytes += share->bytes_sent * scale;
+        total->bytes_most = larger(total->bytes_most, share->bytes_received);
+        total->memory_most = larger(total->memory_most, share->tensor_bytes + share->memory_bytes);
+        pairs += share->pairs;
+        most = larger(most, share->pairs);
+    }
+    total->balance = pairs > 0 ? most * plan->count / pairs : 1;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------------------------ */
+
+/* How many ranks are gone through. */
+static int choose_count(const planning *p) {
+    double ranks = (double)p->layout->ranks, classes = 0;
+    for (int t = 0; t < (p->plan->options.backward ? 2 : 1); t++) {
+        classes += p->traffic.class_count[t];
+    }
+    double counts = classes * ranks * (1 + (double)p->layout->piece_count / ranks / 16);
+    if (counts * ranks <= MAX_COUNTS) {
+        return p->layout->ranks;
+    }
+    double some = MAX_COUNTS / (2 * counts);
+    some = some > MIN_RANKS ? some : MIN_RANKS;
+    return some < ranks ? (int)some : p->layout->ranks;
+}
+
+static da_status allocate(planning *p) {
+    da_ranks_plan *plan = p->plan;
+    size_t count = (size_t)plan->count, steps = count * (size_t)p->layout->ranks;
+    p->ranks = da_allocate(plan->allocator, count, sizeof *p->ranks);
+    p->begin = da_allocate(plan->allocator, count, sizeof *p->begin);
+    p->end = da_allocate(plan->allocator, count, sizeof *p->end);
+    p->steps[0] = da_allocate(plan->allocator, steps, sizeof **p->steps);
+    p->steps[1] = plan->options.backward ? da_allocate(plan->allocator, steps, sizeof **p->steps) : p->steps[0];
+    for (int scheme = 0; scheme < DA_SCHEMES; scheme++) {
+        plan->shares[scheme] = da_allocate(plan->allocator, count, sizeof **plan->shares);
+    }
+    return p->ranks && p->begin && p->end && p->steps[0] && p->steps[1] && plan->shares[0] && plan->shares[1]
+               ? DA_OK
+               : DA_ERROR_OUT_OF_MEMORY;
+}
+
+static void release(planning *p) {
+    const da_allocator *allocator = p->plan->allocator;
+    da_release(allocator, p->ranks);
+    da_release(allocator, p->begin);
+    da_release(allocator, p->end);
+    da_release(allocator, p->steps[0]);
+    if (p->steps[1] != p->steps[0]) {
+        da_release(allocator, p->steps[1]);
+    }
+    da_layout_free(p->layout);
+}
+
+static da_status go_through(planning *p) {
+    da_ranks_plan *plan = p->plan;
+    da_status status = allocate(p);
+    for (int index = 0; index < plan->count && status == DA_OK; index++) {
+        int last = p->layout->ranks - 1;
+        p->ranks[index] = plan->count == 1 ? 0 : (int)((int64_t)last * index / (plan->count - 1));
+    }
+    if (status == DA_OK) {
+        status = count_all(p);
+    }
+    for (int scheme = 0; scheme < DA_SCHEMES && status == DA_OK; scheme++) {
+        for (int index = 0; index < plan->count; index++) {
+            begin_share(p, index, &plan->shares[scheme][index]);
+        }
+        run_scheme(p, (da_scheme)scheme);
+        add_up(plan, (da_scheme)scheme);
+    }
+    return status;
+}
+
+da_status da_ranks_simulate(const da_context *context, da_ranks_plan *plan) {
+    planning p = {.plan = plan, .context = context};
+    const da_attention_config *config = &plan->config;
+    da_status status = da_layout_create(plan->allocator, config->partition, config->stripe, plan->problem.n,
+                                        plan->options.ranks, NULL, &p.layout);
+    if (status != DA_OK) {
+        return status;
+    }
+    int64_t longest = 0;
+    for (int rank = 0; rank < plan->options.ranks; rank++) {
+        longest = part_of(&p, rank)->length > longest ? part_of(&p, rank)->length : longest;
+    }
+    status = da_traffic_create(plan->allocator, config, &plan->problem, longest, &p.traffic);
+    if (status == DA_OK) {
+        plan->count = choose_count(&p);
+        status = go_through(&p);
+        da_traffic_free(&p.traffic);
+    }
+    release(&p);
+    return status;
+}

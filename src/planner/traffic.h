@@ -1,0 +1,42 @@
+/* What ranks need of one another, counted and not computed: rows of messages, as attention/ranks/parcel.c finds them, and
+ * pairs of queries and keys. */
+#ifndef DA_PLANNER_TRAFFIC_H
+#define DA_PLANNER_TRAFFIC_H
+
+#include "pattern/layout.h"
+#include "pattern/pattern.h"
+
+/* What travels: keys and values to queries, or, for the gradients of keys and values, queries to keys. */
+typedef enum da_travellers { DA_TRAVEL_KEYS = 0, DA_TRAVEL_QUERIES = 1 } da_travellers;
+
+/* Heads of tensors that are all alike: for keys, the patterns of all query heads that read them. */
+typedef struct da_head_class {
+    da_head_patterns patterns; /* count 0: more than there is room for, and rows are marked one by one */
+    int64_t first_head;        /* of the query, of the first of these heads */
+    int64_t heads;
+} da_head_class;
+
+typedef struct da_traffic {
+    const da_allocator *allocator;
+    const da_attention_config *config;
+    const da_problem *problem;
+    int class_count[2]; /* by da_travellers; the latter's are the query's heads one by one */
+    da_head_class *classes[2];
+    uint64_t *bits; /* for marks */
+} da_traffic;
+
+/* The configuration and the problem, n known and kv_heads put in, must outlive it; longest: rows of the longest part.
+ * Errors: DA_ERROR_OUT_OF_MEMORY. */
+da_status da_traffic_create(const da_allocator *allocator, const da_attention_config *config, const da_problem *problem,
+                            int64_t longest, da_traffic *out);
+void da_traffic_free(da_traffic *traffic);
+
+/* Rows of each tensor, over all batch elements and heads, that the rank which holds `columns` sends to the one that holds
+ * `rows`. */
+int64_t da_traffic_rows(const da_traffic *traffic, da_travellers travellers, const da_part *rows,
+                        const da_part *columns);
+
+/* Distinct pairs over all batch elements and heads; `counted` as da_pairs_count has it. */
+double da_traffic_pairs(const da_traffic *traffic, const da_part *queries, const da_part *keys);
+
+#endif

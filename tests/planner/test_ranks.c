@@ -1,0 +1,522 @@
+/* Plans over ranks: messages, rows, bytes and memory are those of real calls over ranks that are threads, whose da_comm and
+ * allocator count; pairs add up to the problem's; and a billion tokens over thousands of ranks take no time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "attention/ranks/meeting.h"
+#include "pattern/drawn.h"
+#include "support/counting_allocator.h"
+#include "support/ranks.h"
+#include "support/refusals.h"
+
+enum { MAX_RANKS = 7, CONFIGURATIONS = 60, COLLECTIVE = 1023 };
+
+/* ---- a da_comm that counts ----------------------------------------------------------------------------------------- */
+
+typedef struct counted {
+    da_comm inner;
+    int64_t messages_received, messages_sent;
+    double bytes_received, bytes_sent;
+} counted;
+
+static da_status counted_send(const void *data, size_t bytes, int to, int tag, void **request, void *user) {
+    counted *c = user;
+    c->messages_sent += tag != COLLECTIVE;
+    c->bytes_sent += tag != COLLECTIVE ? (double)bytes : 0;
+    return c->inner.send(data, bytes, to, tag, request, c->inner.user);
+}
+
+static da_status counted_receive(void *data, size_t bytes, int from, int tag, void **request, void *user) {
+    counted *c = user;
+    c->messages_received += tag != COLLECTIVE;
+    c->bytes_received += tag != COLLECTIVE ? (double)bytes : 0;
+    return c->inner.receive(data, bytes, from, tag, request, c->inner.user);
+}
+
+static da_status counted_wait(void *request, double seconds, bool *done, void *user) {
+    return ((counted *)user)->inner.wait(request, seconds, done, ((counted *)user)->inner.user);
+}
+
+static bool counted_cancel(void *request, void *user) {
+    return ((counted *)user)->inner.cancel(request, ((counted *)user)->inner.user);
+}
+
+/* ---- real calls ---------------------------------------------------------------------------------------------------- */
+
+typedef struct real {
+    const char *implementation;
+    da_attention_config config;
+    da_problem problem;
+    int ranks;
+    bool backward;
+    counted counts[MAX_RANKS];
+    double peak_bytes[MAX_RANKS], tensor_bytes[MAX_RANKS];
+    da_status status[MAX_RANKS];
+    char messages[MAX_RANKS][200];
+} real;
+
+typedef struct memory {
+    void *blocks[10];
+    int count;
+    double bytes;
+} memory;
+
+static da_tensor new_tensor(memory *m, const da_problem *problem, int64_t n, da_dtype dtype, int64_t heads,
+                            int64_t head_dim) {
+    size_t numbers = (size_t)(problem->batch * n * heads * head_dim), bytes = numbers * da_dtype_size(dtype);
+    char *data = calloc(1, bytes + 64);
+    for (size_t k = 0; k < bytes; k++) { /* finite numbers in any type */
+        data[k] = (char)(k % 3 == 0 ? 0x21 : 0x30);
+    }
+    m->blocks[m->count++] = data;
+    m->bytes += (double)bytes;
+    return da_tensor_make(data, dtype, problem->batch, n, heads, head_dim);
+}
+
+static da_status call_on_rank(real *r, const da_attention *attention, counting_allocator *counter, int rank) {
+    const da_problem *p = &r->problem;
+    memory m = {.count = 0};
+    int64_t n = 0;
+    da_status status = da_partition_length(r->config.partition, r->config.stripe, p->n, r->ranks, rank, &n);
+    da_tensor q = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
+              k = new_tensor(&m, p, n, p->dtype, p->kv_heads, p->head_dim),
+              v = new_tensor(&m, p, n, p->dtype, p->kv_heads, p->head_dim),
+              out = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
+              lse = new_tensor(&m, p, n, DA_F64, p->heads, 1);
+    counter->peak_bytes = counter->live_bytes;
+    double before = (double)counter->live_bytes;
+    if (status == DA_OK) {
+        status = da_attention_forward(attention, &q, &k, &v, &out, &lse, NULL);
+    }
+    if (r->backward && status == DA_OK) {
+        da_tensor grad_out = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
+                  grad_query = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
+                  grad_key = new_tensor(&m, p, n, p->dtype, p->kv_heads, p->head_dim),
+                  grad_value = new_tensor(&m, p, n, p->dtype, p->kv_heads, p->head_dim);
+        da_backward_tensors t;
+        da_backward_tensors_init(&t);
+        t.query = &q;
+        t.key = &k;
+        t.value = &v;
+        t.out = &out;
+        t.lse = &lse;
+        t.grad_out = &grad_out;
+        t.grad_query = &grad_query;
+        t.grad_key = &grad_key;
+        t.grad_value = &grad_value;
+        status = da_attention_backward(attention, &t, NULL);
+    }
+    r->peak_bytes[rank] = (double)counter->peak_bytes - before;
+    r->tensor_bytes[rank] = m.bytes;
+    for (int b = 0; b < m.count; b++) {
+        free(m.blocks[b]);
+    }
+    return status;
+}
+
+static void run_rank(const da_comm *comm, void *user) {
+    real *r = user;
+    counted *counts = &r->counts[comm->rank];
+    counting_allocator counter = {0};
+    da_comm ours = *comm;
+    da_context *context = NULL;
+    da_attention *attention = NULL;
+    da_context_options options;
+    *counts = (counted){.inner = *comm};
+    ours.user = counts;
+    ours.send = counted_send;
+    ours.receive = counted_receive;
+    ours.wait = counted_wait;
+    ours.cancel = counted_cancel;
+    ours.abandon = NULL;
+    da_context_options_init(&options);
+    options.threads = 1;
+    options.comm = &ours;
+    options.allocator = counting_allocator_interface(&counter);
+    da_status status = da_context_create(&options, &context);
+    if (status == DA_OK) {
+        status = da_attention_create(context, r->implementation, &r->config, &attention);
+    }
+    if (status == DA_OK) {
+        status = call_on_rank(r, attention, &counter, comm->rank);
+    }
+    r->status[comm->rank] = status;
+    snprintf(r->messages[comm->rank], sizeof r->messages[0], "%s", da_last_error_message());
+    da_attention_free(attention);
+    da_context_free(context);
+}
+
+static void check_rank(const real *r, const da_rank_share *share, int rank) {
+    const counted *c = &r->counts[rank];
+    assert_int_equal(share->rank, rank);
+    assert_int_equal(share->messages_received, c->messages_received);
+    assert_int_equal(share->messages_sent, c->messages_sent);
+    assert_true(share->bytes_received == c->bytes_received);
+    assert_true(share->bytes_sent == c->bytes_sent);
+    assert_true(share->tensor_bytes == r->tensor_bytes[rank]);
+    assert_true(share->memory_bytes == r->peak_bytes[rank]);
+}
+
+static da_context *plain_context(void) {
+    da_context *context;
+    da_context_options options;
+    da_context_options_init(&options);
+    options.threads = 1;
+    assert_int_equal(da_context_create(&options, &context), DA_OK);
+    return context;
+}
+
+/* Given rates, so that nothing is timed. */
+static da_ranks_options given_rates(int ranks, bool backward) {
+    da_ranks_options options;
+    da_ranks_options_init(&options);
+    options.ranks = ranks;
+    options.forward_flops = 1e11;
+    options.backward = backward;
+    return options;
+}
+
+static void draw_real(real *r, int number) {
+    static const da_dtype dtypes[] = {DA_F32, DA_F64, DA_BF16, DA_F16};
+    drawn d = drawn_next(number);
+    *r = (real){.config = d.config, .ranks = d.ranks, .backward = number % 2 == 1};
+    r->config.split = DA_SPLIT_TOKENS;
+    r->config.partition = (da_partition)(number % 3);
+    r->config.stripe = number % 6 == 5 ? 0 : 1 + drawn_below(20);
+    da_problem_init(&r->problem);
+    r->problem.n = d.n;
+    r->problem.heads = d.heads;
+    r->problem.kv_heads = number % 4 == 0 ? 1 : d.heads;
+    r->problem.batch = 1 + number % 2;
+    r->problem.head_dim = 1 + drawn_below(9);
+    r->problem.dtype = dtypes[number / 2 % 4];
+}
+
+static void check_real(const da_context *context, real *r) {
+    static const char *const implementations[] = {"ring", "distributed"};
+    da_ranks_options options = given_rates(r->ranks, r->backward);
+    da_ranks_plan *plan;
+    assert_int_equal(da_plan_ranks(context, &r->config, &r->problem, &options, &plan), DA_OK);
+    assert_int_equal(da_ranks_plan_count(plan), r->ranks);
+    for (int k = 0; k < 2 && r->ranks > 1; k++) {
+        r->implementation = implementations[k];
+        assert_true(ranks_run(r->ranks, 60, NULL, run_rank, r));
+        for (int rank = 0; rank < r->ranks; rank++) {
+            da_rank_share share;
+            da_rank_share_init(&share);
+            if (r->status[rank] != DA_OK) {
+                fail_msg("rank %d: %s", rank, r->messages[rank]);
+            }
+            assert_int_equal(da_ranks_plan_share(plan, implementations[k], (size_t)rank, &share), DA_OK);
+            check_rank(r, &share, rank);
+        }
+    }
+    da_ranks_plan_free(plan);
+}
+
+static void test_real_calls_send_and_hold_the_same(void **state) {
+    da_context *context = plain_context();
+    int several = 0;
+    for (int number = 0; number < CONFIGURATIONS; number++) {
+        real r;
+        draw_real(&r, number);
+        check_real(context, &r);
+        several += r.ranks > 1;
+    }
+    assert_true(several > CONFIGURATIONS / 2);
+    da_context_free(context);
+}
+
+/* ---- sums ---------------------------------------------------------------------------------------------------------- */
+
+/* Each pair belongs to one rank, whoever holds which tokens. */
+static void test_pairs_add_up_to_the_problem(void **state) {
+    da_context *context = plain_context();
+    for (int number = 0; number < 200; number++) {
+        real r;
+        draw_real(&r, number);
+        da_ranks_options options = given_rates(r.ranks, false);
+        da_ranks_plan *plan;
+        da_cost cost;
+        double pairs = 0;
+        da_cost_init(&cost);
+        assert_int_equal(da_pattern_cost(&r.config, &r.problem, &cost), DA_OK);
+        assert_int_equal(da_plan_ranks(context, &r.config, &r.problem, &options, &plan), DA_OK);
+        for (size_t k = 0; k < da_ranks_plan_count(plan); k++) {
+            da_rank_share share;
+            da_rank_share_init(&share);
+            assert_int_equal(da_ranks_plan_share(plan, "distributed", k, &share), DA_OK);
+            assert_true(share.flops == share.pairs * 4 * (double)r.problem.head_dim);
+            pairs += share.pairs;
+        }
+        assert_true(pairs > cost.distinct_pairs * (1 - 1e-12) && pairs < cost.distinct_pairs * (1 + 1e-12));
+        da_ranks_plan_free(plan);
+    }
+    da_context_free(context);
+}
+
+/* Keys of a group of heads with more patterns than a head can have. */
+static void test_a_group_with_many_patterns(void **state) {
+    real r = {.ranks = 3};
+    da_context *context = plain_context();
+    da_attention_config_init(&r.config);
+    r.config.split = DA_SPLIT_TOKENS;
+    assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
+                     DA_OK);
+    da_problem_init(&r.problem);
+    r.problem.n = 200;
+    r.problem.heads = 90;
+    r.problem.kv_heads = 1;
+    r.problem.head_dim = 3;
+    check_real(context, &r);
+    da_context_free(context);
+}
+
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct timed {
+    da_ranks_total ring, distributed;
+} timed;
+
+/* 4 ranks of 1024 tokens; `segment` 4096: every rank sees all. */
+static timed time_of(const da_context *context, bool causal, da_partition partition, double bandwidth, double latency) {
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(4, false);
+    da_ranks_plan *plan;
+    timed found;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){4096}, 1, (int64_t[]){1}, 1);
+    config.causal = causal;
+    config.partition = partition;
+    config.stripe = 64;
+    da_problem_init(&problem);
+    problem.n = 4096;
+    problem.head_dim = 64;
+    options.bandwidth = bandwidth;
+    options.latency = latency;
+    options.overhead = 0;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_ranks_total_init(&found.ring);
+    da_ranks_total_init(&found.distributed);
+    assert_int_equal(da_ranks_plan_total(plan, "ring", &found.ring), DA_OK);
+    assert_int_equal(da_ranks_plan_total(plan, "distributed", &found.distributed), DA_OK);
+    da_ranks_plan_free(plan);
+    return found;
+}
+
+static void assert_near(double found, double expected) {
+    if (!(found > expected * (1 - 1e-9) && found < expected * (1 + 1e-9))) {
+        fail_msg("%.12g, expected %.12g", found, expected);
+    }
+}
+
+/* By hand: a step computes 1024 x 1024 pairs of 256 operations at 1e11 a second; 1024 keys and values of 256 bytes come. */
+static void test_steps_take_the_longer_of_both(void **state) {
+    da_context *context = plain_context();
+    const double step = 1024.0 * 1024 * 256 / 1e11, bytes = 2 * 1024 * 256, meets = 3 * (double)da_meeting_bytes();
+    timed quick = time_of(context, false, DA_PARTITION_CONTIGUOUS, bytes / step * 4, 0);
+    assert_near(quick.ring.seconds, 4 * step + meets / (bytes / step * 4));
+    assert_near(quick.distributed.seconds, 4 * step + 3 * step / 4 + meets / (bytes / step * 4));
+    assert_near(quick.ring.single_seconds, 16 * step);
+    assert_near(quick.ring.bytes, 12 * bytes);
+    timed slow = time_of(context, false, DA_PARTITION_CONTIGUOUS, bytes / step / 2, 0);
+    assert_near(slow.ring.seconds, 3 * 2 * step + step + meets / (bytes / step / 2));
+    timed late = time_of(context, false, DA_PARTITION_CONTIGUOUS, 1e15, 2 * step);
+    assert_near(late.ring.seconds, (2 + 3) * 2 * step + step + meets / 1e15 + 3 * bytes / 1e15);
+    da_context_free(context);
+}
+
+/* A causal sequence: the last rank's share of arithmetic is 7/4 of the mean; zigzag and striped even it out. */
+static void test_balance_of_causal_partitions(void **state) {
+    da_context *context = plain_context();
+    double contiguous = time_of(context, true, DA_PARTITION_CONTIGUOUS, 1e15, 0).ring.balance,
+           zigzag = time_of(context, true, DA_PARTITION_ZIGZAG, 1e15, 0).ring.balance,
+           striped = time_of(context, true, DA_PARTITION_STRIPED, 1e15, 0).ring.balance;
+    assert_true(contiguous > 1.74 && contiguous < 1.76);
+    assert_true(zigzag >= 1 && zigzag < 1.001);
+    assert_true(striped >= 1 && striped < 1.1);
+    da_context_free(context);
+}
+
+/* ---- many ranks ---------------------------------------------------------------------------------------------------- */
+
+/* The paper's scheme: segments of 2048, of a rank's tokens and of all, each keeping 2048 tokens. */
+static double bytes_of_scheme(const da_context *context, int ranks, int64_t tokens_of_rank, size_t *count) {
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(ranks, false);
+    da_ranks_plan *plan;
+    da_ranks_total total;
+    int64_t n = ranks * tokens_of_rank, segments[] = {2048, tokens_of_rank, n},
+            rates[] = {1, tokens_of_rank / 2048, n / 2048};
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, segments, 3, rates, 3), DA_OK);
+    da_problem_init(&problem);
+    problem.n = n;
+    problem.heads = 2;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_ranks_total_init(&total);
+    assert_int_equal(da_ranks_plan_total(plan, "distributed", &total), DA_OK);
+    *count = da_ranks_plan_count(plan);
+    da_ranks_plan_free(plan);
+    return total.bytes_most;
+}
+
+/* Bytes that a rank receives stay under those of 2048 keys and values, from 2 ranks to 8192, which are not all gone
+ * through; half a minute would be far too long. */
+static void test_a_billion_tokens_over_thousands_of_ranks(void **state) {
+    da_context *context = plain_context();
+    const double all_kept = 2 * 2048 * 2 * 256.0;
+    size_t count;
+    clock_t start = clock();
+    for (int ranks = 2; ranks <= 8192; ranks *= 8) {
+        double bytes = bytes_of_scheme(context, ranks, 1 << 17, &count);
+        assert_true(bytes <= all_kept && bytes >= all_kept / 2);
+    }
+    assert_true(count >= 5 && count < 8192);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 30);
+    da_context_free(context);
+}
+
+/* Times from this machine, for both passes. */
+static void test_rates_of_this_machine(void **state) {
+    da_context *context = plain_context();
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options = given_rates(2, true);
+    da_ranks_plan *plan;
+    da_rank_share share;
+    options.forward_flops = 0;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){512, 4096}, 2, (int64_t[]){1, 8}, 2);
+    da_problem_init(&problem);
+    problem.n = 8192;
+    assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+    da_rank_share_init(&share);
+    assert_int_equal(da_ranks_plan_share(plan, "ring", 1, &share), DA_OK);
+    double rate = share.flops / share.compute_seconds; /* of any machine */
+    assert_true(rate > 1e7 && rate < 1e13);
+    assert_non_null(strstr(da_ranks_plan_text(plan), da_ranks_plan_choice(plan)));
+    da_ranks_plan_free(plan);
+    da_context_free(context);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+
+struct fixture {
+    da_context *context;
+    da_attention_config config;
+    da_problem problem;
+    da_ranks_options options;
+    da_ranks_plan *plan;
+    da_rank_share share;
+    da_ranks_total total;
+};
+
+static da_status make(fixture *f) {
+    return da_plan_ranks(f->context, &f->config, &f->problem, &f->options, &f->plan);
+}
+
+static da_status made(fixture *f) {
+    assert_int_equal(make(f), DA_OK);
+    return DA_OK;
+}
+
+#define ROWS(ROW)                                                                                                      \
+    ROW(no_context, da_plan_ranks(NULL, &f->config, &f->problem, &f->options, &f->plan), DA_ERROR_INVALID_ARGUMENT,    \
+        "context is NULL")                                                                                             \
+    ROW(no_out, da_plan_ranks(f->context, &f->config, &f->problem, &f->options, NULL), DA_ERROR_INVALID_ARGUMENT,      \
+        "out is NULL")                                                                                                 \
+    ROW(no_options, da_plan_ranks(f->context, &f->config, &f->problem, NULL, &f->plan), DA_ERROR_INVALID_ARGUMENT,     \
+        "options is NULL")                                                                                             \
+    ROW(no_ranks, (f->options.ranks = 0, make(f)), DA_ERROR_INVALID_ARGUMENT,                                          \
+        "options.ranks is 0; allowed: 1 to 65536")                                                                     \
+    ROW(many_ranks, (f->options.ranks = 65537, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.ranks is 65537")          \
+    ROW(no_bandwidth, (f->options.bandwidth = 0, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.bandwidth is 0")        \
+    ROW(latency_negative, (f->options.latency = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.latency is -1")      \
+    ROW(overhead_negative, (f->options.overhead = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "options.overhead is -1")   \
+    ROW(forward_negative, (f->options.forward_flops = -1, make(f)), DA_ERROR_INVALID_ARGUMENT,                         \
+        "options.forward_flops is -1")                                                                                 \
+    ROW(backward_negative, (f->options.backward_flops = -1, make(f)), DA_ERROR_INVALID_ARGUMENT,                       \
+        "options.backward_flops is -1")                                                                                \
+    ROW(no_tokens, (f->problem.n = 0, make(f)), DA_ERROR_INVALID_ARGUMENT, "problem.n is 0; allowed: 1 or more")       \
+    ROW(many_heads, (f->problem.heads = 4097, make(f)), DA_ERROR_INVALID_ARGUMENT, "problem.heads is 4097")            \
+    ROW(stripe_negative, (f->config.stripe = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "stripe is -1")                  \
+    ROW(share_of_none, da_ranks_plan_share(NULL, "ring", 0, &f->share), DA_ERROR_INVALID_ARGUMENT, "plan is NULL")     \
+    ROW(share_of_other, (made(f), da_ranks_plan_share(f->plan, "improved", 0, &f->share)), DA_ERROR_INVALID_ARGUMENT,  \
+        "implementation is \"improved\"; allowed: ring, distributed")                                                  \
+    ROW(share_beyond, (made(f), da_ranks_plan_share(f->plan, "ring", 4, &f->share)), DA_ERROR_INVALID_ARGUMENT,        \
+        "index is 4; allowed: 0 to 3")                                                                                 \
+    ROW(share_nowhere, (made(f), da_ranks_plan_share(f->plan, "ring", 0, NULL)), DA_ERROR_INVALID_ARGUMENT,            \
+        "out is NULL")                                                                                                 \
+    ROW(total_without_name, (made(f), da_ranks_plan_total(f->plan, NULL, &f->total)), DA_ERROR_INVALID_ARGUMENT,       \
+        "implementation is \"\"")
+
+ROWS(REFUSAL_FUNCTION)
+
+static const refusal rows[] = {ROWS(REFUSAL_ENTRY)};
+
+static void make_fixture(fixture *f) {
+    *f = (fixture){.context = plain_context(), .options = given_rates(4, false)};
+    da_attention_config_init(&f->config);
+    da_attention_config_set_patterns(&f->config, (int64_t[]){64}, 1, (int64_t[]){1}, 1);
+    da_problem_init(&f->problem);
+    f->problem.n = 500;
+    da_rank_share_init(&f->share);
+    da_ranks_total_init(&f->total);
+}
+
+static void check_refusal(void **state) {
+    fixture f;
+    make_fixture(&f);
+    refusal_check(*state, &f);
+    da_ranks_plan_free(f.plan);
+    da_context_free(f.context);
+}
+
+/* Whichever allocation fails, the call says so and holds nothing. */
+static void test_short_memory(void **state) {
+    fixture f;
+    make_fixture(&f);
+    da_context_free(f.context);
+    for (long fails = 0, left = 1; left > 0; fails++) {
+        counting_allocator counter = {0};
+        da_context_options options;
+        da_context_options_init(&options);
+        options.allocator = counting_allocator_interface(&counter);
+        assert_int_equal(da_context_create(&options, &f.context), DA_OK);
+        long live = counter.live;
+        counter.fail_from = counter.fail_to = counter.calls + 1 + fails;
+        da_status status = make(&f);
+        left = status == DA_ERROR_OUT_OF_MEMORY;
+        assert_true(left || status == DA_OK);
+        assert_true(left ? !f.plan && counter.live == live : fails > 5);
+        da_ranks_plan_free(f.plan);
+        da_context_free(f.context);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_real_calls_send_and_hold_the_same),
+        cmocka_unit_test(test_pairs_add_up_to_the_problem),
+        cmocka_unit_test(test_a_group_with_many_patterns),
+        cmocka_unit_test(test_steps_take_the_longer_of_both),
+        cmocka_unit_test(test_balance_of_causal_partitions),
+        cmocka_unit_test(test_a_billion_tokens_over_thousands_of_ranks),
+        cmocka_unit_test(test_rates_of_this_machine),
+        cmocka_unit_test(test_short_memory),
+    };
+    int failed = cmocka_run_group_tests_name("ranks", tests, NULL, NULL);
+    failed += refusal_run("ranks_refusals", rows, sizeof rows / sizeof *rows, check_refusal);
+    return failed;
+}
