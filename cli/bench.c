@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bench_ranks.h"
 #include "check.h"
 #include "commands.h"
 #include "configuration.h"
@@ -26,6 +27,8 @@ typedef struct bench_options {
     configuration configuration;
     machine machine;
     planning planning;
+    network network;
+    int64_t ranks; /* 0: none */
     name_list implementations;
     cli_list n;
     da_problem problem;
@@ -229,6 +232,100 @@ static int bench_length(bench *run, int64_t n) {
     return code;
 }
 
+/* ---- over ranks ---------------------------------------------------------------------------------------------------- */
+
+static void print_ranks_heading(const bench *run, const ranks_bench *over) {
+    const da_problem *problem = &over->problem;
+    da_ranks_options limits;
+    da_ranks_options_init(&limits);
+    network_apply(over->network, &limits);
+    printf("%s, %s, %d ranks of %d thread%s; batch %" PRId64 ", %" PRId64 " heads x %" PRId64 ", %s, %s\n",
+           da_context_hardware(run->context)->cpu_name, da_isa_name(over->isa), over->ranks, over->threads,
+           over->threads == 1 ? "" : "s", problem->batch, problem->heads, problem->head_dim,
+           da_dtype_name(problem->dtype), over->backward ? "forward and backward" : "forward");
+    printf("network: %.3g bytes a second, %.3g s\n\n%-14s %12s %10s %10s %10s %8s %10s %8s %12s\n", limits.bandwidth,
+           limits.latency, "implementation", "n", "single s", "free s", "limited s", "overlap", "plan s", "off by",
+           "messages s");
+}
+
+static json_t *json_ranks_row(const char *implementation, int64_t n, const ranks_row *row) {
+    return json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "implementation", implementation, "n", (json_int_t)n,
+                     "single_seconds", row->single, "free_seconds", row->computing, "limited_seconds", row->limited,
+                     "overlap", row->computing / row->limited, "predicted_seconds", row->predicted, "transfer_seconds",
+                     row->transfer);
+}
+
+static int bench_ranks_one(bench *run, ranks_bench *over, const char *implementation) {
+    char n[CLI_GROUPED_TEXT];
+    ranks_row row;
+    int code = ranks_bench_run(over, COMMAND, implementation, &row);
+    if (code == CLI_CONTINUE && run->rows != NULL) {
+        json_array_append_new(run->rows, json_ranks_row(implementation, over->problem.n, &row));
+    } else if (code == CLI_CONTINUE) {
+        printf("%-14s %12s %10.4f %10.4f %10.4f %7.1f%% %10.4f %+7.0f%% %12.4f\n", implementation,
+               cli_grouped(over->problem.n, n), row.single, row.computing, row.limited,
+               100 * row.computing / row.limited, row.predicted, 100 * (row.predicted / row.limited - 1), row.transfer);
+        fflush(stdout);
+    }
+    return code;
+}
+
+static json_t *json_over_ranks(const bench *run, const ranks_bench *over) {
+    da_ranks_options limits;
+    da_ranks_options_init(&limits);
+    network_apply(over->network, &limits);
+    return json_pack("{s:s, s:i, s:i, s:f, s:f, s:b, s:O}", "cpu", da_context_hardware(run->context)->cpu_name, "ranks",
+                     over->ranks, "threads_of_a_rank", over->threads, "bandwidth", limits.bandwidth, "latency",
+                     limits.latency, "backward", over->backward, "results", run->rows);
+}
+
+static int bench_over_ranks(bench *run) {
+    const bench_options *options = run->options;
+    int ranks = (int)options->ranks, threads = da_context_threads(run->context);
+    ranks_bench over = {.config = &run->config,
+                        .problem = options->problem,
+                        .ranks = ranks,
+                        .threads = options->machine.threads != 0 ? threads
+                                   : threads / ranks > 1         ? threads / ranks
+                                                                 : 1,
+                        .isa = da_context_isa(run->context),
+                        .network = &options->network,
+                        .repeats = (int)options->repeats,
+                        .backward = options->backward};
+    int code = CLI_CONTINUE;
+    if (options->json) {
+        run->rows = json_array();
+    } else {
+        print_ranks_heading(run, &over);
+    }
+    for (size_t i = 0; i < options->n.count && code == CLI_CONTINUE; i++) {
+        over.problem.n = options->n.values[i];
+        over.rank_flops[0] = 0;
+        code = over.problem.n < ranks ? cli_usage(COMMAND, "--n: %" PRId64 " is less than --ranks", over.problem.n)
+                                      : CLI_CONTINUE;
+        for (size_t k = 0; k < options->implementations.count && code == CLI_CONTINUE; k++) {
+            code = bench_ranks_one(run, &over, options->implementations.names[k]);
+        }
+    }
+    if (code == CLI_CONTINUE) {
+        code = options->json ? cli_print_json(COMMAND, json_over_ranks(run, &over)) : CLI_OK;
+    }
+    json_decref(run->rows);
+    return code;
+}
+
+/* Only these two take parts of a sequence. */
+static int check_names_over_ranks(const bench_options *options) {
+    for (size_t i = 0; i < options->implementations.count; i++) {
+        const char *name = options->implementations.names[i];
+        if (strcmp(name, "ring") != 0 && strcmp(name, "distributed") != 0) {
+            return cli_usage(
+                COMMAND, "--impl: \"%s\" does not compute over ranks; allowed with --ranks: ring, distributed", name);
+        }
+    }
+    return options->check ? cli_usage(COMMAND, "--check: not with --ranks") : CLI_CONTINUE;
+}
+
 static json_t *json_bench(const bench *run) {
     const da_problem *problem = &run->options->problem;
     json_t *peak_found = json_pack("{s:f, s:f, s:i}", "best_flops_per_second", run->peak.best,
@@ -302,7 +399,8 @@ static int run_bench(bench_options *options) {
         if (run.config.dtype != DA_DTYPE_ANY) {
             options->problem.dtype = run.config.dtype;
         }
-        code = bench_all(&run);
+        code = options->ranks == 0 ? bench_all(&run) : check_names_over_ranks(options);
+        code = code == CLI_CONTINUE ? bench_over_ranks(&run) : code;
     }
     da_context_free(run.context);
     planning_close(&options->planning);
@@ -310,11 +408,12 @@ static int run_bench(bench_options *options) {
 }
 
 int command_bench(int argc, char **argv) {
-    bench_options options = {.implementations = {2, {"improved", "standard"}}, .n = {1, {8192}}, .repeats = 5};
+    bench_options options = {.n = {1, {8192}}, .repeats = 5};
     da_problem_init(&options.problem);
     options.problem.heads = 12;
     const cli_option own[] = {
-        {"impl", "A,B,..", "implementations (improved,standard)", read_names, &options.implementations, 0, 0},
+        {"impl", "A,B,..", "implementations (improved,standard; over ranks\nring,distributed)", read_names,
+         &options.implementations, 0, 0},
         {"n", "A,B,..", "tokens (8192)", cli_read_list, &options.n, 1, INT64_MAX},
         {"batch", "B", "sequences (1)", cli_read_integer, &options.problem.batch, 1, 1 << 20},
         {"heads", "H", "heads of the query (12)", cli_read_integer, &options.problem.heads, 1, 1 << 20},
@@ -330,6 +429,11 @@ int command_bench(int argc, char **argv) {
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option networking[NETWORK_OPTION_COUNT + 1] = {{"ranks", "P",
+                                                        "bench ring and distributed over P threads as ranks: in "
+                                                        "one\nprocess, over a free network, over the limited one",
+                                                        cli_read_integer, &options.ranks, 2, 64}};
+    network_options(&options.network, &networking[1]);
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
@@ -337,7 +441,8 @@ int command_bench(int argc, char **argv) {
         {"problem", own, CLI_COUNT(own)},
         {"configuration (default: segments 2048,4096,8192, rates 1,2,4)", shared, CLI_COUNT(shared)},
         {"computing", computing, CLI_COUNT(computing)},
-        {"tuning", tuning, CLI_COUNT(tuning)}};
+        {"tuning", tuning, CLI_COUNT(tuning)},
+        {"ranks", networking, CLI_COUNT(networking)}};
     const cli_command command = {
         COMMAND,
         "[OPTIONS]",
@@ -345,9 +450,14 @@ int command_bench(int argc, char **argv) {
         "measures first, and beside the time that the library's model of the cost estimates. \"counted\" counts a\n"
         "pair of query and key once per pattern that holds it, \"distinct\" once.",
         "  dilated-attention bench --n 8192,32768 --check\n"
-        "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json",
+        "  dilated-attention bench --impl improved --dtype bf16 --n 131072 --repeats 3 --json\n"
+        "  dilated-attention bench --ranks 2 --n 32768 --network-bandwidth 1G --network-latency 1m",
         groups,
         CLI_COUNT(groups)};
     int code = cli_parse(&command, argc, argv);
+    if (options.implementations.count == 0) {
+        options.implementations =
+            options.ranks == 0 ? (name_list){2, {"improved", "standard"}} : (name_list){2, {"ring", "distributed"}};
+    }
     return code == CLI_CONTINUE ? run_bench(&options) : code;
 }

@@ -8,6 +8,7 @@ int command_explain(int argc, char **argv);
 int command_run(int argc, char **argv);
 int command_show(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_plan(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_plot(int argc, char **argv);
 int command_generate(int argc, char **argv);

@@ -20,6 +20,7 @@ static const command_entry commands[] = {
     {"explain", "say which implementation would be chosen for a problem, and why", command_explain},
     {"show", "draw which query sees which key", command_show},
     {"bench", "time the implementations against the machine's arithmetic peak", command_bench},
+    {"plan", "say what many ranks would send, hold and take", command_plan},
 #ifdef DA_CLI_HAS_NN
     {"train", "train a language model on plain text", command_train},
     {"plot", "draw the curves of trainings", command_plot},
@@ -45,7 +46,7 @@ static void print_help(void) {
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {
-        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, " NN_COMMANDS
+        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, plan, " NN_COMMANDS
                              "info, --help, --version");
     }
     const char *word = argv[1];
@@ -63,7 +64,7 @@ static int dispatch(int argc, char **argv) {
         }
     }
     return cli_usage(
-        "", "\"%s\": unknown command; allowed: run, explain, show, bench, " NN_COMMANDS "info, --help, --version",
+        "", "\"%s\": unknown command; allowed: run, explain, show, bench, plan, " NN_COMMANDS "info, --help, --version",
         word);
 }
 

@@ -92,6 +92,11 @@ static da_status run_backward(const da_attention *attention, const workload *wor
     return da_attention_backward(attention, &tensors, NULL);
 }
 
+da_status workload_run(const da_attention *attention, const workload *work, const da_call_options *options) {
+    da_status status = da_attention_forward(attention, &work->q, &work->k, &work->v, &work->out, &work->lse, options);
+    return status == DA_OK && work->backward ? run_backward(attention, work) : status;
+}
+
 da_status measure_passes(const da_attention *attention, workload *work, int repeats, bool show_progress,
                          timing *taken) {
     double seconds[MEASURE_MAX_REPEATS];
@@ -104,11 +109,7 @@ da_status measure_passes(const da_attention *attention, workload *work, int repe
         options.progress = bar.shown ? on_progress : NULL;
         options.progress_user = &bar;
         double start = cli_now();
-        da_status status =
-            da_attention_forward(attention, &work->q, &work->k, &work->v, &work->out, &work->lse, &options);
-        if (status == DA_OK && work->backward) {
-            status = run_backward(attention, work);
-        }
+        da_status status = workload_run(attention, work, &options);
         double stop = cli_now();
         progress_end(&bar);
         if (status != DA_OK) {

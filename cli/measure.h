@@ -21,6 +21,9 @@ typedef struct timing {
     double median, fastest, slowest; /* seconds of one forward pass, with the backward pass if the workload has it */
 } timing;
 
+/* One forward call, and the backward call if the workload has it. options: of the forward call; may be NULL. */
+da_status workload_run(const da_attention *attention, const workload *work, const da_call_options *options);
+
 /* Runs once to warm up, then `repeats` times. The results of the last pass stay in the workload. */
 da_status measure_passes(const da_attention *attention, workload *work, int repeats, bool show_progress, timing *taken);
 

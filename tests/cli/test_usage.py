@@ -5,7 +5,7 @@ import pytest
 
 from cli_support import refuse, succeed
 
-COMMANDS = ["info", "run", "explain", "show", "bench"]
+COMMANDS = ["info", "run", "explain", "show", "bench", "plan"]
 CONFIGURATION = ["--segments", "--rates", "--preset", "--mixing", "--offset-rule", "--tail-rule", "--overlap",
                  "--causal", "--window", "--scale", "--dtype", "--partition", "--stripe", "--split"]
 
@@ -26,7 +26,7 @@ def test_help_of_a_command(command):
     assert max(map(len, text.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("command", ["run", "explain", "show", "bench"])
+@pytest.mark.parametrize("command", ["run", "explain", "show", "bench", "plan"])
 def test_configuration_is_the_same_everywhere(command):
     text = succeed(command, "--help")
     assert [option for option in CONFIGURATION if f"  {option}" not in text] == []
