@@ -4,13 +4,11 @@ import fcntl
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,15 +131,15 @@ def make_long_inputs(tmp_path_factory):
     shutil.rmtree(folder)
 
 
-def wait_for_blocks(state, tokens):
-    """Until the state of a run says that so many tokens are finished."""
-    for _ in range(6000):
-        with contextlib.suppress(OSError):
-            finished = re.search(r"^finished (\d+)$", Path(state).read_text(encoding="utf-8"), re.MULTILINE)
-            if finished and int(finished[1]) >= tokens:
+def wait_for_tokens(partial, tokens):
+    """Until output has been written beyond so many tokens (of 16 numbers of two bytes)."""
+    for _ in range(60000):
+        with contextlib.suppress(OSError), open(partial, "rb") as file:
+            file.seek(-32 * (LONG - tokens), os.SEEK_END)
+            if any(file.read(32)):
                 return
-        time.sleep(0.01)
-    pytest.fail(f"{state}: never came to {tokens} tokens")
+        time.sleep(0.001)
+    pytest.fail(f"{partial}: never came to {tokens} tokens")
 
 
 def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
@@ -156,7 +154,7 @@ def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
 
     process = subprocess.Popen([os.environ["DA_CLI"], *map(str, command), "--out", str(stopped)], stderr=subprocess.PIPE,
                                text=True)
-    wait_for_blocks(f"{stopped}.partial.state", LONG // 4)
+    wait_for_tokens(f"{stopped}.partial", LONG // 4)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT, message
