@@ -173,7 +173,8 @@ class ImprovedDilatedAttention(KernelAttention):
 
 
 class RingDilatedAttention(ImprovedDilatedAttention):
-    """Dilated attention whose keys and values arrive in blocks and are never whole in one place."""
+    """Dilated attention for very long sequences. Tensors in memory are computed as ImprovedDilatedAttention computes them, to
+    the bit; files larger than memory are what the command `dilated-attention run --impl ring` is for."""
 
     implementation = "ring"
 

@@ -34,7 +34,7 @@ def test_every_option_alone(number):
     compare(exact.alone(exact.ALONE[number], value_type, head_dim))
 
 
-@pytest.mark.parametrize("implementation", ["standard", "improved"])
+@pytest.mark.parametrize("implementation", ["standard", "improved", "ring"])
 @pytest.mark.parametrize("value_type", DTYPES)
 def test_implementations_and_data_types(implementation, value_type):
     compare(exact.alone({"causal": True, "kv_heads": 2}, value_type, 17), implementation=implementation)
@@ -182,7 +182,7 @@ WRONG = [
     (dict(window=1.5), TypeError, "window is 1.5"),
     (dict(window=True), TypeError, "window is True"),
     (dict(implementation="fast"), ValueError, "fast.*standard.*improved"),
-    (dict(implementation="ring"), ValueError, "ring"),
+    (dict(implementation="distributed"), ValueError, "distributed"),
     (dict(implementation=None), TypeError, "implementation is None"),
     (dict(dropout_p=1.0), ValueError, r"dropout_p is 1.0; allowed: a number in \[0, 1\)"),
     (dict(dropout_p=-0.1), ValueError, "dropout_p is -0.1"),

@@ -261,7 +261,8 @@ def test_changed_input_is_noticed(inputs, stopped):
     (lambda out: change_state(out, "finished 20", "finished -10"), ["damaged", "finished"]),
     (lambda out: change_state(out, "block 10", "block 0"), ["damaged", "block"]),
     (lambda out: change_state(out, "library ", "library 9"), ["library"]),
-], ids=str)
+], ids=["no output", "no logsumexp", "no state", "truncated", "header", "state without block", "empty state", "within a block",
+        "beyond the end", "negative", "block 0", "another version"])
 def test_damaged_partial_result(inputs, stopped, spoil, parts):
     spoil(inputs.out)
     assert_refused(inputs, 1, parts, [*stopped[0], "--resume"])
