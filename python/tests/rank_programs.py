@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from datetime import timedelta
@@ -19,7 +20,7 @@ import exact
 import numpy as np
 import torch
 import torch.distributed as dist
-from dilated_attention_pytorch import _torch_ops  # noqa: F401, which defines the operators
+from dilated_attention_pytorch import _torch_ops, composition  # noqa: F401, which defines the operators
 from dilated_attention_pytorch._config import encode, normal_options
 from dilated_attention_pytorch.core import (
     create_dilated_attention,
@@ -215,11 +216,39 @@ def factory():
             assert f"process_group of {ranks} ranks" in str(error) and "'ring'" in str(error)
         else:
             raise AssertionError(refused)
+    config = encode(normal_options([2], [1], implementation="ring", process_group=world.group_name))
+    x = torch.zeros(1, 3, 1, 4)
+    try:  # what CUDA tensors take
+        composition.operator_forward(x, x, x, None, None, config, 0.0)
+    except ValueError as error:
+        assert "allowed: CPU tensors" in str(error)
+    else:
+        raise AssertionError("composed")
     x = torch.randn(1, 5, 1, 4)
     assert torch.equal(
         package.dilated_attention(x, x, x, [4], [1], implementation="ring", process_group=False),
         package.dilated_attention(x, x, x, [4], [1], implementation="improved"),
     )
+
+
+def page():
+    """The page's programs run, one after the other, as they stand."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "python-ranks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = {}
+    for number, block in enumerate(blocks):
+        beginning = 'dist.init_process_group("gloo")'
+        assert (beginning in block) == (number == 0)
+        exec(compile(block.replace(beginning, ""), f"python-ranks.md, block {number}", "exec"), found)
+    alone = create_multihead_dilated_attention(
+        "improved", embed_dim=64, num_heads=4, segment_lengths=[256, 1024], dilation_rates=[1, 4], position="rope"
+    )
+    alone.load_state_dict(found["attention"].state_dict())
+    assert torch.allclose(found["all_of_it"], alone(found["whole"], is_causal=True), rtol=1e-4, atol=1e-5)
+    loss = alone(found["whole"], is_causal=True).square().sum(-1).mean()
+    loss.backward()
+    expected = alone.out_proj.weight.grad
+    assert torch.allclose(found["attention"].out_proj.weight.grad, expected, rtol=1e-3, atol=1e-5)
 
 
 def model_of(implementation, partition):
@@ -276,7 +305,7 @@ def training():
 
 
 def interfaces():
-    for check in (dropout_is_rank_0s, modules, factory, training):
+    for check in (dropout_is_rank_0s, modules, factory, page, training):
         check()
     dist.destroy_process_group()
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}.second", rank=RANK, world_size=RANKS)
