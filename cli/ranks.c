@@ -55,6 +55,11 @@ static bool is_told(const ranks_word *word, bool causes_only) {
     return word->code != CLI_CONTINUE && word->problem[0] != '\0' && !(causes_only && word->consequence);
 }
 
+/* The library's messages about messages begin so themselves. */
+static bool names_rank(const char *problem) {
+    return strncmp(problem, "rank ", 5) == 0;
+}
+
 /* Prints a message of rank `first` once, with who else has it. */
 static void tell(const cli_ranks *ranks, int first, bool causes_only) {
     const ranks_word *words = ranks->words;
@@ -67,7 +72,7 @@ static void tell(const cli_ranks *ranks, int first, bool causes_only) {
             same++;
         }
     }
-    if (same == ranks->ranks) {
+    if (same == ranks->ranks || names_rank(words[first].problem)) {
         cli_fail(ranks->command, "%s", words[first].problem);
     } else if (same == 1) {
         cli_fail(ranks->command, "rank %d: %s", first, words[first].problem);
@@ -92,8 +97,12 @@ static void tell_all(const cli_ranks *ranks) {
 static int lose(cli_ranks *ranks, int code) {
     ranks->lost = true;
     cli_keep_problems(NULL, 0);
-    cli_fail(ranks->command, "rank %d: %s", ranks->rank,
-             ranks->mine.problem[0] != '\0' ? ranks->mine.problem : da_last_error_message());
+    const char *problem = ranks->mine.problem[0] != '\0' ? ranks->mine.problem : da_last_error_message();
+    if (names_rank(problem)) {
+        cli_fail(ranks->command, "%s", problem);
+    } else {
+        cli_fail(ranks->command, "rank %d: %s", ranks->rank, problem);
+    }
     return code == CLI_CONTINUE ? CLI_FAILED : code;
 }
 

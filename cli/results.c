@@ -1,6 +1,5 @@
 #include "results.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +8,7 @@
 
 #include "core/memory.h"
 
-/* The path without a tensor's name. False: too long. */
-static bool file_part(const char *path, char file[PATH_MAX]) {
+bool file_of_tensor(const char *path, char file[PATH_MAX]) {
     static const char ending[] = ".safetensors:";
     const char *name = strstr(path, ending);
     size_t length = name != NULL ? (size_t)(name - path) + sizeof(ending) - 2 : strlen(path);
@@ -40,7 +38,7 @@ static bool future_path(const char *path, char resolved[2 * PATH_MAX]) {
 
 bool same_file(const char *a, const char *b) {
     char file_a[PATH_MAX], file_b[PATH_MAX], future_a[2 * PATH_MAX], future_b[2 * PATH_MAX];
-    if (!file_part(a, file_a) || !file_part(b, file_b)) {
+    if (!file_of_tensor(a, file_a) || !file_of_tensor(b, file_b)) {
         return false;
     }
     struct stat stat_a, stat_b;
@@ -55,11 +53,15 @@ bool same_file(const char *a, const char *b) {
 static int open_one(results *written, const char *command, const char *option, const char *path, da_file_type type,
                     int rank, const int64_t *shape) {
     size_t index = written->count;
-    da_status status = da_tensor_writer_open(path, type, rank, shape, &written->writers[index]);
+    da_tensor_writer *writer = &written->writers[index];
+    da_status status =
+        written->kind == RESULTS_TEMPORARY
+            ? da_tensor_writer_open(path, type, rank, shape, writer)
+            : da_tensor_writer_open_partial(path, type, rank, shape, written->kind == RESULTS_RESUMED, writer);
     if (status != DA_OK) {
         char message[1024];
         snprintf(message, sizeof(message), "%s", da_last_error_message());
-        results_abandon(written);
+        written->kind == RESULTS_RESUMED ? results_keep(written) : results_abandon(written);
         return status == DA_ERROR_INVALID_ARGUMENT ? cli_usage(command, "%s: %s", option, message)
                                                    : cli_fail(command, "%s: %s", option, message);
     }
@@ -100,8 +102,8 @@ static void view_results(results *written, const loaded_tensor *query, bool has_
 }
 
 int results_open(results *written, const char *command, const char *out_path, const char *lse_path,
-                 const loaded_tensor *query, axis_order order) {
-    *written = (results){0};
+                 const loaded_tensor *query, axis_order order, results_kind kind) {
+    *written = (results){.kind = kind};
     const int64_t *shape = query->shape;
     const int64_t in_file[4] = {shape[0], order == ORDER_BNHD ? shape[1] : shape[2],
                                 order == ORDER_BNHD ? shape[2] : shape[1], shape[3]};
@@ -120,7 +122,7 @@ int results_open(results *written, const char *command, const char *out_path, co
 /* Removes a file that was already given its name. */
 static void take_back(const char *path) {
     char file[PATH_MAX];
-    if (file_part(path, file)) {
+    if (file_of_tensor(path, file)) {
         unlink(file);
     }
 }
@@ -132,7 +134,7 @@ int results_commit(results *written, const char *command) {
             for (size_t j = 0; j < i; j++) {
                 take_back(written->paths[j]);
             }
-            results_abandon(written);
+            written->kind == RESULTS_TEMPORARY ? results_abandon(written) : results_keep(written);
             return code;
         }
     }
@@ -150,6 +152,12 @@ void results_abandon(results *written) {
     release_own(written);
     for (size_t i = 0; i < RESULTS_MAX; i++) {
         da_tensor_writer_abandon(&written->writers[i]);
+    }
+}
+
+void results_keep(results *written) {
+    for (size_t i = 0; i < RESULTS_MAX; i++) {
+        da_tensor_writer_keep(&written->writers[i]);
     }
 }
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "clock.h"
 #include "commands.h"
 #include "configuration.h"
@@ -12,6 +13,7 @@
 #include "planning.h"
 #include "progress.h"
 #include "ranks.h"
+#include "resident.h"
 #include "results.h"
 #include "tensors.h"
 
@@ -21,6 +23,7 @@ typedef struct run_options {
     configuration configuration;
     machine machine;
     planning planning;
+    blocks_wish blocks;
     const char *q, *k, *v, *out, *lse, *key_mask, *implementation;
     axis_order order;
     cli_list lengths;
@@ -37,6 +40,7 @@ typedef struct run_state {
     loaded_tensor q, k, v;
     loaded_mask mask;
     results written;
+    blocks blocks; /* of a run by blocks; no block: it has none */
     da_problem problem;
     char reason[512]; /* of the choice; "" if the user chose */
     double seconds;
@@ -231,7 +235,7 @@ static int agree(const run_options *options, run_state *state) {
     for (size_t i = 0; i < CLI_COUNT(words); i++) {
         snprintf(common.words[i], sizeof(common.words[i]), "%s", words[i] != NULL ? words[i] : "");
     }
-    return ranks_agree(state->ranks, &common, sizeof(common), "inputs' shapes, outputs or implementation");
+    return ranks_agree(state->ranks, &common, sizeof(common), "command line, or shapes of inputs,");
 }
 
 /* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
@@ -275,6 +279,17 @@ static int interrupted(void) {
     return 128 + interrupt_signal();
 }
 
+static int compute_whole(run_state *state, const da_call_options *forward) {
+    da_status status =
+        da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
+                             state->written.has_lse ? &state->written.lse : NULL, forward);
+    if (interrupt_signal() != 0) {
+        return interrupted();
+    }
+    ranks_blame(state->ranks, status);
+    return status == DA_OK ? CLI_CONTINUE : cli_fail(COMMAND, "%s", da_last_error_message());
+}
+
 static int compute(const run_options *options, run_state *state) {
     progress bar = progress_start("attention", !options->quiet && state->ranks->rank == 0);
     da_call_options forward;
@@ -285,27 +300,79 @@ static int compute(const run_options *options, run_state *state) {
     forward.progress = on_progress;
     forward.progress_user = &bar;
     double start = cli_now();
-    da_status status =
-        da_attention_forward(state->attention, &state->q.view, &state->k.view, &state->v.view, &state->written.out,
-                             state->written.has_lse ? &state->written.lse : NULL, &forward);
+    int code = state->blocks.state.block > 0 ? blocks_run(&state->blocks, &forward) : compute_whole(state, &forward);
     state->seconds = state->ranks->mine.seconds = cli_now() - start;
     progress_end(&bar);
-    if (interrupt_signal() != 0) {
-        return interrupted();
-    }
-    if (status != DA_OK) {
-        ranks_blame(state->ranks, status);
-        return cli_fail(COMMAND, "%s", da_last_error_message());
-    }
-    return CLI_CONTINUE;
+    return code;
 }
 
-/* Signals are only recorded while temporary files come and go, so that none is left by one that strikes in between. */
-static int open_own_outputs(const run_options *options, run_state *state) {
+/* ---- by blocks --------------------------------------------------------------------------------------------------- */
+
+/* Whether the run is by blocks, and if so, how long they are; 0 where it is to be read from what is resumed. */
+static int prepare_blocks(const run_options *options, run_state *state, int64_t *block) {
+    const blocks_wish *wish = &options->blocks;
+    *block = 0;
+    state->blocks = (blocks){.command = COMMAND,
+                             .config = &state->config,
+                             .context = state->context,
+                             .problem = &state->problem,
+                             .attention = state->attention,
+                             .q = &state->q,
+                             .k = &state->k,
+                             .v = &state->v,
+                             .mask = &state->mask,
+                             .written = &state->written};
+    if (!blocks_are_wished(wish)) {
+        return CLI_CONTINUE;
+    }
+    const char *name = da_attention_implementation(state->attention);
+    const char *option = wish->resume ? "--resume" : wish->block > 0 ? "--block" : "--memory";
+    if (ranks_several(state->ranks)) {
+        return cli_usage(COMMAND, "%s: there are %d ranks, each rank's part being a block; allowed: one process",
+                         option, state->ranks->ranks);
+    }
+    if (strcmp(name, "ring") != 0) {
+        return cli_usage(COMMAND, "%s: the implementation is %s; allowed: ring, which alone works by blocks", option,
+                         name);
+    }
+    return wish->resume ? CLI_CONTINUE : blocks_choose(&state->blocks, wish, options->lse != NULL, block);
+}
+
+/* Begins the state of partial results, or reads that of those to be resumed. */
+static int open_state(const run_options *options, run_state *state, int64_t block) {
+    const partial_subject subject = {
+        &state->config,    state->context,    &state->problem,     options->order, {&state->q, &state->k, &state->v},
+        options->key_mask, &options->lengths, options->lse != NULL};
+    partial *kept = &state->blocks.state;
+    if (!options->blocks.resume) {
+        return partial_begin(kept, COMMAND, &state->written, &subject, block);
+    }
+    int code = partial_resume(kept, COMMAND, &state->written, &subject);
+    return code == CLI_CONTINUE ? blocks_check_resumed(&state->blocks, &options->blocks, options->lse != NULL) : code;
+}
+
+/* What was computed by blocks stays where it can be resumed. */
+static void leave_results(const run_options *options, run_state *state) {
+    if (state->written.kind == RESULTS_RESUMED || state->blocks.state.finished > 0) {
+        results_keep(&state->written);
+    } else {
+        results_abandon(&state->written);
+        partial_remove(&state->blocks.state);
+    }
+}
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+/* Signals are only recorded while temporary files come and go, so that none is left by one that strikes in between. What
+ * can be resumed is not removed by one. */
+static int open_own_outputs(const run_options *options, run_state *state, results_kind kind, int64_t block) {
     interrupt_record();
-    int code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order);
+    int code = results_open(&state->written, COMMAND, options->out, options->lse, &state->q, options->order, kind);
+    if (code == CLI_CONTINUE && kind != RESULTS_TEMPORARY) {
+        code = open_state(options, state, block);
+    }
     if (code == CLI_CONTINUE) {
-        interrupt_guard(state->written.writers, state->written.count);
+        interrupt_guard(state->written.writers, kind == RESULTS_TEMPORARY ? state->written.count : 0);
     }
     return code;
 }
@@ -317,7 +384,7 @@ static int open_shared_outputs(const run_options *options, run_state *state) {
     int code = CLI_CONTINUE;
     interrupt_at_once();
     if (ranks->rank == 0) {
-        code = open_own_outputs(options, state);
+        code = open_own_outputs(options, state, RESULTS_TEMPORARY, 0);
         code = code == CLI_CONTINUE ? results_places(&state->written, COMMAND, places) : code;
     }
     code = ranks_settle(ranks, code);
@@ -343,18 +410,41 @@ static int compute_outputs(const run_options *options, run_state *state) {
     return code;
 }
 
+static int open_outputs(const run_options *options, run_state *state, int64_t block) {
+    results_kind kind = options->blocks.resume                  ? RESULTS_RESUMED
+                        : block > 0 && block < state->problem.n ? RESULTS_PARTIAL
+                                                                : RESULTS_TEMPORARY;
+    return ranks_several(state->ranks) ? open_shared_outputs(options, state)
+                                       : open_own_outputs(options, state, kind, block);
+}
+
+static int commit_results(run_state *state) {
+    if (state->ranks->rank != 0) {
+        results_leave(&state->written);
+        return CLI_CONTINUE;
+    }
+    int code = results_commit(&state->written, COMMAND);
+    if (code == CLI_CONTINUE) {
+        partial_remove(&state->blocks.state);
+    }
+    return code;
+}
+
 static int compute_into_files(const run_options *options, run_state *state) {
-    int code = ranks_several(state->ranks) ? open_shared_outputs(options, state) : open_own_outputs(options, state);
+    int64_t block;
+    int code = ranks_settle(state->ranks, prepare_blocks(options, state, &block));
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
+    code = open_outputs(options, state, block);
     if (code == CLI_CONTINUE) {
         code = compute_outputs(options, state);
     }
     interrupt_record();
-    if (code != CLI_CONTINUE) {
-        results_abandon(&state->written);
-    } else if (state->ranks->rank == 0) {
-        code = results_commit(&state->written, COMMAND);
+    if (code == CLI_CONTINUE) {
+        code = commit_results(state);
     } else {
-        results_leave(&state->written);
+        leave_results(options, state);
     }
     interrupt_restore();
     return code;
@@ -364,11 +454,12 @@ static int compute_into_files(const run_options *options, run_state *state) {
 
 static json_t *json_report(const run_options *options, const run_state *state, double tokens_per_second, double flops) {
     const da_problem *problem = &state->problem;
+    int64_t block = state->blocks.state.block;
     json_t *converted =
         json_integer((json_int_t)(state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes));
     return json_pack(
         "{s:s, s:s, s:s*, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:o, s:s,"
-        " s:s*}",
+        " s:s*, s:o*, s:o*, s:I}",
         "implementation", da_attention_implementation(state->attention), "requested", options->implementation, "reason",
         state->reason[0] != '\0' ? state->reason : NULL, "instruction_set", da_isa_name(da_context_isa(state->context)),
         "threads", da_context_threads(state->context), "batch", (json_int_t)problem->batch, "n", (json_int_t)problem->n,
@@ -378,7 +469,10 @@ static json_t *json_report(const run_options *options, const run_state *state, d
         cli_json_integers(state->config.dilation_rates, state->config.rate_count), "seconds", state->seconds,
         "tokens_per_second", tokens_per_second, "counted_flops", flops, "counted_gflops_per_second",
         flops / state->seconds * 1e-9, "workspace_bytes", (json_int_t)state->workspace, "converted_input_bytes",
-        converted, "out", options->out, "lse", options->lse);
+        converted, "out", options->out, "lse", options->lse, "block",
+        block > 0 ? json_integer((json_int_t)block) : NULL, "resumed_from",
+        block > 0 ? json_integer((json_int_t)state->blocks.resumed_from) : NULL, "peak_resident_bytes",
+        (json_int_t)resident_peak());
 }
 
 /* What several ranks add to a report; `report` may be NULL. */
@@ -423,6 +517,10 @@ static void print_report(const run_state *state, double tokens_per_second, doubl
            problem->head_dim, da_dtype_name(problem->dtype), state->seconds,
            cli_grouped((int64_t)tokens_per_second, rate), flops / state->seconds * 1e-9,
            cli_bytes((double)(state->workspace + converted), memory));
+    if (state->blocks.state.block > 0) {
+        printf(", in blocks of %s tokens, at most %s resident", cli_grouped(state->blocks.state.block, n),
+               cli_bytes((double)resident_peak(), memory));
+    }
     printf(state->reason[0] != '\0' ? "; chosen because: %s\n" : "%s\n", state->reason);
 }
 
@@ -439,13 +537,17 @@ static int report(const run_options *options, run_state *state) {
         double seconds = state->ranks->words[rank].seconds;
         state->seconds = seconds > state->seconds ? seconds : state->seconds;
     }
-    double tokens_per_second = (double)state->problem.batch * (double)state->problem.n / state->seconds;
+    if (state->blocks.state.block > 0) {
+        state->workspace = state->blocks.workspace;
+    }
+    double computed = (double)(state->problem.n - state->blocks.resumed_from); /* by this run */
+    double tokens_per_second = (double)state->problem.batch * computed / state->seconds;
+    double flops = cost.counted_flops * computed / (double)state->problem.n;
     if (options->json) {
-        return cli_print_json(COMMAND,
-                              json_ranks(state, json_report(options, state, tokens_per_second, cost.counted_flops)));
+        return cli_print_json(COMMAND, json_ranks(state, json_report(options, state, tokens_per_second, flops)));
     }
     if (!options->quiet) {
-        print_report(state, tokens_per_second, cost.counted_flops);
+        print_report(state, tokens_per_second, flops);
     }
     return CLI_OK;
 }
@@ -490,6 +592,7 @@ static int run(run_options *options, cli_ranks *ranks) {
     loaded_close(&state.k);
     loaded_close(&state.v);
     mask_close(&state.mask);
+    partial_free(&state.blocks.state);
     da_attention_free(state.attention);
     da_context_free(state.context);
     planning_close(&options->planning);
@@ -497,11 +600,14 @@ static int run(run_options *options, cli_ranks *ranks) {
 }
 
 static bool read_timeout(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
-    cli_number *seconds = option->target;
-    if (!cli_read_number(option, text, allowed, allowed_size) || !(seconds->value > 0 && seconds->value <= 1e9)) {
+    cli_option number = *option;
+    cli_number seconds;
+    number.target = &seconds;
+    if (!cli_read_number(&number, text, allowed, allowed_size) || !(seconds.value > 0 && seconds.value <= 1e9)) {
         snprintf(allowed, allowed_size, "is not a number of seconds above 0, at most 1e9");
         return false;
     }
+    *(cli_number *)option->target = seconds;
     return true;
 }
 
@@ -530,13 +636,16 @@ int command_run(int argc, char **argv) {
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option by_blocks[BLOCKS_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
+    blocks_options(&options.blocks, by_blocks);
     const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
                                 {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
                                 {"computing", computing, CLI_COUNT(computing)},
                                 {"tuning", tuning, CLI_COUNT(tuning)},
+                                {"more than memory (--impl ring)", by_blocks, CLI_COUNT(by_blocks)},
                                 {"other", other, CLI_COUNT(other)}};
     const cli_command command = {
         COMMAND,
@@ -548,7 +657,10 @@ int command_run(int argc, char **argv) {
         "\\\n"
         "      --preset torchscale --causal --out out.safetensors --lse lse.npy --json\n"
         "  mpirun -n 4 dilated-attention run --impl ring --partition zigzag --causal --q q.npy --k k.npy --v v.npy \\\n"
-        "      --segments 2048,4096,8192 --rates 1,2,4 --out out.npy",
+        "      --segments 2048,4096,8192 --rates 1,2,4 --out out.npy\n"
+        "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 256,4096 --rates 1,16 --out out.npy "
+        "\\\n"
+        "      --impl ring --memory 512M",
         groups,
         CLI_COUNT(groups)};
     ranks_begin(&ranks, COMMAND);

@@ -174,6 +174,7 @@ int loaded_convert(loaded_tensor *loaded, const char *command, da_dtype dtype, i
     conversion job = {&from, &to};
     da_parallel_for(threads, from.shape[0] * from.shape[1], convert_token, &job);
     keep_copy(loaded, &to);
+    da_mapping_let_go(&loaded->file.mapping, loaded->file.mapping.base, loaded->file.mapping.bytes);
     return CLI_CONTINUE;
 }
 

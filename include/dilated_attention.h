@@ -564,6 +564,21 @@ DA_API da_status da_attention_backward_workspace(const da_attention *attention, 
  *     da_comm_mpi_create(MPI_COMM_WORLD, 60, &comm);
  *     options.comm = &comm;                              // of da_context_create
  *
+ * In a context of several ranks, `ring` and `distributed` take tensors that hold this rank's part of the tokens, and write its
+ * part of the results (examples/mpi.c):
+ *
+ * - Creation and calls are collective: every rank makes them, in the same order, with the same configuration, batch, heads,
+ *   head_dim, data type and options; otherwise every rank gets an error that names the first one that differs.
+ * - query and its like are (batch, rows, heads, head_dim), where the rows are the rank's tokens in ascending order, as the
+ *   configuration's `partition` gives them. Contiguous parts may have any lengths, 0 too (then data may be NULL).
+ * - key_lengths and sequence_length are of the whole sequence, and the same on all ranks; key_mask is (batch, rows).
+ *   query_first and query_end must be 0; block and release have no effect.
+ * - Results are those of one process, to rounding. Only ranks that share a segment exchange anything, and only the rows
+ *   that a pattern keeps there and the other rank's tokens see.
+ * - Beyond the workspace a call takes memory for the rows that it receives and sends, `ring` also for what its own rows carry
+ *   from one rank's columns to the next: (head_dim, rounded up to whole vectors, + 2) numbers in the type of sums for each query
+ *   and head; in the backward pass one gradient's rows of them, for grad_key and grad_value two.
+ *
  * Whatever happens to one rank, the others end in bounded time with DA_ERROR_COMMUNICATION: none waits longer than
  * `timeout` for another. After that error, on whichever rank, the da_comm is of no further use but to be freed.
  */
@@ -703,7 +718,8 @@ DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost 
  * plan for the problem, that plan's. What is still 0 is filled in where the implementation and the length are known.
  * *remembered (may be NULL) says whether a plan was used. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_explanation_tuning(const da_explanation *explanation, da_tuning *out, bool *remembered);
-/* All of it as text of several lines. */
+/* All of it as text of several lines; in a context of several ranks, with what da_plan_ranks says of them for its default
+ * network, the problem being the whole sequence. */
 DA_API const char *da_explanation_text(const da_explanation *explanation);
 
 /* ---------------------------------------------------------------------------------------------------------------------

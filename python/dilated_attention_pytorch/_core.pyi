@@ -32,8 +32,8 @@ class Attention:
     """A handle. Calls release the interpreter's lock, and any number of threads may use one handle at once.
 
     `threads` is 0 for one per core. With a `communicator`, all ranks create it together and make its calls together,
-    with views of their parts; RuntimeError where another rank failed. ValueError for what the library refuses: the message names argument, value and what
-    is allowed.
+    with views of their parts; RuntimeError where another rank failed. ValueError for what the library refuses: the
+    message names argument, value and what is allowed.
     """
 
     def __new__(

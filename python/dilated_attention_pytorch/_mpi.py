@@ -6,6 +6,7 @@ src/comm/mpi does for C programs.
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any, Optional
 
@@ -18,7 +19,7 @@ _SIGNAL_TAG = 1024  # "I have given up"; the library's tags are below
 
 def _mpi() -> Any:
     try:
-        from mpi4py import MPI
+        MPI = importlib.import_module("mpi4py.MPI")
     except ModuleNotFoundError as error:
         if error.name != "mpi4py":
             raise

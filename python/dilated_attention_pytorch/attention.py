@@ -14,7 +14,8 @@ from . import functional
 from .core.base import BaseDilatedAttention
 from .core.config import Device, DilatedAttentionConfig
 from .core.registry import require_available
-from .masks import causal_and_window, key_lengths_of
+from .masks import causal_and_window, hidden_keys, key_lengths_of
+from .ranks import whole_key_lengths
 
 # Arguments of the packages that this one takes the place of, which choose how something was computed there.
 WITHOUT_EFFECT = frozenset(
@@ -56,7 +57,7 @@ class KernelAttention(BaseDilatedAttention):
         return made
 
     def _start(self, config: DilatedAttentionConfig) -> None:
-        require_available(self.implementation)
+        require_available(self.implementation, config.process_group)
         BaseDilatedAttention.__init__(self, dataclasses.replace(config, implementation=self.implementation))
 
     @property
@@ -109,14 +110,24 @@ class KernelAttention(BaseDilatedAttention):
         call in the library's terms."""
         arguments = self.config.attention_arguments()
         is_causal = is_causal or self.config.is_causal
+        group = self.config.group_name()
         if attention_mask is not None:
+            if group:
+                raise ValueError(
+                    "attention_mask is given, and the tokens are divided among ranks; allowed: None, with is_causal "
+                    "and window"
+                )
             is_causal, window = causal_and_window(attention_mask, n, is_causal)
             if window is not None:
                 arguments["window"] = window if arguments["window"] is None else min(window, arguments["window"])
         if key_padding_mask is not None:
             if key_lengths is not None:
                 raise ValueError("key_padding_mask and key_lengths are both given; allowed: one of them")
-            key_lengths = key_lengths_of(key_padding_mask, batch, n)
+            if group:
+                hidden = hidden_keys(key_padding_mask, batch, n)
+                key_lengths = whole_key_lengths(hidden, group, self.config.partition, self.config.stripe)
+            else:
+                key_lengths = key_lengths_of(key_padding_mask, batch, n)
         return {
             **arguments,
             "segment_lengths": self.segment_lengths,
@@ -173,13 +184,15 @@ class ImprovedDilatedAttention(KernelAttention):
 
 
 class RingDilatedAttention(ImprovedDilatedAttention):
-    """Dilated attention whose keys and values arrive in blocks and are never whole in one place."""
+    """Dilated attention whose keys and values arrive in blocks and are never whole in one place. Over the ranks of
+    torch.distributed, each rank's are a block, and are computed with while the next ones arrive."""
 
     implementation = "ring"
 
 
 class DistributedDilatedAttention(ImprovedDilatedAttention):
-    """Dilated attention over several processes, which share the sequence or the heads."""
+    """Dilated attention over the ranks of torch.distributed, each of which holds a part of the tokens; the keys and
+    values that segments across ranks keep are gathered."""
 
     implementation = "distributed"
 

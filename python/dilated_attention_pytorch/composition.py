@@ -472,6 +472,16 @@ def _of_operator(
     return plan(query, key, value, decode(config), key_lengths=key_lengths, dropout_p=dropout, dropout_seed=int(seed))
 
 
+def _refuse_ranks(config: str) -> None:
+    """Ranks compute on CPUs: kernels of other libraries know nothing of parts of a sequence."""
+    options = decode(config)
+    if options.process_group:
+        raise ValueError(
+            f"query.device is cuda, with implementation {options.implementation!r} and a process_group of several "
+            "ranks; allowed: CPU tensors, whose ranks compute together"
+        )
+
+
 def operator_forward(
     query: Tensor,
     key: Tensor,
@@ -482,6 +492,7 @@ def operator_forward(
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.dilated_attention.forward."""
+    _refuse_ranks(config)
     if query.shape[0] == 0:
         return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=_accumulator(query.dtype))
     return composed_forward(_of_operator(query, key, value, key_lengths, seed, config, dropout), query, key, value)

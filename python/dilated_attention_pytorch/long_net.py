@@ -177,7 +177,9 @@ class LongNetLM(nn.Module):
             )
         embedded = self.token_embedding(x)
         if self.position == "embedding":
-            embedded = embedded + rotate(embedded.unsqueeze(2), xpos=True).squeeze(2)
+            first: Any = self.long_net.encoder.layers[0]
+            positions = first.self_attn.positions_of_part(x)
+            embedded = embedded + rotate(embedded.unsqueeze(2), xpos=True, positions=positions).squeeze(2)
         attended = self.long_net(embedded, is_causal=is_causal, key_lengths=key_lengths)
         return self.out(self.norm(attended))  # type: ignore[no-any-return]
 

@@ -41,15 +41,21 @@ def _hidden(name: str, mask: Any) -> Tensor:
     return hidden
 
 
-def key_lengths_of(key_padding_mask: Any, batch: int, n: int) -> Tensor:
-    """Number of keys of each sequence, for a (batch, n) mask that hides a suffix of each (True or -inf: hidden).
-
-    ValueError for another shape, and for a mask that hides a key before one that is seen."""
+def hidden_keys(key_padding_mask: Any, batch: int, n: int) -> Tensor:
+    """A (batch, n) bool tensor, True where the mask hides a key. ValueError for another shape."""
     hidden = _hidden("key_padding_mask", key_padding_mask)
     if tuple(hidden.shape) != (batch, n):
         raise ValueError(
             f"key_padding_mask has the shape {tuple(hidden.shape)}; allowed: (batch, n), here ({batch}, {n})"
         )
+    return hidden
+
+
+def key_lengths_of(key_padding_mask: Any, batch: int, n: int) -> Tensor:
+    """Number of keys of each sequence, for a (batch, n) mask that hides a suffix of each (True or -inf: hidden).
+
+    ValueError for another shape, and for a mask that hides a key before one that is seen."""
+    hidden = hidden_keys(key_padding_mask, batch, n)
     uncovered = hidden[:, :-1] & ~hidden[:, 1:]
     if torch.compiler.is_compiling():
         torch._assert_async(~uncovered.any(), f"key_padding_mask hides a key before one that it does not; {_SUFFIXES}")

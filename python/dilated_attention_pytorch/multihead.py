@@ -72,7 +72,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
         return made
 
     def _start(self, multihead_config: MultiheadConfig, attention_config: DilatedAttentionConfig) -> None:
-        require_available(self.implementation)
+        require_available(self.implementation, attention_config.process_group)
         BaseMultiheadDilatedAttention.__init__(self, multihead_config, attention_config)
 
     def forward(
@@ -103,10 +103,13 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
         key = query if key is None else key
         value = key if value is None else value
         batch, n = self._check_inputs(query, key, value)
-        if key_padding_mask is not None:
+        divided = self.attention.config.group_name() != ""
+        if key_padding_mask is not None and not divided:
             if key_lengths is not None:
                 raise ValueError("key_padding_mask and key_lengths are both given; allowed: one of them")
             key_lengths = key_lengths_of(key_padding_mask, batch, n)
+        if need_weights and divided:
+            raise ValueError("need_weights is True, and the tokens are divided among ranks; allowed: False")
         if weight_queries is not None and not need_weights:
             raise ValueError("weight_queries is given without need_weights=True; allowed: both, or neither")
         heads = self.split_heads(*self.project(query, key, value))
@@ -115,6 +118,8 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
             call["attention_mask"] = attn_mask
         if key_lengths is not None:
             call["key_lengths"] = key_lengths
+        if key_padding_mask is not None and divided:
+            call["key_padding_mask"] = key_padding_mask
         output = self.merge_heads(self.attention(*heads, **call))
         if not need_weights:
             return output
@@ -159,7 +164,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
             queries = range(n)
         arguments = self.attention.call_arguments(batch, n, **call)
         _, lse = functional.dilated_attention(q, k, v, return_lse=True, **arguments)
-        del arguments["implementation"]
+        del arguments["implementation"], arguments["process_group"]
         found: Tensor = weights.attention_weights(q, k, lse, queries=[int(i) for i in queries], **arguments)
         return found
 

@@ -43,7 +43,9 @@ def _resolve(process_group: Group) -> Optional[dist.ProcessGroup]:
         if not _is_initialised():
             raise ValueError(f"process_group is {process_group!r}, and torch.distributed is not initialised")
         try:
-            return dist.distributed_c10d._resolve_process_group(process_group)  # type: ignore[no-any-return]
+            resolve: Any = getattr(dist.distributed_c10d, "_resolve_process_group")  # noqa: B009, it is not exported
+            found: dist.ProcessGroup = resolve(process_group)
+            return found
         except (RuntimeError, ValueError, KeyError):
             raise ValueError(f"process_group is {process_group!r}; allowed: the name of a group that exists") from None
     if process_group is dist.GroupMember.NON_GROUP_MEMBER:
@@ -74,6 +76,12 @@ def name_for(process_group: Group, implementation: object) -> str:
     Where no group is given, "ring" and "distributed" mean the default group, and all others this process."""
     if process_group is None and implementation not in TAKE_PARTS:
         return ""
+    name: str = _name_for(process_group, implementation)
+    return name
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _name_for(process_group: Group, implementation: object) -> str:
     group = _resolve(process_group)
     if group is None or group.size() == 1:
         return ""
@@ -140,14 +148,15 @@ class _Gloo(Transport):
         try:
             never = torch.zeros(1, dtype=torch.uint8)
             peer = (self.rank + 1) % self.ranks
-            work = dist.irecv(never, group=self._group, group_src=peer, tag=_TAG_OF_NO_MESSAGE)
+            work: Any = dist.irecv(never, group=self._group, group_src=peer, tag=_TAG_OF_NO_MESSAGE)
             work.wait(timedelta(milliseconds=1))  # which closes the connections
         except RuntimeError:
             pass
 
     def all_gather(self, mine: memoryview, everyone: memoryview) -> None:
         parts = list(_bytes(everyone).chunk(self.ranks))
-        self._end(dist.all_gather(parts, _bytes(mine), group=self._group, async_op=True), self.timeout)
+        work = dist.all_gather(parts, _bytes(mine), group=self._group, async_op=True)
+        self._end(work, self.timeout)
 
 
 def _timeout_of(group: dist.ProcessGroup) -> float:
@@ -296,7 +305,7 @@ class _Unshard(torch.autograd.Function):
         return whole.movedim(0, dim).contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         total = grad.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
         return total.index_select(ctx.dim, ctx.rows), None, None, None, None

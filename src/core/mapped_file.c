@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -72,8 +73,19 @@ da_status da_mapping_copy(const char *path, const void *data, size_t bytes, da_m
         return da_report(DA_ERROR_OUT_OF_MEMORY, "%s: no memory for an aligned copy of %zu bytes", path, bytes);
     }
     memcpy(base, data, bytes);
-    *out = (da_mapping){.base = base, .bytes = bytes};
+    *out = (da_mapping){.base = base, .bytes = bytes, .is_copy = true};
     return DA_OK;
+}
+
+void da_mapping_let_go(const da_mapping *mapping, const void *first, size_t bytes) {
+    uintptr_t base = (uintptr_t)mapping->base, last = base + mapping->bytes;
+    uintptr_t from = (uintptr_t)first / DA_MAPPED_AROUND * DA_MAPPED_AROUND;
+    uintptr_t end = ((uintptr_t)first + bytes + DA_MAPPED_AROUND - 1) / DA_MAPPED_AROUND * DA_MAPPED_AROUND;
+    from = from < base ? base : from;
+    end = end > last ? last : end;
+    if (!mapping->is_copy && from < end) { /* the mapping begins at a page; its end is rounded up to one */
+        madvise((void *)from, end - from, MADV_DONTNEED);
+    }
 }
 
 void da_mapping_close(da_mapping *mapping) {
@@ -188,6 +200,71 @@ static da_status reserve_and_map(const char *path, uint64_t bytes, da_atomic_fil
     return map_to_write(path, bytes, file);
 }
 
+/* A name that others must not have open: a lock is held until the file is closed. */
+static da_status open_partial(bool resume, da_atomic_file *file) {
+    size_t bytes = strlen(file->path) + sizeof ".partial";
+    char *name = da_allocate(NULL, bytes, 1);
+    if (name == NULL) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    snprintf(name, bytes, "%s.partial", file->path);
+    file->descriptor = open(name, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | (resume ? 0 : O_CREAT | O_EXCL), 0666);
+    da_status status = DA_OK;
+    if (file->descriptor < 0) {
+        status = errno == EEXIST ? da_report(DA_ERROR_IO,
+                                             "%s: is there, left by a run that was stopped; allowed: to resume it, or "
+                                             "to remove it",
+                                             name)
+                                 : report_system(name, "cannot be opened", errno);
+    } else if (flock(file->descriptor, LOCK_EX | LOCK_NB) != 0) {
+        status = report_system(name, "another process has it open", errno);
+    }
+    if (status == DA_OK) {
+        file->temporary = name;
+        file->is_partial = true;
+        return DA_OK;
+    }
+    if (file->descriptor >= 0) {
+        close(file->descriptor);
+    }
+    da_release(NULL, name);
+    return status;
+}
+
+static da_status check_partial(const da_atomic_file *file, uint64_t bytes) {
+    struct stat status;
+    if (fstat(file->descriptor, &status) != 0) {
+        return report_system(file->temporary, "cannot be examined", errno);
+    }
+    if (!S_ISREG(status.st_mode) || (uint64_t)status.st_size != bytes) {
+        return da_report(DA_ERROR_FORMAT, "%s: has %lld bytes; allowed: %llu, those of the whole file", file->temporary,
+                         (long long)status.st_size, (unsigned long long)bytes);
+    }
+    return DA_OK;
+}
+
+da_status da_atomic_file_open_partial(const char *path, uint64_t bytes, bool resume, da_atomic_file *out) {
+    *out = (da_atomic_file){.descriptor = -1};
+    da_status status = resolve_target(path, &out->path);
+    if (status != DA_OK) {
+        return status;
+    }
+    status = open_partial(resume, out);
+    if (status != DA_OK) {
+        da_release(NULL, out->path);
+        out->path = NULL;
+        return status;
+    }
+    status = resume ? check_partial(out, bytes) : DA_OK;
+    if (status == DA_OK) {
+        status = reserve_and_map(path, bytes, out);
+    }
+    if (status != DA_OK) {
+        resume ? da_atomic_file_keep(out) : da_atomic_file_abandon(out);
+    }
+    return status;
+}
+
 da_status da_atomic_file_create(const char *path, uint64_t bytes, da_atomic_file *out) {
     *out = (da_atomic_file){.descriptor = -1};
     da_status status = resolve_target(path, &out->path);
@@ -220,6 +297,10 @@ static void sync_folder(char *path) {
     }
 }
 
+da_status da_atomic_file_sync(const da_atomic_file *file) {
+    return fsync(file->descriptor) == 0 ? DA_OK : report_system(file->path, "cannot be brought to the disk", errno);
+}
+
 da_status da_atomic_file_flush(da_atomic_file *file) {
     if (msync(file->mapping.base, file->mapping.bytes, MS_SYNC) != 0 || fsync(file->descriptor) != 0) {
         return report_system(file->path, "cannot be brought to the disk", errno);
@@ -250,7 +331,7 @@ da_status da_atomic_file_commit(da_atomic_file *file) {
     }
     if (status == DA_OK) {
         sync_folder(file->path);
-    } else {
+    } else if (!file->is_partial) {
         unlink(file->temporary);
     }
     release(file);
@@ -260,6 +341,12 @@ da_status da_atomic_file_commit(da_atomic_file *file) {
 void da_atomic_file_abandon(da_atomic_file *file) {
     if (file->temporary != NULL) {
         unlink(file->temporary);
+        release(file);
+    }
+}
+
+void da_atomic_file_keep(da_atomic_file *file) {
+    if (file->temporary != NULL) {
         release(file);
     }
 }

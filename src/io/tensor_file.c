@@ -155,8 +155,19 @@ static da_status make_header(const char *path, const char *name, const da_file_l
                      path);
 }
 
-static da_status create(const char *path, const da_file_header *header, uint64_t bytes, da_tensor_writer *out) {
-    da_status status = da_atomic_file_create(path, header->length + bytes, &out->file);
+/* How a writer's file is made. */
+typedef enum writer_file { UNDER_A_NEW_NAME, PARTIAL, RESUMED } writer_file;
+
+static da_status create(const char *path, const da_file_header *header, uint64_t bytes, writer_file how,
+                        da_tensor_writer *out) {
+    uint64_t all = header->length + bytes;
+    da_status status = how == UNDER_A_NEW_NAME ? da_atomic_file_create(path, all, &out->file)
+                                               : da_atomic_file_open_partial(path, all, how == RESUMED, &out->file);
+    if (status == DA_OK && how == RESUMED && memcmp(out->file.mapping.base, header->bytes, header->length) != 0) {
+        status =
+            da_report(DA_ERROR_FORMAT, "%s: its header is not that of the tensor to be written", out->file.temporary);
+        da_atomic_file_keep(&out->file);
+    }
     if (status == DA_OK) {
         memcpy(out->file.mapping.base, header->bytes, header->length);
         out->data = (char *)out->file.mapping.base + header->length;
@@ -165,8 +176,8 @@ static da_status create(const char *path, const da_file_header *header, uint64_t
     return status;
 }
 
-da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, const int64_t *shape,
-                                da_tensor_writer *out) {
+static da_status open_writer(const char *path, da_file_type type, int rank, const int64_t *shape, writer_file how,
+                             da_tensor_writer *out) {
     if (out == NULL) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: where to put the writer");
     }
@@ -184,11 +195,28 @@ da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, c
         status = make_header(file, name, &layout, &header);
     }
     if (status == DA_OK) {
-        status = create(file, &header, layout.bytes, out);
+        status = create(file, &header, layout.bytes, how, out);
     }
     da_release(NULL, header.bytes);
     da_release(NULL, file);
     return status;
+}
+
+da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, const int64_t *shape,
+                                da_tensor_writer *out) {
+    return open_writer(path, type, rank, shape, UNDER_A_NEW_NAME, out);
+}
+
+da_status da_tensor_writer_open_partial(const char *path, da_file_type type, int rank, const int64_t *shape,
+                                        bool resume, da_tensor_writer *out) {
+    return open_writer(path, type, rank, shape, resume ? RESUMED : PARTIAL, out);
+}
+
+void da_tensor_writer_keep(da_tensor_writer *writer) {
+    if (writer != NULL) {
+        da_atomic_file_keep(&writer->file);
+        *writer = (da_tensor_writer){0};
+    }
 }
 
 da_status da_tensor_writer_commit(da_tensor_writer *writer) {

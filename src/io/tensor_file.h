@@ -79,6 +79,12 @@ typedef struct da_tensor_writer {
  * behind. */
 da_status da_tensor_writer_open(const char *path, da_file_type type, int rank, const int64_t *shape,
                                 da_tensor_writer *out);
+/* The same with a temporary file "PATH.partial", which da_tensor_writer_keep leaves, for a later process to go on with.
+ * resume: it must be there, as that process made it; otherwise it must not be there. Errors: also DA_ERROR_FORMAT. */
+da_status da_tensor_writer_open_partial(const char *path, da_file_type type, int rank, const int64_t *shape,
+                                        bool resume, da_tensor_writer *out);
+/* Closes a partial file and leaves it. Harmless on a zeroed writer. */
+void da_tensor_writer_keep(da_tensor_writer *writer);
 /* Flushes, renames to the path, frees. On error the temporary file is removed and the old file, if any, is
  * untouched. */
 da_status da_tensor_writer_commit(da_tensor_writer *writer);

@@ -211,7 +211,6 @@ static da_status make_saved(const da_multihead *multihead, const da_tensor *quer
 void da_multihead_saved_free(da_multihead_saved *saved) {
     if (saved) {
         const da_allocator *allocator = saved->multihead->allocator;
-        da_tokens_end(&saved->tokens);
         da_release(allocator, saved->projected);
         da_release(allocator, saved->attended);
         da_release(allocator, saved->unnormed);

@@ -3,13 +3,16 @@
 #ifndef DA_MULTIHEAD_TOKENS_H
 #define DA_MULTIHEAD_TOKENS_H
 
-#include "pattern/layout.h"
+#include "dilated_attention.h"
 
 typedef struct da_tokens {
-    int64_t n;         /* of the whole sequence */
-    int64_t rows;      /* of the call's tensors, for each batch element */
-    da_layout *layout; /* NULL: the rows are the tokens */
-    const da_part *part;
+    int64_t n;    /* of the whole sequence */
+    int64_t rows; /* of the call's tensors, for each batch element */
+    /* How they lie in the sequence: from `first` on; or, over several ranks, as a partition other than contiguous says. */
+    int64_t first;
+    da_partition partition;
+    int64_t stripe;
+    int rank, ranks;
 } da_tokens;
 
 /* All n tokens of a sequence. */
@@ -22,12 +25,7 @@ static inline da_tokens da_tokens_whole(int64_t n) {
 da_status da_tokens_of_rank(da_tokens *out, const da_context *context, da_partition partition, int64_t stripe,
                             int64_t rows);
 
-void da_tokens_end(da_tokens *tokens);
-
 /* The position of a row numbered among those of all batch elements. */
-static inline int64_t da_tokens_position(const da_tokens *tokens, int64_t row) {
-    int64_t i = row % tokens->rows;
-    return tokens->part ? da_part_position(tokens->part, i) : i;
-}
+int64_t da_tokens_position(const da_tokens *tokens, int64_t row);
 
 #endif

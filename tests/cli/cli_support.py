@@ -15,7 +15,7 @@ from dilated_attention_reference import dilated_attention  # noqa: E402
 
 GOLDEN = REFERENCE / "golden"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
-IMPLEMENTATIONS = ["standard", "improved"]
+IMPLEMENTATIONS = ["standard", "improved", "ring"]
 ROUNDOFF = {"f32": 2.0**-24, "f64": 2.0**-53, "bf16": 2.0**-8, "f16": 2.0**-11}
 
 

@@ -31,18 +31,18 @@ def test_cpu_features_are_those_of_the_system():
 
 def test_json_describes_the_implementations():
     implementations = {entry["name"]: entry for entry in succeed_json("info")["implementations"]}
-    for name in ("standard", "improved"):
+    for name in ("standard", "improved", "ring"):
         entry = implementations[name]
         assert entry["available"] and entry["reason"] == "" and entry["built_in"]
         assert entry["description"] and entry["best_for"] and entry["memory"]
         assert entry["dtypes"] == ["f32", "f64", "bf16", "f16"]
-        assert entry["options"] == ["causal", "window", "key_padding", "grouped_queries", "logsumexp", "head_groups",
-                                    "block_offsets", "zero_pad", "overlap_once", "dropout"]
+        options = ["causal", "window", "key_padding", "grouped_queries", "logsumexp", "head_groups",
+                   "block_offsets", "zero_pad", "overlap_once", "dropout"]
+        assert entry["options"] == options + ([] if name == "standard" else ["query_range"])
         assert entry["backward"] is True
     assert "auto" not in implementations
     for entry in implementations.values():
         assert entry["available"] != bool(entry["reason"])
-        assert entry["available"] or not entry["backward"]
 
 
 def test_one_implementation():

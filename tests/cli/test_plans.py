@@ -13,7 +13,7 @@ def explain(*words):
 def test_explain_shows_estimates_and_tuning():
     report = explain()
     times = {entry["name"]: entry["estimated_seconds"] for entry in report["alternatives"]}
-    assert times["improved"] > 0 and times["standard"] > 0 and times["ring"] == 0
+    assert times["improved"] > 0 and times["standard"] > 0 and times["ring"] > 0 and times["distributed"] == 0
     assert report["tuning"]["remembered"] is False and "plan" not in report
     text = succeed("explain", *SMALL)
     assert "estimated time" in text and "tuning" in text

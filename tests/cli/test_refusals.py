@@ -99,6 +99,17 @@ BAD_VALUES = [
     ({"lengths": "45"}, ["--lengths", "1 lengths", "2"]),
     ({"lengths": "45,45,45"}, ["--lengths", "3 lengths", "2"]),
     ({"lengths": "45,46"}, ["--lengths", "46", "0 to 45"]),
+    ({"impl": "ring", "block": "0"}, ["--block", '"0"', "from 1 on"]),
+    ({"impl": "ring", "block": "-5"}, ["--block", '"-5"', "from 1 on"]),
+    ({"impl": "ring", "block": "many"}, ["--block", '"many"', "whole number"]),
+    ({"impl": "ring", "memory": "0"}, ["--memory", '"0"', "512M"]),
+    ({"impl": "ring", "memory": "-1M"}, ["--memory", '"-1M"', "512M"]),
+    ({"impl": "ring", "memory": "M"}, ["--memory", '"M"', "512M"]),
+    ({"impl": "ring", "memory": "64MB"}, ["--memory", '"64MB"', "512M"]),
+    ({"impl": "ring", "memory": "9999999T"}, ["--memory", '"9999999T"', "512M"]),
+    ({"block": "10"}, ["--block", "improved", "ring"]),  # so few tokens that "auto" does not choose it
+    ({"impl": "standard", "memory": "1G"}, ["--memory", "standard", "ring"]),
+    ({"impl": "improved", "resume": True}, ["--resume", "improved", "ring"]),
 ]
 
 
@@ -122,7 +133,7 @@ def test_words_of_a_message_stay_on_one_line(inputs):
 def test_implementation_that_is_not_there(inputs):
     """A name that the guide knows and this version does not build."""
     inputs.save()
-    assert_refused(inputs, FAILED, ["ring"], command(inputs, impl="ring"))
+    assert_refused(inputs, FAILED, ["distributed"], command(inputs, impl="distributed"))
 
 
 def test_instruction_set_that_this_machine_lacks(inputs):

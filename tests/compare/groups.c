@@ -12,6 +12,7 @@
 
 #include "compare/bounds.h"
 #include "support/ranked.h"
+#include "support/ranks.h"
 
 enum { COMPLAINTS = 5, DTYPES = 4, MOST_BLOCKS = 8 };
 
@@ -29,9 +30,24 @@ static void add_groups(kernel_group *out, int *count, const char *implementation
     }
 }
 
+/* Ranks that are processes: the kernels have met all cases elsewhere, so that those of one instruction set will do. */
+static int list_over_processes(kernel_group out[MAX_GROUPS]) {
+    int count = 0;
+    da_isa best = DA_ISA_PORTABLE;
+    for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
+        best = da_isa_available(isa) ? isa : best;
+    }
+    add_groups(out, &count, RING_OVER_RANKS, best, OVER_RANKS);
+    add_groups(out, &count, DISTRIBUTED_OVER_RANKS, best, OVER_RANKS);
+    return count;
+}
+
 int kernel_groups_list(kernel_group out[MAX_GROUPS]) {
     int count = 0;
     ranked_register();
+    if (ranks_given() > 0) {
+        return list_over_processes(out);
+    }
     add_groups(out, &count, "standard", DA_ISA_PORTABLE, 1);
     for (da_isa isa = DA_ISA_PORTABLE; isa <= DA_ISA_NEON; isa++) {
         if (da_isa_available(isa)) {

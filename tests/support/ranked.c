@@ -60,7 +60,7 @@ static void cut_call(cutting *cut, const da_context *context, const da_attention
     cut->config.partition = (da_partition)(mixed / 5 % 3);
     cut->config.split = (da_split)(mixed / 60 % 3);
     cut->config.stripe = stripes[mixed / 15 % 4];
-    cut->ranks = ranks[mixed % 5];
+    cut->ranks = ranks_given() > 0 ? ranks_given() : ranks[mixed % 5];
     cut->threads = da_context_threads(context) > 1 ? 2 : 1;
     cut->n = query->shape[1];
     cut->first[0] = 0;
@@ -248,6 +248,20 @@ static void run_seat(const da_comm *comm, void *user) {
     run_rank(call);
 }
 
+/* Each process has computed one rank's call, and all compare all results. */
+static void share_results(rank_call *call) {
+    ranks_share(call->rank, &call->status, sizeof call->status);
+    ranks_share(call->rank, call->message, sizeof call->message);
+    for (int k = 0; k < TENSORS; k++) {
+        const da_tensor *part = &call->tensors[k].part;
+        if (call->tensors[k].whole && call->tensors[k].is_output) {
+            const int64_t *shape = part->shape;
+            size_t elements = (size_t)(shape[0] * shape[1] * shape[2] * shape[3]);
+            ranks_share(call->rank, part->data, elements * da_dtype_size(part->dtype));
+        }
+    }
+}
+
 static da_status run_ranks(const cutting *cut, const char *implementation, const da_forward_call *forward,
                            const da_backward_call *backward) {
     rank_call calls[MAX_RANKS] = {0};
@@ -266,6 +280,7 @@ static da_status run_ranks(const cutting *cut, const char *implementation, const
     }
     assert_true(ranks_run(cut->ranks, TIMEOUT, NULL, run_seat, calls));
     for (int r = 0; r < cut->ranks; r++) {
+        share_results(&calls[r]);
         if (calls[r].status != DA_OK && status == DA_OK) {
             status = da_report(calls[r].status, "rank %d of %d: %s", r, cut->ranks, calls[r].message);
         }

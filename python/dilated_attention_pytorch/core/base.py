@@ -14,6 +14,7 @@ from typing import Any, Optional, TypeVar, Union
 import torch
 from torch import Tensor, nn
 
+from ..ranks import positions_and_length
 from ..rotary import rotate
 from .config import DilatedAttentionConfig, MultiheadConfig
 
@@ -154,19 +155,30 @@ class BaseMultiheadDilatedAttention(nn.Module, ABC):
         if config.position != "none":
             xpos = config.position == "xpos"
             how = {"layout": config.rotary_layout, "base": config.rope_base, "scale_base": config.xpos_scale_base}
+            positions = self.positions_of_part(q)
             if xpos:
-                self._check_xpos_range(q)
-            q, k = rotate(q, xpos=xpos, **how), rotate(k, xpos=xpos, inverse_scale=True, **how)  # type: ignore[arg-type]
+                self._check_xpos_range(q, positions)
+            q = rotate(q, xpos=xpos, positions=positions, **how)  # type: ignore[arg-type]
+            k = rotate(k, xpos=xpos, inverse_scale=True, positions=positions, **how)  # type: ignore[arg-type]
         return q, k, v
 
-    def _check_xpos_range(self, x: Tensor) -> None:
+    def positions_of_part(self, x: Tensor) -> Optional[Tensor]:
+        """Where the tokens of x lie in the whole sequence, if this process holds a part of it."""
+        config = self.attention.config
+        group = config.group_name()
+        return positions_and_length(x, x.shape[1], group, config.partition, config.stripe) if group else None
+
+    def _check_xpos_range(self, x: Tensor, positions: Optional[Tensor]) -> None:
         """Refuses lengths whose factors leave the range of numbers, with the bounds of
         include/dilated_attention_nn.h."""
-        doublings = x.shape[1] / 2 * math.log2(1.4 / 0.4) / self.multihead_config.xpos_scale_base
+        if positions is not None and torch.compiler.is_compiling():
+            return  # the length is not known yet
+        n = x.shape[1] if positions is None else int(positions[-1])
+        doublings = n / 2 * math.log2(1.4 / 0.4) / self.multihead_config.xpos_scale_base
         allowed = {torch.float64: 1000, torch.float16: 8}.get(x.dtype, 100)
         if doublings > allowed:
             raise ValueError(
-                f"n is {x.shape[1]}: position 'xpos' multiplies by up to 2^{doublings:.0f}; allowed for {x.dtype}: "
+                f"n is {n}: position 'xpos' multiplies by up to 2^{doublings:.0f}; allowed for {x.dtype}: "
                 f"up to 2^{allowed} (a larger xpos_scale_base helps)"
             )
 

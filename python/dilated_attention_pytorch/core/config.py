@@ -13,6 +13,8 @@ from typing import Any, Optional, Union
 import torch
 
 from .. import _config
+from ..ranks import Group, name_for
+from ..ranks import checked as checked_group
 
 CHOICES = {
     "mixing": _config.MIXINGS,
@@ -58,6 +60,9 @@ class DilatedAttentionConfig:
     partition: which tokens each of several ranks holds: "contiguous" (a stretch), "zigzag" (of twice as many chunks as
         ranks, one from either end), "striped" (blocks dealt out in turn). One process holds all, whatever it says.
     stripe: tokens in a block of the striped partition; None: the library's choice.
+    process_group: the ranks of torch.distributed that hold parts of the tokens: a ProcessGroup or its name, which is
+        what is kept. None: at each call, the default group for "ring" and "distributed" where torch.distributed is
+        initialised, and otherwise this process alone, as with False.
     implementation: what computes it; the factory and the modules set this.
     """
 
@@ -77,6 +82,7 @@ class DilatedAttentionConfig:
     overlap: Optional[str] = None
     partition: str = "contiguous"
     stripe: Optional[int] = None
+    process_group: Group = None
     implementation: str = "auto"
 
     def __post_init__(self) -> None:
@@ -94,6 +100,7 @@ class DilatedAttentionConfig:
         _config.one_of("partition", self.partition, _config.PARTITIONS)
         if self.stripe is not None:
             self.stripe = _config.integer("stripe", self.stripe, 0)
+        self.process_group = checked_group(self.process_group)
         for name, allowed in CHOICES.items():
             if getattr(self, name) is not None:
                 _config.one_of(name, getattr(self, name), allowed)
@@ -107,9 +114,14 @@ class DilatedAttentionConfig:
     def max_segment_length(self) -> int:
         return max(self.segment_lengths)
 
+    def group_name(self) -> str:
+        """The name of the group whose ranks hold parts of the tokens, now; "": this process holds all."""
+        return name_for(self.process_group, self.implementation)
+
     def attention_arguments(self) -> dict[str, Any]:
         """The keyword arguments of functional.dilated_attention that do not depend on the call."""
-        names = ("softmax_scale", "window", "preset", *CHOICES, "partition", "stripe", "implementation")
+        of_ranks = ("partition", "stripe", "process_group")
+        names = ("softmax_scale", "window", "preset", *CHOICES, *of_ranks, "implementation")
         return {name: getattr(self, name) for name in names}
 
 

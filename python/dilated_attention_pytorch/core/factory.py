@@ -9,6 +9,8 @@ from typing import Any, Optional, TypeVar
 import torch
 
 from .._config import integer
+from .._connection import choose
+from ..ranks import Group, size_of
 from .base import BaseDilatedAttention, BaseMultiheadDilatedAttention
 from .config import DilatedAttentionConfig, MultiheadConfig
 from .registry import (
@@ -41,7 +43,9 @@ class Choice:
     reason: str
 
 
-def select_implementation(sequence_length: Optional[int] = None, num_gpus: Optional[int] = None) -> Choice:
+def select_implementation(
+    sequence_length: Optional[int] = None, num_gpus: Optional[int] = None, process_group: Group = None
+) -> Choice:
     """The guide's rules, in their order; a rule whose implementation cannot run here is passed over:
 
     1. an H100 (which brings its flash kernels)       -> improved
@@ -50,19 +54,26 @@ def select_implementation(sequence_length: Optional[int] = None, num_gpus: Optio
     4. a fast kernel runs here (on a CPU: always)     -> improved
     5. otherwise                                      -> standard
 
-    sequence_length None: unknown, so that rules 2 and 3 do not hold. num_gpus None: as many as PyTorch sees.
+    sequence_length None: unknown, so that rules 2 and 3 do not hold; over several ranks it is that of the whole
+    sequence. num_gpus None: the number of process_group's ranks or, where that is one, the GPUs that PyTorch sees.
+    process_group: see DilatedAttentionConfig. A group of several ranks that is named has "ring" by rule 2 and otherwise
+    "distributed", since only these take a part of the tokens.
     """
     length = 0 if sequence_length is None else integer("sequence_length", sequence_length, 1)
-    gpus = torch.cuda.device_count() if num_gpus is None else integer("num_gpus", num_gpus, 0)
+    ranks = size_of(process_group)
+    if process_group is not None and ranks > 1:
+        return Choice(choose(length), f"{ranks} ranks that hold parts of the tokens")
+    seen = ranks if ranks > 1 else torch.cuda.device_count()
+    gpus = seen if num_gpus is None else integer("num_gpus", num_gpus, 0)
     h100 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
     rules = (
         (h100, "improved", "an H100"),
         (length > 100_000, "ring", f"{length:,} tokens"),
-        (gpus > 1 and length > 50_000, "distributed", f"{gpus} GPUs and {length:,} tokens"),
+        (gpus > 1 and length > 50_000, "distributed", f"{gpus} GPUs or ranks and {length:,} tokens"),
         (True, "improved", "fast kernels run here"),
         (True, "standard", "nothing faster runs here"),
     )
-    available, passed_over = get_available_implementations(), ""
+    available, passed_over = get_available_implementations(process_group), ""
     for holds, name, why in rules:
         if holds and name in available:
             return Choice(name, why + passed_over)
@@ -76,8 +87,8 @@ def attention_from_config(config: DilatedAttentionConfig) -> BaseDilatedAttentio
     or the name of an implementation that is a multihead module only."""
     name = config.implementation
     if name == "auto" or not get_implementation_info(name)["attention"]:
-        name = select_implementation().implementation
-    return attention_class(name).from_config(dataclasses.replace(config, implementation=name))
+        name = select_implementation(process_group=config.process_group).implementation
+    return attention_class(name, config.process_group).from_config(dataclasses.replace(config, implementation=name))
 
 
 def _with_values(
@@ -115,15 +126,17 @@ def create_dilated_attention(
     attention_type: "auto", "standard", "improved", ..., or a name that you registered.
     segment_lengths, dilation_rates: the patterns; by default (2048, 4096, 8192) and (1, 2, 4).
     config: a DilatedAttentionConfig; arguments win over it. options: its other fields, by name.
-    sequence_length, num_gpus: what "auto" is to expect, see select_implementation.
+    sequence_length, num_gpus: what "auto" is to expect, see select_implementation. Over several ranks (process_group,
+    among the options), tensors hold this rank's part of the tokens.
 
     ValueError: an unknown or unavailable implementation (the message says why, and which are available), or a value
     that is not allowed. TypeError: an unknown argument."""
     _check_names(options, _ATTENTION_FIELDS, "create_dilated_attention")
-    name = _resolve(attention_type, sequence_length, num_gpus)
+    group = _group_of(options, config)
+    name = _resolve(attention_type, sequence_length, num_gpus, group)
     values = {"segment_lengths": segment_lengths, "dilation_rates": dilation_rates, **options, "implementation": name}
     defaults = {"segment_lengths": DEFAULT_SEGMENT_LENGTHS, "dilation_rates": DEFAULT_DILATION_RATES}
-    return attention_class(name).from_config(_with_values(config, values, defaults, DilatedAttentionConfig))
+    return attention_class(name, group).from_config(_with_values(config, values, defaults, DilatedAttentionConfig))
 
 
 def create_multihead_dilated_attention(
@@ -148,7 +161,8 @@ def create_multihead_dilated_attention(
 
     Errors: as of create_dilated_attention."""
     _check_names(options, _ATTENTION_FIELDS | _MULTIHEAD_FIELDS, "create_multihead_dilated_attention")
-    name = _resolve(attention_type, sequence_length, num_gpus)
+    group = _group_of(options, attention_config)
+    name = _resolve(attention_type, sequence_length, num_gpus, group)
     of_attention = {
         key: value for key, value in options.items() if key in _ATTENTION_FIELDS and key not in _SHARED_FIELDS
     }
@@ -172,11 +186,17 @@ def create_multihead_dilated_attention(
         {"embed_dim": DEFAULT_EMBED_DIM, "num_heads": DEFAULT_NUM_HEADS},
         MultiheadConfig,
     )
-    return multihead_class(name).from_config(multihead, attention)
+    return multihead_class(name, group).from_config(multihead, attention)
 
 
-def _resolve(name: str, sequence_length: Optional[int], num_gpus: Optional[int]) -> str:
+def _group_of(options: dict[str, Any], config: Optional[DilatedAttentionConfig]) -> Group:
+    """What was said of the ranks that compute together: by an argument, which wins, or in a configuration."""
+    given: Group = options.get("process_group")
+    return given if given is not None else getattr(config, "process_group", None)
+
+
+def _resolve(name: str, sequence_length: Optional[int], num_gpus: Optional[int], group: Group) -> str:
     if name == "auto":
-        return select_implementation(sequence_length, num_gpus).implementation
-    require_available(name)
+        return select_implementation(sequence_length, num_gpus, group).implementation
+    require_available(name, group)
     return name

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from .. import _core
+from ..ranks import Group, size_of
 from .base import BaseDilatedAttention, BaseMultiheadDilatedAttention
 
 # Name of an implementation of the C library -> module and class, of the attention and of the multihead module.
@@ -67,9 +68,9 @@ def register_multihead_attention_implementation(name: str, cls: type[BaseMultihe
     _register(name, cls, BaseMultiheadDilatedAttention, _multiheads)
 
 
-def attention_class(name: str) -> type[BaseDilatedAttention]:
+def attention_class(name: str, process_group: Group = None) -> type[BaseDilatedAttention]:
     """The class of an implementation that can run here; ValueError otherwise."""
-    require_available(name)
+    require_available(name, process_group)
     with _lock:
         if name in _attentions:
             return _attentions[name]
@@ -78,9 +79,9 @@ def attention_class(name: str) -> type[BaseDilatedAttention]:
     return _load(BUILT_IN[name][0])  # type: ignore[no-any-return]
 
 
-def multihead_class(name: str) -> type[BaseMultiheadDilatedAttention]:
+def multihead_class(name: str, process_group: Group = None) -> type[BaseMultiheadDilatedAttention]:
     """The multihead class of an implementation; the standard module where only an attention is registered."""
-    require_available(name)
+    require_available(name, process_group)
     with _lock:
         if name in _multiheads:
             return _multiheads[name]
@@ -97,16 +98,17 @@ def _registered() -> list[str]:
         return list(dict.fromkeys([*_attentions, *_multiheads]))
 
 
-def get_available_implementations() -> list[str]:
+def get_available_implementations(process_group: Group = None) -> list[str]:
     """Names that the factory's functions create here, built-in ones first. "auto" is not among them: it chooses one of
-    them. What is known but cannot run here: get_implementation_info says why."""
-    return [name for name in BUILT_IN if _core_info(name)["available"]] + _registered()
+    them. What is known but cannot run here: get_implementation_info says why. process_group: the ranks that are to
+    compute together, see DilatedAttentionConfig."""
+    return [name for name in BUILT_IN if _core_info(name, process_group)["available"]] + _registered()
 
 
-def get_implementation_info(name: str) -> dict[str, Any]:
+def get_implementation_info(name: str, process_group: Group = None) -> dict[str, Any]:
     """What is known of an implementation: name, description, best_for, memory, built_in, available, reason (why it is
     not), backward, and for built-in ones features and dtypes; attention and multihead say which of the two it can be
-    created as.
+    created as. process_group: the ranks that are to compute together, see DilatedAttentionConfig.
 
     ValueError: an unknown name; the message lists the known ones."""
     if name == "auto":
@@ -121,7 +123,7 @@ def get_implementation_info(name: str) -> dict[str, Any]:
             "multihead": True,
         }
     if name in BUILT_IN:
-        return {**_core_info(name), "attention": True, "multihead": True}
+        return {**_core_info(name, process_group), "attention": True, "multihead": True}
     with _lock:
         cls = _attentions.get(name, _multiheads.get(name))
         attention = name in _attentions
@@ -142,17 +144,20 @@ def get_implementation_info(name: str) -> dict[str, Any]:
     }
 
 
-def _core_info(name: str) -> dict[str, Any]:
-    return {"available": False, "reason": "the C library does not know it", **_core.info(name)}
+def _core_info(name: str, process_group: Group) -> dict[str, Any]:
+    found = {"available": False, "reason": "the C library does not know it", **_core.info(name)}
+    if name == "distributed" and size_of(process_group) > 1:  # which the library was not told
+        found["available"], found["reason"] = True, ""
+    return found
 
 
-def require_available(name: str) -> None:
+def require_available(name: str, process_group: Group = None) -> None:
     """ValueError where no module of that name can be created here: why, and which can."""
     if not isinstance(name, str):
         raise TypeError(f"implementation is {name!r}; allowed: a string")
-    info = get_implementation_info(name)
+    info = get_implementation_info(name, process_group)
     if not info["available"]:
         raise ValueError(
             f"implementation {name!r} is not available: {info['reason']}; available: "
-            f"{', '.join(['auto', *get_available_implementations()])}"
+            f"{', '.join(['auto', *get_available_implementations(process_group)])}"
         )
