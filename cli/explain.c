@@ -5,7 +5,9 @@
 #include "commands.h"
 #include "configuration.h"
 #include "machine.h"
+#include "network.h"
 #include "output.h"
+#include "plan.h"
 #include "planning.h"
 
 typedef struct explain_options {
@@ -17,6 +19,8 @@ typedef struct explain_options {
     int gpu_count;
     da_gpu gpus[DA_MAX_GPUS];
     int64_t flash_attention; /* 0: none */
+    int64_t ranks;           /* 0: not asked for */
+    network network;
     bool json;
 } explain_options;
 
@@ -130,31 +134,53 @@ static json_t *json_tuning(const da_explanation *explanation) {
     return described;
 }
 
+static json_t *json_ranks(const da_ranks_plan *plan) {
+    return json_pack("{s:s, s:o, s:o}", "choice", da_ranks_plan_choice(plan), "ring", plan_json_total(plan, "ring"),
+                     "distributed", plan_json_total(plan, "distributed"));
+}
+
 static json_t *json_explanation(const da_explanation *explanation, const da_problem *problem,
-                                const da_plan_result *plan) {
+                                const da_plan_result *plan, const da_ranks_plan *ranks) {
     json_t *described = json_pack("{s:I, s:I, s:I, s:I, s:I, s:s}", "batch", (json_int_t)problem->batch, "n",
                                   (json_int_t)problem->n, "heads", (json_int_t)problem->heads, "kv_heads",
                                   (json_int_t)(problem->kv_heads != 0 ? problem->kv_heads : problem->heads), "head_dim",
                                   (json_int_t)problem->head_dim, "dtype", da_dtype_name(problem->dtype));
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o*}", "choice", da_explanation_choice(explanation), "problem",
-                     described, "rules", json_rules(explanation), "alternatives", json_alternatives(explanation),
-                     "cost", json_cost(explanation, problem), "tuning", json_tuning(explanation), "plan",
-                     plan->choice.implementation != NULL ? planning_json(plan) : NULL);
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o*, s:o*}", "choice", da_explanation_choice(explanation),
+                     "problem", described, "rules", json_rules(explanation), "alternatives",
+                     json_alternatives(explanation), "cost", json_cost(explanation, problem), "tuning",
+                     json_tuning(explanation), "plan", plan->choice.implementation != NULL ? planning_json(plan) : NULL,
+                     "ranks", ranks != NULL ? json_ranks(ranks) : NULL);
 }
 
-static void print_explanation(const da_explanation *explanation, const da_plan_result *plan) {
+static void print_explanation(const da_explanation *explanation, const da_plan_result *plan,
+                              const da_ranks_plan *ranks) {
     const char *text = da_explanation_text(explanation);
     size_t length = strlen(text);
     printf("%s%s", text, length > 0 && text[length - 1] == '\n' ? "" : "\n");
     if (plan->choice.implementation != NULL) {
         planning_print(plan);
     }
+    if (ranks != NULL) {
+        printf("\n%s", da_ranks_plan_text(ranks));
+    }
+}
+
+/* With --ranks, what ring and distributed would take. */
+static da_status plan_ranks(const explain_options *options, const da_context *context,
+                            const da_attention_config *config, da_ranks_plan **plan) {
+    da_ranks_options ranks;
+    da_ranks_options_init(&ranks);
+    network_apply(&options->network, &ranks);
+    ranks.ranks = (int)options->ranks;
+    *plan = NULL;
+    return options->ranks > 0 ? da_plan_ranks(context, config, &options->problem, &ranks, plan) : DA_OK;
 }
 
 /* With --plan, a plan is made first, so that the explanation shows the choice and the tuning that would follow. */
 static int explain_in(explain_options *options, const da_context *context, da_attention_config *config) {
     da_plan_result plan;
     da_explanation *explanation = NULL;
+    da_ranks_plan *ranks = NULL;
     da_plan_result_init(&plan);
     if (options->planning.mode != NULL) {
         da_attention_config planned = *config;
@@ -164,16 +190,21 @@ static int explain_in(explain_options *options, const da_context *context, da_at
         }
     }
     da_status status = da_explain(context, config, &options->problem, &explanation);
+    if (status == DA_OK) {
+        status = plan_ranks(options, context, config, &ranks);
+    }
     if (status != DA_OK) {
+        da_explanation_free(explanation);
         return cli_refused("explain", status);
     }
     int code = CLI_OK;
     if (options->json) {
-        code = cli_print_json("explain", json_explanation(explanation, &options->problem, &plan));
+        code = cli_print_json("explain", json_explanation(explanation, &options->problem, &plan, ranks));
     } else {
-        print_explanation(explanation, &plan);
+        print_explanation(explanation, &plan, ranks);
     }
     da_explanation_free(explanation);
+    da_ranks_plan_free(ranks);
     return code;
 }
 
@@ -216,13 +247,18 @@ int command_explain(int argc, char **argv) {
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option networking[NETWORK_OPTION_COUNT + 1] = {
+        {"ranks", "P", "also what ring and distributed would take over P ranks,\neach a machine like this one",
+         cli_read_integer, &options.ranks, 1, DA_MAX_PLANNED_RANKS}};
+    network_options(&options.network, &networking[1]);
     configuration_options(&options.configuration, shared);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
     const cli_group groups[] = {{"problem", own, CLI_COUNT(own)},
                                 {"configuration", shared, CLI_COUNT(shared)},
                                 {"computing", computing, CLI_COUNT(computing)},
-                                {"tuning", tuning, CLI_COUNT(tuning)}};
+                                {"tuning", tuning, CLI_COUNT(tuning)},
+                                {"ranks", networking, CLI_COUNT(networking)}};
     const cli_command command = {
         "explain",
         "--segments A,B,.. --rates A,B,.. [OPTIONS]",
@@ -231,7 +267,8 @@ int command_explain(int argc, char **argv) {
         "and memory to expect, and the alternatives with the time that a model, set by timings of this machine, "
         "expects.",
         "  dilated-attention explain --segments 2048,4096,8192 --rates 1,2,4 --n 131072 --heads 12\n"
-        "  dilated-attention explain --segments 2048 --rates 1 --n 60000 --hardware-gpus A100:8.0:80,A100:8.0:80",
+        "  dilated-attention explain --segments 2048 --rates 1 --n 60000 --hardware-gpus A100:8.0:80,A100:8.0:80\n"
+        "  dilated-attention explain --segments 2048,65536 --rates 1,32 --n 65536 --ranks 4 --network-bandwidth 1G",
         groups,
         CLI_COUNT(groups)};
     da_attention_config config;

@@ -10,6 +10,7 @@
 #include "machine.h"
 #include "network.h"
 #include "output.h"
+#include "plan.h"
 
 #define COMMAND "plan"
 
@@ -151,13 +152,17 @@ static void print_implementation(const da_ranks_plan *plan, const char *implemen
            100 * spread_of(plan, implementation, computing_of).mean / total.seconds);
 }
 
-static json_t *json_implementation(const da_ranks_plan *plan, const char *implementation) {
+json_t *plan_json_total(const da_ranks_plan *plan, const char *implementation) {
     da_ranks_total total;
     da_ranks_total_init(&total);
     da_ranks_plan_total(plan, implementation, &total);
-    json_t *object = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "seconds", total.seconds, "single_seconds",
-                               total.single_seconds, "bytes", total.bytes, "bytes_most", total.bytes_most,
-                               "memory_most", total.memory_most, "balance", total.balance);
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "seconds", total.seconds, "single_seconds", total.single_seconds,
+                     "bytes", total.bytes, "bytes_most", total.bytes_most, "memory_most", total.memory_most, "balance",
+                     total.balance);
+}
+
+static json_t *json_implementation(const da_ranks_plan *plan, const char *implementation) {
+    json_t *object = plan_json_total(plan, implementation);
     for (size_t k = 0; k < CLI_COUNT(lines); k++) {
         spread s = spread_of(plan, implementation, lines[k].number);
         char name[64];

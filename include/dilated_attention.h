@@ -718,7 +718,8 @@ DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost 
  * plan for the problem, that plan's. What is still 0 is filled in where the implementation and the length are known.
  * *remembered (may be NULL) says whether a plan was used. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_explanation_tuning(const da_explanation *explanation, da_tuning *out, bool *remembered);
-/* All of it as text of several lines. */
+/* All of it as text of several lines; in a context of several ranks, with what da_plan_ranks says of them for its default
+ * network, the problem being the whole sequence. */
 DA_API const char *da_explanation_text(const da_explanation *explanation);
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -148,6 +148,28 @@ static void append_tuning(da_text *text, const da_explanation *explanation) {
     }
 }
 
+/* Over ranks, what both ways to share the sequence would take, with a network as da_ranks_options has it by default. */
+static da_status append_ranks(da_explanation *explanation, const da_context *context,
+                              const da_attention_config *config) {
+    da_ranks_options options;
+    da_ranks_plan *plan;
+    da_ranks_options_init(&options);
+    options.ranks = da_context_comm(context)->ranks;
+    da_status status = da_plan_ranks(context, config, &explanation->problem, &options, &plan);
+    if (status == DA_OK) {
+        da_text_append(&explanation->text, "\n%s", da_ranks_plan_text(plan));
+        da_ranks_plan_free(plan);
+    }
+    return status == DA_OK && explanation->text.failed ? DA_ERROR_OUT_OF_MEMORY : status;
+}
+
+/* Is there a plan over the context's ranks? */
+static bool can_plan_ranks(const da_context *context, const da_problem *problem) {
+    const da_comm *comm = da_context_comm(context);
+    return comm && comm->ranks > 1 && comm->ranks <= DA_MAX_PLANNED_RANKS && problem->n > 0 &&
+           problem->heads <= DA_MAX_PLANNED_HEADS;
+}
+
 static da_status write_text(da_explanation *explanation) {
     append_choice(&explanation->text, explanation);
     append_rules(&explanation->text, explanation);
@@ -221,7 +243,10 @@ static da_status fill(da_explanation *explanation, const da_context *context, da
     if (status == DA_OK && problem->n > 0) {
         status = da_pattern_cost(config, problem, &explanation->cost);
     }
-    return status == DA_OK ? write_text(explanation) : status;
+    if (status == DA_OK) {
+        status = write_text(explanation);
+    }
+    return status == DA_OK && can_plan_ranks(context, problem) ? append_ranks(explanation, context, config) : status;
 }
 
 static da_status report_null(const char *argument, const char *allowed) {

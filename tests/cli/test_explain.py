@@ -92,3 +92,14 @@ def test_bad_value(words, parts):
 
 def test_pattern_is_needed():
     assert "--segments" in refuse(2, "explain", "--n", 100)
+
+
+def test_ranks():
+    words = ["--n", 16384, "--heads", 4, "--ranks", 4, "--network-bandwidth", "1G", "--network-latency", "10u"]
+    report = explain(*words)["ranks"]
+    assert report["choice"] in ("ring", "distributed")
+    assert report["ring"]["bytes"] == report["distributed"]["bytes"] > 0
+    text = succeed("explain", *PATTERN, *words)
+    assert "over 4 ranks, contiguous, 16384 tokens, forward" in text and "why:" in text
+    assert "ranks" not in explain("--n", 16384)
+    assert "problem.n is 0" in refuse(2, "explain", *PATTERN, "--ranks", 4)
