@@ -434,8 +434,8 @@ def composed_attention(
 
     dropout_seed: None draws one from torch's default generator. kernels: names or objects of `backends`, in the order
     of preference; None: all. `implementation` names implementations of the C library; here it must be "auto",
-    "improved", "standard" or "ring", which are computed alike. Raises ValueError; where no kernel can do what is asked, with
-    the reason of each.
+    "improved", "standard" or "ring", which are computed alike. Raises ValueError; where no kernel can do what is asked,
+    with the reason of each.
     """
     normal = normal_options(segment_lengths, dilation_rates, **options)
     dropout = probability("dropout_p", dropout_p)
