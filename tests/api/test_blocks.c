@@ -311,7 +311,7 @@ static bool on_progress(int64_t finished, int64_t total, void *user) {
 
 static void test_progress(void **state) {
     session *s = *state;
-    s->options.block = 1;
+    s->options.block = 5;
     s->options.progress = on_progress;
     for (int pass = 0; pass < 2; pass++) {
         da_status (*const run)(problem_data *, const da_attention *, const da_call_options *) =
