@@ -15,8 +15,10 @@ build: ## library, command line and examples, in build/ (the default)
 	cmake --preset release
 	cmake --build --preset release
 
-demo: build ## attention over a whole book: real queries, keys and values, checked and timed
-	tools/setup demo
+demo: ## attention over a whole book: real queries, keys and values, checked and timed
+	tools/setup build demo
+	cmake --preset release
+	cmake --build --preset release
 	examples/book/demo
 
 test: ## all tests, C and Python; the last lines count them

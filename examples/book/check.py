@@ -68,8 +68,8 @@ def load(part: Path, name: str) -> np.ndarray:
         raise DemoError(f"{part / name}.npy: {error}") from error
 
 
-def check(part: Path, segments: list[int], rates: list[int], tokens: Tokens) -> dict:
-    q, k, v, out, lse = (load(part, name) for name in ("q", "k", "v", "out", "lse"))
+def check(part: Path, segments: list[int], rates: list[int], tokens: Tokens, results: str) -> dict:
+    q, k, v, out, lse = (load(part, name) for name in ("q", "k", "v", f"out{results}", f"lse{results}"))
     _, n, heads, head_dim = q.shape
     if out.shape != q.shape or out.dtype != q.dtype or lse.size != n * heads:
         raise DemoError(f"{part}: out {out.shape} {out.dtype} or lse {lse.shape} does not fit q {q.shape} {q.dtype}")
@@ -107,11 +107,13 @@ def main() -> int:
     parser.add_argument("part", choices=("first", "book"))
     parser.add_argument("--segments", type=integers, required=True)
     parser.add_argument("--rates", type=integers, required=True)
+    parser.add_argument("--results", default="", help="end of the names of out and lse, such as _ranks")
     arguments = parser.parse_args()
     part = arguments.folder / arguments.part
     try:
-        result = check(part, arguments.segments, arguments.rates, Tokens(arguments.folder / "tokens.npz"))
-        (part / "check.json").write_text(json.dumps(result, indent=2))
+        result = check(part, arguments.segments, arguments.rates, Tokens(arguments.folder / "tokens.npz"),
+                       arguments.results)
+        (part / f"check{arguments.results}.json").write_text(json.dumps(result, indent=2))
     except (DemoError, OSError) as error:
         print(f"check.py: {error}", file=sys.stderr)
         return 1
