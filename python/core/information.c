@@ -34,8 +34,9 @@ static PyObject *dtype_names(uint32_t bits) {
 }
 
 static PyObject *feature_names(uint32_t bits) {
-    static const char *const all[] = {"causal",      "window",        "key_padding", "grouped_queries", "logsumexp",
-                                      "head_groups", "block_offsets", "zero_pad",    "overlap_once",    "dropout"};
+    static const char *const all[] = {"causal",       "window",      "key_padding",   "grouped_queries",
+                                      "logsumexp",    "head_groups", "block_offsets", "zero_pad",
+                                      "overlap_once", "dropout",     "query_range"};
     PyObject *names = PyList_New(0);
     for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
         names = bits & (1u << k) ? append(names, all[k]) : names;

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .long_net import LongNet as LongNet
     from .long_net import LongNetLM as LongNetLM
     from .multihead_dilated_attention import MultiheadDilatedAttention as MultiheadDilatedAttention
+    from .ranks import shard_sequence as shard_sequence
+    from .ranks import unshard_sequence as unshard_sequence
     from .ring_dilated_attention import RingDilatedAttention as RingDilatedAttention
     from .ring_multihead_dilated_attention import RingMultiheadDilatedAttention as RingMultiheadDilatedAttention
     from .weights import attention_weights as attention_weights
@@ -69,6 +71,8 @@ _LAZY = {
     "key_mass": "weights",
     "register_attention_implementation": "core",
     "register_multihead_attention_implementation": "core",
+    "shard_sequence": "ranks",
+    "unshard_sequence": "ranks",
 }
 
 __all__ = ["dilated_attention", "explain", "get_num_threads", "set_num_threads", *_LAZY]

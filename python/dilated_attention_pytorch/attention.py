@@ -184,8 +184,9 @@ class ImprovedDilatedAttention(KernelAttention):
 
 
 class RingDilatedAttention(ImprovedDilatedAttention):
-    """Dilated attention whose keys and values arrive in blocks and are never whole in one place. Over the ranks of
-    torch.distributed, each rank's are a block, and are computed with while the next ones arrive."""
+    """Dilated attention for very long sequences. In one process, tensors are computed as ImprovedDilatedAttention computes
+    them, to the bit (files larger than memory are what the command `dilated-attention run --impl ring` is for). Over the
+    ranks of torch.distributed, each rank's keys and values are a block, and are computed with while the next ones arrive."""
 
     implementation = "ring"
 

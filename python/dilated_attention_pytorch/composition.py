@@ -395,10 +395,10 @@ def plan(
 ) -> Composition:
     """Checks the tensors, chooses a kernel and cuts the work. Raises ValueError."""
     _check_tensors(query, key, value)
-    if options.implementation not in ("auto", "improved", "standard"):
+    if options.implementation not in ("auto", "improved", "standard", "ring"):
         raise ValueError(
             f"implementation is {options.implementation!r}; allowed for tensors on {query.device.type}: "
-            "'auto', 'improved', 'standard'"
+            "'auto', 'improved', 'standard', 'ring'"
         )
     batch, n, heads, head_dim = query.shape
     lengths = checked_lengths(key_lengths, batch, n)
@@ -434,7 +434,7 @@ def composed_attention(
 
     dropout_seed: None draws one from torch's default generator. kernels: names or objects of `backends`, in the order
     of preference; None: all. `implementation` names implementations of the C library; here it must be "auto",
-    "improved" or "standard", which are computed alike. Raises ValueError; where no kernel can do what is asked, with
+    "improved", "standard" or "ring", which are computed alike. Raises ValueError; where no kernel can do what is asked, with
     the reason of each.
     """
     normal = normal_options(segment_lengths, dilation_rates, **options)

@@ -250,7 +250,7 @@ def test_strided_inputs() -> None:
         ({"mixing": "sum"}, "mixing is 'sum'"),
         ({"preset": "paper"}, "preset is 'paper'"),
         ({"overlap": "twice"}, "overlap is 'twice'"),
-        ({"implementation": "ring"}, "implementation is 'ring'"),
+        ({"implementation": "distributed"}, "implementation is 'distributed'"),
     ],
 )
 def test_what_is_refused(arguments: dict[str, Any], words: str) -> None:

@@ -323,7 +323,7 @@ def test_a_class_without_forward_cannot_be_created(registered):
 
 
 def test_information():
-    assert {"standard", "improved"} <= set(get_available_implementations())
+    assert {"standard", "improved", "ring"} <= set(get_available_implementations())
     for name in ("auto", "standard", "improved", "ring", "distributed", "block_sparse"):
         info = get_implementation_info(name)
         assert info["name"] == name and info["description"] and info["best_for"] and info["built_in"]

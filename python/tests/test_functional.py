@@ -34,7 +34,7 @@ def test_every_option_alone(number):
     compare(exact.alone(exact.ALONE[number], value_type, head_dim))
 
 
-@pytest.mark.parametrize("implementation", ["standard", "improved"])
+@pytest.mark.parametrize("implementation", ["standard", "improved", "ring"])
 @pytest.mark.parametrize("value_type", DTYPES)
 def test_implementations_and_data_types(implementation, value_type):
     compare(exact.alone({"causal": True, "kv_heads": 2}, value_type, 17), implementation=implementation)

@@ -43,7 +43,7 @@ def test_names_and_shapes_of_parameters_are_those_of_the_c_module():
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
 )
-@pytest.mark.parametrize("name", ["standard", "improved"])
+@pytest.mark.parametrize("name", ["standard", "improved", "ring"])
 def test_copies_compute_the_same_and_share_nothing(duplicate, name):
     made = small(name, qk_layer_norm=True, position="rope")
     x = tokens()
@@ -133,7 +133,7 @@ def test_windows_by_mask_and_by_configuration_meet():
     assert torch.equal(five(x, attn_mask=back > 3), three(x)) and torch.equal(three(x, attn_mask=back > 5), three(x))
 
 
-@pytest.mark.parametrize("name", ["standard", "improved"])
+@pytest.mark.parametrize("name", ["standard", "improved", "ring"])
 def test_padding_hides_keys_whatever_they_hold(name):
     made, x = small(name), tokens()
     mask = torch.arange(19) >= torch.tensor([[12], [19]])
@@ -188,7 +188,7 @@ def test_one_product_is_three_products():
     torch.testing.assert_close(replaced(x), hooked(x))
 
 
-@pytest.mark.parametrize("name", ["standard", "improved"])
+@pytest.mark.parametrize("name", ["standard", "improved", "ring"])
 def test_dropout_acts_in_training_only_and_by_pytorchs_seed(name):
     made, x = small(name, dropout=0.4, layer_norm=False), tokens()
     plain = small(name, layer_norm=False)(x)
@@ -260,7 +260,7 @@ def test_trains():
 # ---- The attention modules -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["standard", "improved"])
+@pytest.mark.parametrize("name", ["standard", "improved", "ring"])
 @pytest.mark.parametrize("preset", ["longnet", "torchscale", "head_groups"])
 def test_attention_modules_are_the_function(name, preset):
     made = create_dilated_attention(name, **PATTERNS, preset=preset, softmax_scale=0.2, overlap="once")

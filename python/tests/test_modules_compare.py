@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from module_cases import built, draw_module, gradient_tolerances, output_bound, output_tolerance, reference, within
 
-IMPLEMENTATIONS = ("standard", "improved")
+IMPLEMENTATIONS = ("standard", "improved", "ring")
 
 
 def compare(module, rng, made, n, batch, joint, padded):

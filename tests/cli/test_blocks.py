@@ -1,4 +1,5 @@
 """run --impl ring by blocks: results, a sequence larger than the memory that is allowed, and going on after a stop."""
+import contextlib
 import fcntl
 import io
 import json
@@ -113,13 +114,14 @@ def limited(limit, *words):
     return [sys.executable, "-I", "-S", "-c", MEASURE, str(limit), os.environ["DA_CLI"], *map(str, words)]
 
 
+# DA_LONG_TOKENS=67108864 makes it 8 GiB of files, and some minutes (docs/ring.md).
 LONG = int(os.environ.get("DA_LONG_TOKENS", 4 << 20))
 PATTERN = ["--segments", "64,1024,16384", "--rates", "1,16,256"]
 MEMORY = 64 * MIB
 # Of private memory the limit is larger, for what is set aside and never touched: a stack for each thread, and two buffers of
 # 128 MiB that OpenBLAS, which modules may use, asks for when it is loaded, without end if it is refused.
 DATA = MEMORY + 2 * 8 * MIB + 2 * 136 * MIB
-RUN = {"capture_output": True, "text": True, "check": False, "timeout": 300,
+RUN = {"capture_output": True, "text": True, "check": False, "timeout": 300 + LONG // 50000,
        "env": {**os.environ, "OPENBLAS_NUM_THREADS": "1"}}
 
 
@@ -130,8 +132,19 @@ def make_long_inputs(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+def wait_for_tokens(partial, tokens):
+    """Until output has been written beyond so many tokens (of 16 numbers of two bytes)."""
+    for _ in range(60000):
+        with contextlib.suppress(OSError), open(partial, "rb") as file:
+            file.seek(-32 * (LONG - tokens), os.SEEK_END)
+            if any(file.read(32)):
+                return
+        time.sleep(0.001)
+    pytest.fail(f"{partial}: never came to {tokens} tokens")
+
+
 def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
-    """Inputs and output of 512 MiB in 64 MiB: stopped in the middle, resumed, and the same bits as without a stop."""
+    """Inputs and output of 512 MiB, or more, in 64 MiB: stopped in the middle, resumed, and the same bits as without a stop."""
     command = [*long_inputs, "--impl", "ring", "--memory", "64M", "--json"]
     whole, stopped = tmp_path / "whole.npy", tmp_path / "stopped.npy"
     done = subprocess.run(limited(DATA, *command, "--out", whole), **RUN)
@@ -142,7 +155,7 @@ def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
 
     process = subprocess.Popen([os.environ["DA_CLI"], *map(str, command), "--out", str(stopped)], stderr=subprocess.PIPE,
                                text=True)
-    time.sleep(report["seconds"] / 2)
+    wait_for_tokens(f"{stopped}.partial", LONG // 4)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGINT, message
@@ -160,7 +173,7 @@ def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
     stopped.unlink()
 
     all_at_once = tmp_path / "improved.npy"
-    succeed(*long_inputs, "--impl", "improved", "--quiet", "--out", all_at_once)
+    succeed(*long_inputs, "--impl", "improved", "--quiet", "--out", all_at_once, timeout=RUN["timeout"])
     c = np.load(all_at_once, mmap_mode="r")
     for i in range(0, LONG, MIB):  # one rounding to f16 each, which may go either way, and those of f32 sums before
         x, y = a[i:i + MIB].astype(np.float32), c[i:i + MIB].astype(np.float32)
@@ -261,7 +274,8 @@ def test_changed_input_is_noticed(inputs, stopped):
     (lambda out: change_state(out, "finished 20", "finished -10"), ["damaged", "finished"]),
     (lambda out: change_state(out, "block 10", "block 0"), ["damaged", "block"]),
     (lambda out: change_state(out, "library ", "library 9"), ["library"]),
-], ids=str)
+], ids=["no output", "no logsumexp", "no state", "truncated", "header", "state without block", "empty state", "within a block",
+        "beyond the end", "negative", "block 0", "another version"])
 def test_damaged_partial_result(inputs, stopped, spoil, parts):
     spoil(inputs.out)
     assert_refused(inputs, 1, parts, [*stopped[0], "--resume"])

@@ -240,7 +240,7 @@ def test_json_report(inputs):
              "batch": int, "n": int, "heads": int, "kv_heads": int, "head_dim": int, "dtype": str,
              "segment_lengths": list, "dilation_rates": list, "seconds": float, "tokens_per_second": float, "counted_flops": float,
              "counted_gflops_per_second": float, "workspace_bytes": int, "converted_input_bytes": int, "out": str,
-             "lse": str}
+             "lse": str, "peak_resident_bytes": int}
     assert {name: type(value) for name, value in report.items()} == kinds
     assert [report[name] for name in ("batch", "n", "heads", "kv_heads", "head_dim")] == [2, 45, 4, 2, 8]
     assert report["segment_lengths"] == [8, 16, 32] and report["dilation_rates"] == [1, 2, 4]

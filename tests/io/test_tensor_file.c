@@ -425,6 +425,32 @@ static void test_commit_fails(void **state) {
     assert_int_equal(rmdir(path), 0);
 }
 
+/* What one writer keeps, the next goes on with; only one has it at a time, and only one that is told to takes it. */
+static void test_partial_is_resumed(void **state) {
+    const int64_t shape[2] = {3, 4}, other[2] = {4, 3};
+    da_tensor_writer writer, second;
+    const char *path = in_folder("part.npy");
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, shape, true, &writer), DA_ERROR_IO);
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, shape, false, &writer), DA_OK);
+    ((float *)writer.data)[7] = 42;
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, shape, true, &second), DA_ERROR_IO);
+    assert_non_null(strstr(da_last_error_message(), "part.npy.partial: another process has it open"));
+    da_mapping_let_go(&writer.file.mapping, writer.data, writer.bytes);
+    da_tensor_writer_keep(&writer);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, shape, false, &writer), DA_ERROR_IO);
+    assert_non_null(strstr(da_last_error_message(), "part.npy.partial: is there"));
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, other, true, &writer), DA_ERROR_FORMAT);
+    assert_non_null(strstr(da_last_error_message(), "its header is not that"));
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F64, 2, shape, true, &writer), DA_ERROR_FORMAT);
+    assert_int_equal(files_in_folder(), 1);
+    assert_int_equal(da_tensor_writer_open_partial(path, DA_FILE_F32, 2, shape, true, &writer), DA_OK);
+    assert_true(((float *)writer.data)[7] == 42 && ((float *)writer.data)[8] == 0);
+    assert_int_equal(da_tensor_writer_commit(&writer), DA_OK);
+    assert_int_equal(files_in_folder(), 1);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void test_mode_follows_umask(void **state) {
     const char *path = in_folder("a.npy");
     mode_t old = umask(027);
@@ -481,6 +507,7 @@ int main(void) {
         TEST(test_no_space),
         TEST(test_nothing_until_commit),
         TEST(test_abandon_and_unlink),
+        TEST(test_partial_is_resumed),
         TEST(test_commit_fails),
         TEST(test_mode_follows_umask),
         TEST(test_symbolic_link_is_kept),

@@ -202,8 +202,8 @@ static void check_memory(const char *implementation, da_dtype dtype, bool backwa
 }
 
 static void test_out_of_memory(void **state) {
-    static const char *const implementations[] = {"standard", "improved", "dense"};
-    for (int k = 0; k < 3; k++) {
+    static const char *const implementations[] = {"standard", "improved", "ring", "dense"};
+    for (int k = 0; k < 4; k++) {
         module_fixture f;
         module_fixture_init(&f);
         assert_int_equal(module_fixture_open(&f, implementations[k]), DA_OK);

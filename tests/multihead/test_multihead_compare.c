@@ -370,6 +370,7 @@ int main(void) {
     add_groups("standard", DA_ISA_PORTABLE);
     add_groups("improved", DA_ISA_PORTABLE);
     add_groups("improved", DA_ISA_AUTO);
+    add_groups("ring", DA_ISA_AUTO);
     for (size_t k = 0; k < group_count; k++) {
         tests[k] = (struct CMUnitTest){groups[k].name, test_group, NULL, NULL, &groups[k]};
     }

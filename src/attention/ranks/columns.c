@@ -1,5 +1,6 @@
 #include "attention/ranks/columns.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "core/memory.h"
@@ -14,6 +15,7 @@ typedef struct mover {
     da_message *messages[2]; /* under way; or NULL */
     int step, steps;         /* runs of the pass */
     bool failed;
+    char failure[256]; /* the message then, which the cancelled run replaces by its own */
 } mover;
 
 static bool move_messages(int64_t finished, int64_t total, void *user) {
@@ -25,6 +27,7 @@ static bool move_messages(int64_t finished, int64_t total, void *user) {
         bool done = true;
         if (m->messages[k] && da_comm_look(direction->meeting->comm, m->messages[k], &done) != DA_OK) {
             m->failed = true;
+            snprintf(m->failure, sizeof m->failure, "%s", da_last_error_message());
             return false;
         }
     }
@@ -37,7 +40,7 @@ static da_status run_scope(const da_direction *direction, const da_scope *scope,
     options.progress = move_messages;
     options.progress_user = m;
     da_status status = direction->run(scope, &options, direction->user);
-    return m->failed ? DA_ERROR_COMMUNICATION : status;
+    return m->failed ? da_report(DA_ERROR_COMMUNICATION, "%s", m->failure) : status;
 }
 
 /* ---- scopes ------------------------------------------------------------------------------------------------------- */
