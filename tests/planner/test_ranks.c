@@ -410,6 +410,37 @@ static void test_rates_of_this_machine(void **state) {
     da_context_free(context);
 }
 
+/* ---- explained ------------------------------------------------------------------------------------------------------ */
+
+/* On rank 0 of some: *user becomes true if the text tells of them. */
+static void explain_on_rank(const da_comm *comm, void *user) {
+    da_context *context = NULL;
+    da_explanation *explanation = NULL;
+    da_attention_config config;
+    da_problem problem;
+    da_context_options options;
+    da_context_options_init(&options);
+    options.threads = 1;
+    options.comm = comm;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){64, 3000}, 2, (int64_t[]){1, 8}, 2);
+    da_problem_init(&problem);
+    problem.n = 3000;
+    if (comm->rank == 0 && da_context_create(&options, &context) == DA_OK &&
+        da_explain(context, &config, &problem, &explanation) == DA_OK) {
+        const char *text = da_explanation_text(explanation);
+        *(bool *)user = strstr(text, "over 3 ranks, contiguous, 3000 tokens") && strstr(text, "received");
+    }
+    da_explanation_free(explanation);
+    da_context_free(context);
+}
+
+static void test_explained_in_a_context_of_ranks(void **state) {
+    bool told = false;
+    assert_true(ranks_run(3, 60, NULL, explain_on_rank, &told));
+    assert_true(told);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------------------ */
 
 struct fixture {
@@ -514,6 +545,7 @@ int main(void) {
         cmocka_unit_test(test_balance_of_causal_partitions),
         cmocka_unit_test(test_a_billion_tokens_over_thousands_of_ranks),
         cmocka_unit_test(test_rates_of_this_machine),
+        cmocka_unit_test(test_explained_in_a_context_of_ranks),
         cmocka_unit_test(test_short_memory),
     };
     int failed = cmocka_run_group_tests_name("ranks", tests, NULL, NULL);
