@@ -265,7 +265,7 @@ typedef enum da_overlap { DA_OVERLAP_COUNT = 0, DA_OVERLAP_ONCE = 1 } da_overlap
  * contiguous: one stretch, rank r the tokens floor(r n / ranks) to floor((r + 1) n / ranks) - 1 unless the ranks bring
  * others. zigzag: of 2 ranks chunks, chunk k the tokens floor(k n / (2 ranks)) to floor((k + 1) n / (2 ranks)) - 1, rank r
  * holds r and 2 ranks - 1 - r. striped: blocks of `stripe` tokens, block b to rank b mod ranks. Under `causal`, later
- * queries see more keys; zigzag and striped deal them out evenly. */
+ * queries see more keys: zigzag deals work out evenly, and so does striped unless ranks * stripe divides segment lengths. */
 typedef enum da_partition {
     DA_PARTITION_CONTIGUOUS = 0,
     DA_PARTITION_ZIGZAG = 1,
