@@ -108,13 +108,14 @@ static int lose(cli_ranks *ranks, int code) {
 
 void ranks_blame(cli_ranks *ranks, da_status status) {
     ranks->mine.consequence = status == DA_ERROR_COMMUNICATION;
+    ranks->told = status != DA_OK;
 }
 
 int ranks_settle(cli_ranks *ranks, int code) {
     if (!ranks_several(ranks) || ranks->lost) {
         return code;
     }
-    if (code != CLI_CONTINUE) {
+    if (code != CLI_CONTINUE && !ranks->told) {
         da_comm_abandon(&ranks->transport.attention); /* others may wait there for this rank */
     }
     ranks->mine.code = code;

@@ -34,6 +34,7 @@ typedef struct cli_ranks {
     da_layout *layout;   /* after ranks_divide */
     const da_part *part; /* this rank's; NULL: all */
     ranks_word mine, *words;
+    bool told; /* the library has told the others that a call failed, or it failed on all of them */
     bool lost; /* a rank is gone: there will be no meeting any more */
     int launched;
     da_comm counting;

@@ -143,6 +143,7 @@ def wait_for_tokens(partial, tokens):
     pytest.fail(f"{partial}: never came to {tokens} tokens")
 
 
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="sanitizers take memory of their own")
 def test_longer_than_memory_stopped_and_resumed(long_inputs, tmp_path):
     """Inputs and output of 512 MiB, or more, in 64 MiB: stopped in the middle, resumed, and the same bits as without a stop."""
     command = [*long_inputs, "--impl", "ring", "--memory", "64M", "--json"]

@@ -235,6 +235,7 @@ def test_program_without_its_module(inputs, tmp_path):
     shutil.copy(CLI, program)
     for rank, lines in ((0, 1), (1, 0)):
         environment = {**os.environ, "PMI_SIZE": "2", "PMI_RANK": str(rank)}
+        environment.pop("LD_LIBRARY_PATH", None)
         done = subprocess.run([program, "run", *map(str, inputs.save()), *PATTERN, "--out", inputs.out / "o.npy"], check=False,
                               capture_output=True, text=True, env=environment)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", lines)

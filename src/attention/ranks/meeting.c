@@ -180,18 +180,25 @@ static da_status gather_mask(da_meeting *meeting, int64_t batch) {
 
 /* ---- the meeting ------------------------------------------------------------------------------------------------- */
 
+/* Checks what every rank knows, so that all come to the same; but for memory, which may be short on one of them. */
+static da_status check_call(da_meeting *meeting, const da_meeting_call *call, const int64_t (*all)[FIELDS]) {
+    da_status status = check_agreement(meeting->comm, all);
+    if (status == DA_OK) {
+        status = make_layout(meeting, all);
+    }
+    if (status == DA_OK) {
+        status = check_whole(meeting, call);
+    }
+    meeting->all_refuse = status != DA_OK && status != DA_ERROR_OUT_OF_MEMORY;
+    return status;
+}
+
 static da_status meet(da_meeting *meeting, const da_meeting_call *call, int64_t (*all)[FIELDS]) {
     int64_t mine[FIELDS];
     describe_call(call, mine);
     da_status status = da_comm_gather(meeting->comm, da_context_allocator(meeting->context), mine, sizeof mine, all);
     if (status == DA_OK) {
-        status = check_agreement(meeting->comm, (const int64_t(*)[FIELDS])all);
-    }
-    if (status == DA_OK) {
-        status = make_layout(meeting, (const int64_t(*)[FIELDS])all);
-    }
-    if (status == DA_OK) {
-        status = check_whole(meeting, call);
+        status = check_call(meeting, call, (const int64_t(*)[FIELDS])all);
     }
     return status == DA_OK && call->options->key_mask ? gather_mask(meeting, call->query->shape[0]) : status;
 }

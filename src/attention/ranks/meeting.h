@@ -17,6 +17,7 @@ typedef struct da_meeting {
     const da_part *part;     /* this rank's */
     da_call_options options; /* the call's; the mask, if there is one, of all tokens */
     uint8_t *mask;
+    bool all_refuse; /* da_meeting_begin failed, as on every rank: nobody waits for another */
 } da_meeting;
 
 /* A call as far as ranks must agree on it. */

@@ -9,7 +9,7 @@ enum { TAG_KEYS = 0, TAG_QUERIES = 1 };
 
 /* After an error other ranks would wait in vain. */
 static da_status leave(da_meeting *meeting, da_status status) {
-    if (status != DA_OK) {
+    if (status != DA_OK && !meeting->all_refuse) {
         da_comm_abandon(meeting->comm);
     }
     da_meeting_end(meeting);
