@@ -38,9 +38,9 @@ typedef struct setting {
 /* What a run of all ranks, or of one process, gives. */
 typedef struct results {
     double out[ELEMENTS], grad_input[ELEMENTS], gradients[MAX_RANKS][PARAMETERS];
-    int64_t parameters;
+    int64_t parameters[MAX_RANKS];
     da_status status[MAX_RANKS];
-    char message[256];
+    char message[MAX_RANKS][256];
 } results;
 
 typedef struct whole {
@@ -148,9 +148,9 @@ static da_status run_part(whole *w, const da_comm *comm, int rank, part *p) {
         status = run_module(multihead, p, &options, gradients);
     }
     if (status == DA_OK) {
-        w->got.parameters = copy_gradients(multihead, gradients, w->got.gradients[rank]);
+        w->got.parameters[rank] = copy_gradients(multihead, gradients, w->got.gradients[rank]);
     } else {
-        snprintf(w->got.message, sizeof w->got.message, "%s", da_last_error_message());
+        snprintf(w->got.message[rank], sizeof w->got.message[rank], "%s", da_last_error_message());
     }
     da_multihead_gradients_free(gradients);
     da_multihead_free(multihead);
@@ -206,11 +206,11 @@ static void compare(const setting *set) {
     assert_true(ranks_run(set->ranks, 60, NULL, run_rank, &many));
     for (int rank = 0; rank < set->ranks; rank++) {
         if (many.got.status[rank] != DA_OK) {
-            fail_msg("rank %d: %s", rank, many.got.message);
+            fail_msg("rank %d: %s", rank, many.got.message[rank]);
         }
-        assert_near("a gradient of a parameter", many.got.gradients[rank], one.got.gradients[0], one.got.parameters);
+        assert_near("a gradient of a parameter", many.got.gradients[rank], one.got.gradients[0], one.got.parameters[0]);
         assert_memory_equal(many.got.gradients[rank], many.got.gradients[0],
-                            (size_t)one.got.parameters * sizeof(double));
+                            (size_t)one.got.parameters[0] * sizeof(double));
     }
     assert_near("out", many.got.out, p.out, ELEMENTS);
     assert_near("grad_input", many.got.grad_input, p.grad_input, ELEMENTS);
