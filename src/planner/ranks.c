@@ -187,8 +187,9 @@ static double carry_of(const planning *p, const direction *d, const da_part *par
         return allocated(da_improved_forward_carry(p->context, false, &problem));
     }
     bool keys = d->travellers == DA_TRAVEL_QUERIES;
-    return (keys ? 2 : 1) *
-           (double)da_improved_backward_carry(p->context, false, &problem, keys ? problem.kv_heads : problem.heads);
+    int64_t heads = keys ? problem.kv_heads : problem.heads;
+    size_t bytes = da_improved_backward_carry(p->context, false, &problem, heads);
+    return allocated((keys ? 2 : 1) * bytes);
 }
 
 /* While ranks meet: what all of them say, and a copy of it or, then, the layout and the lengths that it is made of. */

@@ -34,7 +34,9 @@ static void draw_patterns(da_attention_config *config, int64_t n) {
 }
 
 drawn drawn_next(int number) {
-    drawn d = {.n = 1 + drawn_below(number % 8 == 0 ? DRAWN_MAX_N : 70), .heads = 1 + drawn_below(9)};
+    /* One after the other: the members of an initialiser are computed in any order. */
+    drawn d = {.n = 1 + drawn_below(number % 8 == 0 ? DRAWN_MAX_N : 70)};
+    d.heads = 1 + drawn_below(9);
     da_attention_config_init(&d.config);
     draw_patterns(&d.config, d.n);
     d.head = drawn_below(d.heads);

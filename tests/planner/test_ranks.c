@@ -52,6 +52,7 @@ static bool counted_cancel(void *request, void *user) {
 
 typedef struct real {
     const char *implementation;
+    da_isa isa; /* whose vectors make rows as long as they are in memory */
     da_attention_config config;
     da_problem problem;
     int ranks;
@@ -138,6 +139,7 @@ static void run_rank(const da_comm *comm, void *user) {
     ours.abandon = NULL;
     da_context_options_init(&options);
     options.threads = 1;
+    options.isa = r->isa;
     options.comm = &ours;
     options.allocator = counting_allocator_interface(&counter);
     da_status status = da_context_create(&options, &context);
@@ -161,18 +163,21 @@ static void check_rank(const real *r, const da_rank_share *share, int rank) {
     assert_true(share->bytes_received == c->bytes_received);
     assert_true(share->bytes_sent == c->bytes_sent);
     assert_true(share->tensor_bytes == r->tensor_bytes[rank]);
-#if defined(__x86_64__) /* under an emulated arm64 the peak was another once; the cause is not known yet */
     assert_true(share->memory_bytes == r->peak_bytes[rank]);
-#endif
 }
 
-static da_context *plain_context(void) {
+static da_context *context_of(da_isa isa) {
     da_context *context;
     da_context_options options;
     da_context_options_init(&options);
     options.threads = 1;
+    options.isa = isa;
     assert_int_equal(da_context_create(&options, &context), DA_OK);
     return context;
+}
+
+static da_context *plain_context(void) {
+    return context_of(DA_ISA_AUTO);
 }
 
 /* Given rates, so that nothing is timed. */
@@ -189,6 +194,7 @@ static void draw_real(real *r, int number) {
     static const da_dtype dtypes[] = {DA_F32, DA_F64, DA_BF16, DA_F16};
     drawn d = drawn_next(number);
     *r = (real){.config = d.config, .ranks = d.ranks, .backward = number % 2 == 1};
+    r->isa = number / 2 % 2 == 0 ? DA_ISA_AUTO : DA_ISA_PORTABLE;
     r->config.split = DA_SPLIT_TOKENS;
     r->config.partition = (da_partition)(number % 3);
     r->config.stripe = number % 6 == 5 ? 0 : 1 + drawn_below(20);
@@ -201,9 +207,10 @@ static void draw_real(real *r, int number) {
     r->problem.dtype = dtypes[number / 2 % 4];
 }
 
-static void check_real(const da_context *context, real *r) {
+static void check_real(real *r) {
     static const char *const implementations[] = {"ring", "distributed"};
     da_ranks_options options = given_rates(r->ranks, r->backward);
+    da_context *context = context_of(r->isa);
     da_ranks_plan *plan;
     assert_int_equal(da_plan_ranks(context, &r->config, &r->problem, &options, &plan), DA_OK);
     assert_int_equal(da_ranks_plan_count(plan), r->ranks);
@@ -221,19 +228,18 @@ static void check_real(const da_context *context, real *r) {
         }
     }
     da_ranks_plan_free(plan);
+    da_context_free(context);
 }
 
 static void test_real_calls_send_and_hold_the_same(void **state) {
-    da_context *context = plain_context();
     int several = 0;
     for (int number = 0; number < CONFIGURATIONS; number++) {
         real r;
         draw_real(&r, number);
-        check_real(context, &r);
+        check_real(&r);
         several += r.ranks > 1;
     }
     assert_true(several > CONFIGURATIONS / 2);
-    da_context_free(context);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
@@ -267,7 +273,6 @@ static void test_pairs_add_up_to_the_problem(void **state) {
 /* Keys of a group of heads with more patterns than a head can have. */
 static void test_a_group_with_many_patterns(void **state) {
     real r = {.ranks = 3};
-    da_context *context = plain_context();
     da_attention_config_init(&r.config);
     r.config.split = DA_SPLIT_TOKENS;
     assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
@@ -277,8 +282,7 @@ static void test_a_group_with_many_patterns(void **state) {
     r.problem.heads = 90;
     r.problem.kv_heads = 1;
     r.problem.head_dim = 3;
-    check_real(context, &r);
-    da_context_free(context);
+    check_real(&r);
 }
 
 /* ---- time ---------------------------------------------------------------------------------------------------------- */
