@@ -193,20 +193,31 @@ static void store_gradient(const worker *w, const da_tensor *gradient, int64_t p
                                     gradient->stride[3]);
 }
 
+static void add_row(const worker *w, const char *row, char *sums) {
+    int count = w->unit.cut->padded_dim;
+    if (w->unit.cut->kernels->real_size == sizeof(double)) {
+        for (int c = 0; c < count; c++) {
+            ((double *)(void *)sums)[c] += ((const double *)(const void *)row)[c];
+        }
+    } else {
+        for (int c = 0; c < count; c++) {
+            ((float *)(void *)sums)[c] += ((const float *)(const void *)row)[c];
+        }
+    }
+}
+
 /* Row `position` of the sums that are carried, of the array `which` among those of the direction. */
 static char *find_carried(const worker *w, int which, int64_t position) {
-    const da_part *rows = w->unit.scope->rows;
     const int64_t *shape = w->unit.pass->rows_are_keys ? w->tensors->key->shape : w->tensors->query->shape;
-    int64_t row = position + w->unit.row_shift - rows->pieces->row, sequences = shape[0] * shape[2];
-    return w->unit.scope->carry->memory +
-           (size_t)((which * sequences + w->sequence) * rows->length + row) * da_unit_row_bytes(&w->unit);
+    int64_t sequence = which * shape[0] * shape[2] + w->sequence;
+    return w->unit.scope->carry->memory + da_unit_carried(&w->unit, sequence, position) * da_unit_row_bytes(&w->unit);
 }
 
 /* A row of sums is done with in this scope: adds what earlier ones gave, and stores it or carries it on. */
 static void leave_sums(const worker *w, int which, const da_tensor *gradient, int64_t position, int64_t head,
                        double factor, char *sums) {
     if (!da_scope_begins(w->unit.scope)) {
-        da_unit_merge_row(&w->unit, sums, 1, find_carried(w, which, position), 1);
+        add_row(w, find_carried(w, which, position), sums);
     }
     if (da_scope_ends(w->unit.scope)) {
         store_gradient(w, gradient, position, head, factor, sums);
@@ -353,19 +364,6 @@ static void attend_keys(void *user, const da_row_class *class, int row) {
         make_room(w, class->first_row + row);
     }
     attend_tile(w, class, row, w->tensors->grad_key != NULL, w->tensors->grad_value != NULL);
-}
-
-static void add_row(const worker *w, const char *row, char *sums) {
-    int count = w->unit.cut->padded_dim;
-    if (w->unit.cut->kernels->real_size == sizeof(double)) {
-        for (int c = 0; c < count; c++) {
-            ((double *)(void *)sums)[c] += ((const double *)(const void *)row)[c];
-        }
-    } else {
-        for (int c = 0; c < count; c++) {
-            ((float *)(void *)sums)[c] += ((const float *)(const void *)row)[c];
-        }
-    }
 }
 
 /* Adds what the unit's keys give to the gradient of the block's queries. */

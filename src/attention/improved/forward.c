@@ -119,8 +119,7 @@ static carried_row find_carried(const worker *w, int row) {
     const da_unit_cut *cut = &w->shared->cut;
     size_t sequences = (size_t)(w->shared->call->query->shape[0] * w->shared->call->query->shape[2]);
     size_t rows = sequences * (size_t)scope->rows->length;
-    size_t at =
-        (size_t)(w->sequence * scope->rows->length + da_unit_tensor_row(&w->unit, row) - scope->rows->pieces->row);
+    size_t at = da_unit_carried(&w->unit, w->sequence, da_unit_row_position(&w->unit, row));
     char *sums = scope->carry->memory + rows * cut->kernels->real_size,
          *accumulators = sums + rows * cut->kernels->real_size;
     return (carried_row){.maximum = scope->carry->memory + at * cut->kernels->real_size,
@@ -131,6 +130,24 @@ static carried_row find_carried(const worker *w, int row) {
 /* Of a maximum that grew: 2^(from - to), where both may be -infinity. */
 static double shrinking(double from, double to) {
     return from == to ? 1 : exp2(from - to);
+}
+
+/* row = row * row_factor + other * other_factor: real[padded_dim]. */
+static void merge_row(const da_unit_cut *cut, char *row, double row_factor, const char *other, double other_factor) {
+    int count = cut->padded_dim;
+    if (cut->kernels->real_size == sizeof(double)) {
+        double *to = (double *)(void *)row;
+        const double *from = (const double *)(const void *)other;
+        for (int c = 0; c < count; c++) {
+            to[c] = to[c] * row_factor + from[c] * other_factor;
+        }
+    } else {
+        float *to = (float *)(void *)row, to_factor = (float)row_factor, from_factor = (float)other_factor;
+        const float *from = (const float *)(const void *)other;
+        for (int c = 0; c < count; c++) {
+            to[c] = to[c] * to_factor + from[c] * from_factor;
+        }
+    }
 }
 
 /* Adds to a row what earlier scopes gave. */
@@ -144,7 +161,7 @@ static void add_carried(worker *w, int row) {
     da_set_real(kernels, w->sum, row,
                 da_real_at(kernels, w->sum, row) * shrink_ours + da_real_at(kernels, carried.sum, 0) * shrink_theirs);
     da_set_real(kernels, w->maximum, row, reached);
-    da_unit_merge_row(&w->unit, accumulator, shrink_ours, carried.accumulator, shrink_theirs);
+    merge_row(&w->shared->cut, accumulator, shrink_ours, carried.accumulator, shrink_theirs);
 }
 
 static void carry_row(const worker *w, int row) {

@@ -181,23 +181,6 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
     }
 }
 
-void da_unit_merge_row(const da_unit *unit, char *row, double row_factor, const char *other, double other_factor) {
-    int count = unit->cut->padded_dim;
-    if (unit->cut->kernels->real_size == sizeof(double)) {
-        double *to = (double *)(void *)row;
-        const double *from = (const double *)(const void *)other;
-        for (int c = 0; c < count; c++) {
-            to[c] = to[c] * row_factor + from[c] * other_factor;
-        }
-    } else {
-        float *to = (float *)(void *)row, to_factor = (float)row_factor, from_factor = (float)other_factor;
-        const float *from = (const float *)(const void *)other;
-        for (int c = 0; c < count; c++) {
-            to[c] = to[c] * to_factor + from[c] * from_factor;
-        }
-    }
-}
-
 void da_unit_finish_tiles(const da_unit *unit, const da_row_class *class, char *accumulators) {
     const da_kernels *kernels = unit->cut->kernels;
     for (int row = 0; row < class->row_count && kernels->finish_tile; row += kernels->tile_rows) {

@@ -104,6 +104,12 @@ static inline int64_t da_unit_tensor_row(const da_unit *unit, int row) {
     return da_unit_row_position(unit, row) + unit->row_shift;
 }
 
+/* The place of what a row carries among those of its array; `sequence`: of the row's head, among all. */
+static inline size_t da_unit_carried(const da_unit *unit, int64_t sequence, int64_t position) {
+    const da_part *rows = unit->scope->rows;
+    return (size_t)(sequence * rows->length + position + unit->row_shift - rows->pieces->row);
+}
+
 /* Rows of a class, rounded up to whole tiles. */
 static inline int da_unit_padded_rows(const da_unit *unit, const da_row_class *class) {
     int tile_rows = unit->cut->kernels->tile_rows;
@@ -125,9 +131,6 @@ void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block
 
 /* Makes rows of the accumulators of a class: real[rows][padded_dim], of which its first_row begins a tile. */
 void da_unit_finish_tiles(const da_unit *unit, const da_row_class *class, char *accumulators);
-
-/* row = row * row_factor + other * other_factor: real[padded_dim]. */
-void da_unit_merge_row(const da_unit *unit, char *row, double row_factor, const char *other, double other_factor);
 
 /* Fills in, for the tile that begins at row `row` of a class, the rows in use, what they see, what dropout needs, and the
  * bias. */
