@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attention/improved/passes.h"
+#include "attention/ranks/packed_row.h"
 #include "core/dtype.h"
 #include "core/memory.h"
 
@@ -77,32 +78,14 @@ static size_t block_bytes(const block *b, int64_t rows) {
            da_dtype_size(b->tensor->dtype);
 }
 
-static void copy_components(const da_tensor *tensor, char *in_tensor, char *packed, bool pack) {
-    size_t size = da_dtype_size(tensor->dtype);
-    size_t step = (size_t)tensor->stride[3] * size;
-    for (int64_t c = 0; c < tensor->shape[3]; c++) {
-        char *component = in_tensor + c * (int64_t)step;
-        memcpy(pack ? packed + (size_t)c * size : component, pack ? component : packed + (size_t)c * size, size);
-    }
-}
-
-static void copy_row(const da_tensor *tensor, char *in_tensor, char *packed, bool pack) {
-    if (tensor->stride[3] == 1) {
-        size_t bytes = (size_t)tensor->shape[3] * da_dtype_size(tensor->dtype);
-        memcpy(pack ? packed : in_tensor, pack ? in_tensor : packed, bytes);
-    } else {
-        copy_components(tensor, in_tensor, packed, pack);
-    }
-}
-
 /* Copies a block into (or out of) packed memory; returns the end of it. */
 static char *copy_block(const block *b, int64_t rows, char *packed, bool pack) {
-    size_t bytes = (size_t)b->tensor->shape[3] * da_dtype_size(b->tensor->dtype);
+    size_t bytes = da_packed_row_bytes(b->tensor);
     for (int64_t batch = 0; batch < b->tensor->shape[0]; batch++) {
         for (int64_t row = 0; row < rows; row++) {
             int64_t i = b->part ? da_part_position(b->part, row) : row;
             for (int64_t head = b->first_head; head < b->end_head; head++) {
-                copy_row(b->tensor, da_tensor_row(b->tensor, batch, i, head), packed, pack);
+                da_copy_packed_row(b->tensor, batch, i, head, packed, !pack);
                 packed += bytes;
             }
         }
@@ -156,33 +139,39 @@ typedef struct mail {
     da_message message;
 } mail;
 
-/* A message to and from each other rank. Inputs go from tokens to heads, outputs from heads to tokens. */
-static da_status post_all(const transfer *t, bool outputs, mail *incoming, mail *outgoing) {
-    const da_meeting *meeting = t->meeting;
-    const da_allocator *allocator = da_context_allocator(meeting->context);
-    da_status status = DA_OK;
-    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
-        int from = (meeting->comm->rank - step + meeting->comm->ranks) % meeting->comm->ranks;
-        mail *m = &incoming[from];
-        m->bytes = message_bytes(t, from, outputs, outputs);
-        m->data = m->bytes > 0 ? da_allocate(allocator, m->bytes, 1) : NULL;
-        if (m->data) {
-            status = da_comm_receive(meeting->comm, m->data, m->bytes, from, TAG_HEADS, "tokens of heads", &m->message);
-        } else if (m->bytes > 0) {
-            status = DA_ERROR_OUT_OF_MEMORY;
-        }
+static da_status allocate_mail(const transfer *t, mail *m, int other, bool tokens_side, bool outputs) {
+    m->bytes = message_bytes(t, other, tokens_side, outputs);
+    m->data = m->bytes > 0 ? da_allocate(da_context_allocator(t->meeting->context), m->bytes, 1) : NULL;
+    return m->data || m->bytes == 0 ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+}
+
+static da_status receive_mail(const transfer *t, mail *m, int from, bool outputs) {
+    da_status status = allocate_mail(t, m, from, outputs, outputs);
+    return status == DA_OK && m->data
+               ? da_comm_receive(t->meeting->comm, m->data, m->bytes, from, TAG_HEADS, "tokens of heads", &m->message)
+               : status;
+}
+
+static da_status send_mail(const transfer *t, mail *m, int to, bool outputs) {
+    da_status status = allocate_mail(t, m, to, !outputs, outputs);
+    if (status != DA_OK || !m->data) {
+        return status;
     }
-    for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
-        int to = (meeting->comm->rank + step) % meeting->comm->ranks;
-        mail *m = &outgoing[to];
-        m->bytes = message_bytes(t, to, !outputs, outputs);
-        m->data = m->bytes > 0 ? da_allocate(allocator, m->bytes, 1) : NULL;
-        if (m->data) {
-            copy_message(t, to, !outputs, outputs, m->data, true);
-            status = da_comm_send(meeting->comm, m->data, m->bytes, to, TAG_HEADS, "tokens of heads", &m->message);
-        } else if (m->bytes > 0) {
-            status = DA_ERROR_OUT_OF_MEMORY;
-        }
+    copy_message(t, to, !outputs, outputs, m->data, true);
+    return da_comm_send(t->meeting->comm, m->data, m->bytes, to, TAG_HEADS, "tokens of heads", &m->message);
+}
+
+/* A message from and to each other rank. Inputs go from tokens to heads, outputs from heads to tokens. */
+static da_status post_all(const transfer *t, bool outputs, mail *incoming, mail *outgoing) {
+    int ranks = t->meeting->comm->ranks, rank = t->meeting->comm->rank;
+    da_status status = DA_OK;
+    for (int step = 1; step < ranks && status == DA_OK; step++) {
+        int from = (rank - step + ranks) % ranks;
+        status = receive_mail(t, &incoming[from], from, outputs);
+    }
+    for (int step = 1; step < ranks && status == DA_OK; step++) {
+        int to = (rank + step) % ranks;
+        status = send_mail(t, &outgoing[to], to, outputs);
     }
     return status;
 }
@@ -250,7 +239,7 @@ static da_status add_views(transfer *t, const da_tensor *const *inputs, int inpu
     return status;
 }
 
-/* Does this rank compute any heads? */
+/* The query heads that this rank computes; there may be none. */
 static da_head_range own_heads(const transfer *t, int64_t heads) {
     int64_t first, end, group = heads / t->kv_heads;
     da_heads_of_rank(t->kv_heads, t->meeting->comm->ranks, t->meeting->comm->rank, &first, &end);

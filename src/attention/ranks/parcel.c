@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attention/improved/passes.h"
+#include "attention/ranks/packed_row.h"
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -74,10 +75,6 @@ da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_
 
 /* ---- the message: rows of the first tensor, of the second, terms ------------------------------------------------- */
 
-static size_t row_bytes(const da_cargo *cargo) {
-    return (size_t)cargo->first->shape[3] * da_dtype_size(cargo->first->dtype);
-}
-
 /* Two tensors' rows. The terms, which follow, are doubles. */
 static size_t rows_end(int64_t rows, size_t row_bytes, bool with_terms) {
     size_t bytes = 2 * (size_t)rows * row_bytes;
@@ -85,7 +82,7 @@ static size_t rows_end(int64_t rows, size_t row_bytes, bool with_terms) {
 }
 
 static size_t terms_at(const da_parcel *parcel, const da_cargo *cargo) {
-    return rows_end(parcel->rows, row_bytes(cargo), true);
+    return rows_end(parcel->rows, da_packed_row_bytes(cargo->first), true);
 }
 
 size_t da_parcel_message_bytes(int64_t rows, int64_t head_dim, da_dtype dtype, bool with_terms) {
@@ -102,18 +99,6 @@ static da_status allocate_data(da_parcel *parcel, const da_meeting *meeting, con
     return parcel->data ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
 }
 
-static void copy_row(const da_tensor *tensor, int64_t batch, int64_t row, int64_t head, char *to) {
-    size_t size = da_dtype_size(tensor->dtype);
-    const char *from = da_tensor_row(tensor, batch, row, head);
-    if (tensor->stride[3] == 1) {
-        memcpy(to, from, (size_t)tensor->shape[3] * size);
-        return;
-    }
-    for (int64_t c = 0; c < tensor->shape[3]; c++) {
-        memcpy(to + (size_t)c * size, from + c * tensor->stride[3] * (int64_t)size, size);
-    }
-}
-
 typedef struct packing {
     const da_parcel *parcel;
     const da_cargo *cargo;
@@ -126,15 +111,15 @@ static void pack_head(int64_t index, int thread, void *user) {
     const da_cargo *cargo = job->cargo;
     int64_t batch = index / parcel->heads, head = index % parcel->heads;
     const da_kept *kept = &parcel->kept[head];
-    size_t bytes = row_bytes(cargo), at = (size_t)(parcel->first_rows[head] + batch * kept->count);
+    size_t bytes = da_packed_row_bytes(cargo->first), at = (size_t)(parcel->first_rows[head] + batch * kept->count);
     char *first = parcel->data, *second = first + (size_t)parcel->rows * bytes;
     double(*terms)[2] = (double(*)[2])(void *)(parcel->data + terms_at(parcel, cargo));
     for (int64_t row = 0; row < kept->length; row++) {
         if (kept->bits[row / 64] == 0) {
             row |= 63; /* to the end of a word without marks */
         } else if (da_kept_index(kept, row) >= 0) {
-            copy_row(cargo->first, batch, row, head, first + at * bytes);
-            copy_row(cargo->second, batch, row, head, second + at * bytes);
+            da_copy_packed_row(cargo->first, batch, row, head, first + at * bytes, false);
+            da_copy_packed_row(cargo->second, batch, row, head, second + at * bytes, false);
             if (cargo->backward) {
                 da_improved_query_terms(cargo->backward, batch, row, head, terms[at]);
             }
@@ -181,7 +166,7 @@ da_source da_parcel_source(const da_parcel *parcel, const da_cargo *cargo) {
                       .stride = {0, like->shape[3], 0, 1}};
     da_source source = {
         .part = parcel->columns, .tensors = {rows, rows}, .kept = parcel->kept, .first_rows = parcel->first_rows};
-    source.tensors[DA_SECOND].data = parcel->data + (size_t)parcel->rows * row_bytes(cargo);
+    source.tensors[DA_SECOND].data = parcel->data + (size_t)parcel->rows * da_packed_row_bytes(cargo->first);
     if (cargo->backward) {
         source.terms = (const double(*)[2])(const void *)(parcel->data + terms_at(parcel, cargo));
     }
