@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <time.h>
 
+#include "dilated_attention.h"
+
 static inline double da_seconds(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -28,6 +30,20 @@ static inline void da_rest(da_rests *rests) {
     }
     nanosleep(&(struct timespec){0, rests->nanoseconds}, NULL);
     rests->nanoseconds = rests->nanoseconds < LONGEST / 2 ? 2 * rests->nanoseconds : LONGEST;
+}
+
+/* For transports whose requests move on only when they are looked at: the `wait` of a da_comm by `look`, which says whether a
+ * request has ended. */
+static inline da_status da_wait_by_looking(da_status (*look)(void *user, void *request, bool *done), void *user,
+                                           void *request, double seconds, bool *done) {
+    da_rests rests = {0};
+    double end = da_seconds() + seconds;
+    da_status status = look(user, request, done);
+    while (status == DA_OK && !*done && seconds > 0 && da_seconds() < end) {
+        da_rest(&rests);
+        status = look(user, request, done);
+    }
+    return status;
 }
 
 #endif

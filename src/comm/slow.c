@@ -48,8 +48,6 @@ static da_status begin_send(const void *data, size_t bytes, int to, int tag, voi
     }
     double now = da_seconds();
     slow->free_at = (slow->free_at > now ? slow->free_at : now) + (double)bytes / slow->bandwidth;
-    slow->messages++;
-    slow->bytes += (int64_t)bytes;
     mine->leaves = slow->free_at;
     da_status status = inner->send(&mine->leaves, sizeof mine->leaves, to, tag, &mine->announcement, inner->user);
     if (status == DA_OK) {

@@ -1,5 +1,5 @@
 /* A da_comm around another, as over a slower network, in real time: so that a test or a benchmark can see whether messages
- * travel while ranks compute. It also counts what is sent. */
+ * travel while ranks compute. */
 #ifndef DA_COMM_SLOW_H
 #define DA_COMM_SLOW_H
 
@@ -7,10 +7,9 @@
 
 typedef struct da_slow {
     da_comm inner;
-    double latency;          /* seconds that a message is under way once its last byte has left */
-    double bandwidth;        /* bytes that leave this rank in a second, whoever they go to; INFINITY: no limit */
-    double free_at;          /* when the last byte so far will have left, by da_seconds() */
-    int64_t messages, bytes; /* that were sent so far */
+    double latency;   /* seconds that a message is under way once its last byte has left */
+    double bandwidth; /* bytes that leave this rank in a second, whoever they go to; INFINITY: no limit */
+    double free_at;   /* when the last byte so far will have left, by da_seconds() */
 } da_slow;
 
 /* Makes the da_comm `out` around `inner`. A send that is begun at a time t ends once all bytes begun before and its own could

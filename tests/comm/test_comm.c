@@ -15,6 +15,7 @@
 
 #include "comm/checks.h"
 #include "comm/clock.h"
+#include "comm/counted.h"
 #include "comm/slow.h"
 #include "support/counting_allocator.h"
 #include "support/ranks.h"
@@ -83,27 +84,29 @@ static void two_slow_messages(const da_comm *comm, void *user) {
     static char out[200000], in[200000];
     slow_run *run = user;
     da_slow slow;
-    da_comm slowed;
+    da_counted counted;
+    da_comm slowed, both;
     da_message messages[2];
     da_status status = DA_OK;
     da_slow_init(&slow, comm, 0.1, 1e6, &slowed);
+    da_count_messages(&counted, &slowed, &both);
     double begin = da_seconds();
     for (int k = 0; status == DA_OK && k < 2; k++) {
         size_t bytes = k == 0 ? 200000 : 100000;
-        status = comm->rank == 0 ? da_comm_send(&slowed, out, bytes, 1, 0, "bytes", &messages[k])
-                                 : da_comm_receive(&slowed, in, bytes, 0, 0, "bytes", &messages[k]);
+        status = comm->rank == 0 ? da_comm_send(&both, out, bytes, 1, 0, "bytes", &messages[k])
+                                 : da_comm_receive(&both, in, bytes, 0, 0, "bytes", &messages[k]);
     }
     if (comm->rank == 0) {
         run->began = begin;
         run->sent_after = da_seconds() - begin;
     }
     for (int k = 0; status == DA_OK && k < 2; k++) {
-        status = da_comm_wait(&slowed, &messages[k]);
+        status = da_comm_wait(&both, &messages[k]);
         (comm->rank == 0 ? run->leaves_after : run->received_after)[k] = da_seconds();
     }
     if (comm->rank == 0) {
-        run->messages = slow.messages;
-        run->bytes = slow.bytes;
+        run->messages = counted.messages;
+        run->bytes = counted.bytes;
     }
     if (status != DA_OK) {
         run->status = status;

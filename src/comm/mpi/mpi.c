@@ -167,7 +167,9 @@ static da_status look_for_signal(mpi_group *group) {
     return DA_OK;
 }
 
-static da_status look(mpi_group *group, mpi_message *message, bool *done) {
+static da_status look(void *user, void *request, bool *done) {
+    mpi_group *group = user;
+    mpi_message *message = request;
     MPI_Status got;
     int flag = 0;
     *done = false;
@@ -188,14 +190,7 @@ static da_status look(mpi_group *group, mpi_message *message, bool *done) {
 }
 
 static da_status wait_for(void *request, double seconds, bool *done, void *user) {
-    da_rests rests = {0};
-    double end = da_seconds() + seconds;
-    da_status status = look(user, request, done);
-    while (status == DA_OK && !*done && seconds > 0 && da_seconds() < end) {
-        da_rest(&rests);
-        status = look(user, request, done);
-    }
-    return status;
+    return da_wait_by_looking(look, user, request, seconds, done);
 }
 
 /* True if the request ends within so short a time that it must have been about to. */

@@ -291,7 +291,9 @@ static da_status deliver(const nccl_group *group, const nccl_message *message) {
     return DA_OK;
 }
 
-static da_status look(nccl_group *group, nccl_message *message, bool *done) {
+static da_status look(void *user, void *request, bool *done) {
+    nccl_group *group = user;
+    nccl_message *message = request;
     *done = false;
     da_status status = advance(group, message);
     if (status != DA_OK || message->state != RUNNING) {
@@ -314,14 +316,7 @@ static da_status look(nccl_group *group, nccl_message *message, bool *done) {
 }
 
 static da_status wait_for(void *request, double seconds, bool *done, void *user) {
-    da_rests rests = {0};
-    double end = da_seconds() + seconds;
-    da_status status = look(user, request, done);
-    while (status == DA_OK && !*done && seconds > 0 && da_seconds() < end) {
-        da_rest(&rests);
-        status = look(user, request, done);
-    }
-    return status;
+    return da_wait_by_looking(look, user, request, seconds, done);
 }
 
 /* A message that is under way ends with the communicator alone; its buffer is then not used again. */
