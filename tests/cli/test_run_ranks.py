@@ -14,14 +14,12 @@ import pytest
 from cli_support import assert_matches, decode, encode, read_safetensors, refuse, succeed, write_safetensors
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mpi"))
-from mpi_launch import RECOVER, begin, end, run  # noqa: E402
+from mpi_launch import NO_LEAKS, RECOVER, begin, end, run  # noqa: E402
 
 CLI = pathlib.Path(os.environ["DA_CLI"])
 MODULE = CLI.parent.parent / "lib" / "dilated-attention-mpi.so"
 CASE = {"segment_lengths": [8, 16, 32], "dilation_rates": [1, 2, 4], "causal": True}
 PATTERN = ["--segments", "8,16,32", "--rates", "1,2,4", "--causal"]
-# MPI libraries keep memory until the end; where the program was built with the address sanitizer, that is no leak of ours.
-SANITIZER = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
 
 needs_mpi = pytest.mark.skipif(not MODULE.exists() or not shutil.which("mpirun"), reason="MPI is not installed, or was not when the command line was built")
 
@@ -33,7 +31,7 @@ def launch(ranks, *words, more=()):
 
 
 def succeed_over(ranks, *words):
-    status, stdout, stderr = run(*launch(ranks, *words), **SANITIZER)
+    status, stdout, stderr = run(*launch(ranks, *words), **NO_LEAKS)
     assert (status, stderr) == (0, "")
     return stdout
 
@@ -44,7 +42,7 @@ def own_lines(stderr):
 
 def refuse_over(code, ranks, *words, more=()):
     """All end, and one line says why; returns it."""
-    status, stdout, stderr = run(*launch(ranks, *words, more=more), **SANITIZER)
+    status, stdout, stderr = run(*launch(ranks, *words, more=more), **NO_LEAKS)
     assert (status, stdout) == (code, ""), stderr
     assert len(own_lines(stderr)) == 1, stderr
     return own_lines(stderr)[0]
@@ -167,7 +165,7 @@ def start_long(tmp_path, *options):
     np.save(path, np.random.default_rng(0).standard_normal((n, 1, 16)).astype(np.float32))
     process = begin(*options, *launch(3, "--q", path, "--k", path, "--v", path, "--segments", n, "--rates", 1, "--impl", "ring",
                                       "--isa", "portable", "--threads", 1, "--comm-timeout", 2, "--out", out / "o.npy", "--lse",
-                                      out / "l.npy"), **SANITIZER)
+                                      out / "l.npy"), **NO_LEAKS)
     limit = time.monotonic() + 60
     while len(os.listdir(out)) < 2:
         assert process.poll() is None and time.monotonic() < limit
@@ -223,7 +221,7 @@ def test_one_process_needs_no_mpi():
 @needs_mpi
 def test_launcher_of_another_mpi(inputs):
     words = [*inputs.save(), *PATTERN, "--out", inputs.out / "o.npy"]
-    environment = {**os.environ, **SANITIZER, "PMI_SIZE": "2", "PMI_RANK": "0", "OMPI_MCA_plm": "isolated"}
+    environment = {**os.environ, **NO_LEAKS, "PMI_SIZE": "2", "PMI_RANK": "0", "OMPI_MCA_plm": "isolated"}
     line = refuse(1, "run", *words, env=environment)
     assert "2 processes were launched, but MPI knows of 1" in line
     assert os.listdir(inputs.out) == []

@@ -1,46 +1,27 @@
 """Ranks that are processes: every check of checks.c over MPI, and what the others do when one rank fails."""
 
-import os
 import re
-import shutil
-import signal
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BUILD = Path(os.environ.get("DA_BUILD_DIR", ROOT / "build"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "mpi"))
+from mpi_launch import BUILD, NO_LEAKS, RECOVER, needs, run  # noqa: E402
+
 PROGRAM = BUILD / "bin" / "mpi_rank"
 
 # Checks that leave the da_comm in order, and what they need more than one rank for.
 ALONE = ["refusals", "order", "gather", "reduce", "same_bits", "agree"]
 TOGETHER = [*ALONE, "sizes", "large", "looking", "never_sent"]
 
-# For Open MPI; others do not look at it. As root, and more ranks than cores, as tests are run.
-OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_rmaps_base_oversubscribe": "1"}
-# mpirun leaves the others alone when one rank ends otherwise than by MPI_Finalize.
-RECOVER = ["--enable-recovery"]
-
-pytestmark = pytest.mark.skipif(not PROGRAM.exists() or not shutil.which("mpirun"),
-                                reason="MPI is not installed, or was not when the tests were built")
+pytestmark = needs("mpi_rank")
 
 
 def start(ranks, *checks, options=(), timeout=30.0):
-    """Ends in bounded time, whatever happens; its status and standard output."""
-    # Open MPI's own leaks are its own; its plug-ins are gone when a sanitizer could name them.
-    sanitizer = ":".join(filter(None, [os.environ.get("ASAN_OPTIONS"), "detect_leaks=0"]))
-    environment = {**os.environ, **OPEN_MPI, "DA_TEST_TIMEOUT": str(timeout), "ASAN_OPTIONS": sanitizer}
-    with subprocess.Popen(["mpirun", *options, "-n", str(ranks), str(PROGRAM), *checks], env=environment, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
-        try:
-            output, _ = process.communicate(timeout=100)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            pytest.fail(f"did not end:\n{output}")
-    return process.returncode, output
+    """Its status and standard output, with what it has to complain of."""
+    status, stdout, stderr = run(*options, "-n", ranks, PROGRAM, *checks, DA_TEST_TIMEOUT=str(timeout), **NO_LEAKS)
+    return status, stdout + stderr
 
 
 def passed(output, check):
