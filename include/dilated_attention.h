@@ -265,7 +265,8 @@ typedef enum da_overlap { DA_OVERLAP_COUNT = 0, DA_OVERLAP_ONCE = 1 } da_overlap
  * contiguous: one stretch, rank r the tokens floor(r n / ranks) to floor((r + 1) n / ranks) - 1 unless the ranks bring
  * others. zigzag: of 2 ranks chunks, chunk k the tokens floor(k n / (2 ranks)) to floor((k + 1) n / (2 ranks)) - 1, rank r
  * holds r and 2 ranks - 1 - r. striped: blocks of `stripe` tokens, block b to rank b mod ranks. Under `causal`, later
- * queries see more keys: zigzag deals work out evenly, and so does striped unless ranks * stripe divides segment lengths. */
+ * queries see more keys: zigzag deals work out evenly, and so does striped unless ranks * stripe and segment lengths have a
+ * large factor in common, as powers of two have. */
 typedef enum da_partition {
     DA_PARTITION_CONTIGUOUS = 0,
     DA_PARTITION_ZIGZAG = 1,
@@ -328,7 +329,7 @@ typedef struct da_attention_config {
     int64_t sequence_length; /* 0: unknown; the length to expect, which "auto" bases its choice on */
     da_tuning tuning;        /* all 0 */
     da_partition partition;  /* DA_PARTITION_CONTIGUOUS; of several ranks. Without effect on one, as is `stripe` */
-    int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2048 */
+    int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2039 */
     da_split split;          /* DA_SPLIT_AUTO; of `distributed` */
 } da_attention_config;
 
@@ -415,7 +416,7 @@ DA_API da_status da_position_from_name(const char *name, da_position *out);
 DA_API da_status da_rotary_layout_from_name(const char *name, da_rotary_layout *out);
 
 /* For those who cut their own tensors: *length = the number of rows that `rank` of `ranks` holds of n tokens, and
- * *position = the token whose row is `row` there. stripe is read for DA_PARTITION_STRIPED only; 0 is 2048. Where n is
+ * *position = the token whose row is `row` there. stripe is read for DA_PARTITION_STRIPED only; 0 is 2039. Where n is
  * smaller than ranks, some hold nothing. Errors: DA_ERROR_INVALID_ARGUMENT (0 <= n <= 2^48, 1 <= ranks <= 2^24). */
 DA_API da_status da_partition_length(da_partition partition, int64_t stripe, int64_t n, int ranks, int rank,
                                      int64_t *length);

@@ -10,7 +10,10 @@
 /* Bounds under which no product below overflows; n as da_problem_import has it. */
 #define MAX_TOKENS ((int64_t)1 << 48)
 #define MAX_RANKS (1 << 24)
-#define DEFAULT_STRIPE 2048
+
+/* A prime: a round of ranks * stripe that divides the lengths of segments would give a rank the same place in all of them, the
+ * last rank the latest queries, which see most. */
+#define DEFAULT_STRIPE 2039
 
 /* How a sequence is cut. */
 typedef struct cut {

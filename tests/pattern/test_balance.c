@@ -53,8 +53,16 @@ static void check(da_partition partition, int64_t longest) {
     }
 }
 
-/* Whatever the longest segment, the sequence itself among them. (Stripes whose round divides a segment length have the same
- * places in all of its segments, so that the last rank has more.) */
+/* Whatever the longest segment, the sequence itself among them. */
+static void test_striped(void **state) {
+    check(DA_PARTITION_STRIPED, N);
+    check(DA_PARTITION_STRIPED, 250000);
+    /* Stripes that are a power of two, as segments are, have the same places in all of these. */
+    da_attention_config together = make_config(DA_PARTITION_STRIPED, N);
+    together.stripe = 2048;
+    assert_true(imbalance(&together, 4) > 1.10);
+}
+
 static void test_zigzag(void **state) {
     check(DA_PARTITION_ZIGZAG, N);
     check(DA_PARTITION_ZIGZAG, 250000);
@@ -68,6 +76,7 @@ static void test_contiguous(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_zigzag), cmocka_unit_test(test_contiguous)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_zigzag), cmocka_unit_test(test_striped),
+                                       cmocka_unit_test(test_contiguous)};
     return cmocka_run_group_tests_name("balance", tests, NULL, NULL);
 }

@@ -17,7 +17,7 @@
 static int holder(da_partition partition, int64_t stripe, int64_t n, int ranks, int64_t i) {
     int64_t parts = partition == DA_PARTITION_ZIGZAG ? 2 * ranks : ranks;
     if (partition == DA_PARTITION_STRIPED) {
-        return (int)(i / (stripe == 0 ? 2048 : stripe) % ranks);
+        return (int)(i / (stripe == 0 ? 2039 : stripe) % ranks);
     }
     int64_t chunk = 0;
     while ((chunk + 1) * n / parts <= i) {
@@ -141,11 +141,11 @@ static void test_long_sequences(void **state) {
     da_layout_free(layout);
     /* Block 2^29 of 2048 tokens is rank 2^29 mod 8191's, as its row (2^29 / 8191) * 2048; the last block has 57 tokens. */
     const int64_t block = (int64_t)1 << 29;
-    assert_int_equal(da_partition_position(DA_PARTITION_STRIPED, 0, n, ranks, (int)(block % ranks),
+    assert_int_equal(da_partition_position(DA_PARTITION_STRIPED, 2048, n, ranks, (int)(block % ranks),
                                            block / ranks * 2048 + 5, &position),
                      DA_OK);
     assert_int_equal(position, block * 2048 + 5);
-    assert_int_equal(da_partition_length(DA_PARTITION_STRIPED, 0, n, ranks, (int)((block + 6) % ranks), &length),
+    assert_int_equal(da_partition_length(DA_PARTITION_STRIPED, 2048, n, ranks, (int)((block + 6) % ranks), &length),
                      DA_OK);
     assert_int_equal(length, (block + 6) / ranks * 2048 + 57);
     /* The most tokens and ranks that are allowed. */
