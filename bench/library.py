@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
 DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
@@ -26,7 +26,9 @@ class Config(Structure):
                 ("causal", c_bool), ("window", c_int64), ("mixing", c_int), ("offset_rule", c_int),
                 ("tail_rule", c_int), ("overlap", c_int), ("dtype", c_int), ("device", c_int),
                 ("sequence_length", c_int64), ("tuning", Tuning), ("partition", c_int), ("stripe", c_int64),
-                ("split", c_int)]
+                ("split", c_int), ("sparse_pattern", c_int), ("sparsity_ratio", c_double), ("block_size", c_int64),
+                ("quality_target", c_double), ("global_blocks", c_int64), ("sparse_seed", c_uint64),
+                ("tile_mask", c_void_p), ("sparse_profile", c_void_p)]
 
 
 class BackwardTensors(Structure):

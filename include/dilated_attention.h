@@ -307,6 +307,36 @@ typedef struct da_tuning {
     int threads;    /* 1..DA_MAX_THREADS; no more than the context has are used */
 } da_tuning;
 
+/* Which tiles `block_sparse` computes. A tile is a block of queries and a block of keys, of block_size tokens each by their
+ * places in the sequence (the last may be shorter). Of the tiles in which the dilated pattern, with causality and the window,
+ * lets a query of a block see a key, k = max(1, ceil(sparsity_ratio * their number)) are kept for each head and block of
+ * queries (docs/block-sparse.md):
+ * content: those with the most attention, estimated from the call's queries and keys. local_window: the nearest ones.
+ * global_local: the first global_blocks blocks of keys, then the nearest; the first global_blocks blocks of queries keep all
+ * of theirs. dilated_sparse: every s-th, counted from the own block. axial: blocks lie in a grid, row by row, and see their
+ * row and their column of it. random: the own block, and a draw by sparse_seed. hybrid: a third each of global, nearest and
+ * drawn ones. mask: those of the configuration's tile_mask. profile: for each head what sparse_profile says. */
+typedef enum da_sparse_pattern {
+    DA_SPARSE_CONTENT = 0,
+    DA_SPARSE_LOCAL_WINDOW = 1,
+    DA_SPARSE_GLOBAL_LOCAL = 2,
+    DA_SPARSE_DILATED_SPARSE = 3,
+    DA_SPARSE_AXIAL = 4,
+    DA_SPARSE_RANDOM = 5,
+    DA_SPARSE_HYBRID = 6,
+    DA_SPARSE_MASK = 7,
+    DA_SPARSE_PROFILE = 8
+} da_sparse_pattern;
+
+/* Tiles to compute; see "Tiles" below. */
+typedef struct da_tile_mask da_tile_mask;
+
+/* What each head of a model needs, found on sample data. */
+typedef struct da_sparse_profile da_sparse_profile;
+
+#define DA_MIN_TILE_BLOCK 16
+#define DA_MAX_TILE_BLOCK 1024
+
 typedef struct da_attention_config {
     size_t size;
     /* The patterns: 1 <= dilation_rate <= segment_length; neither needs to divide anything. The two counts must agree. */
@@ -331,6 +361,17 @@ typedef struct da_attention_config {
     da_partition partition;  /* DA_PARTITION_CONTIGUOUS; of several ranks. Without effect on one, as is `stripe` */
     int64_t stripe;          /* tokens in a block of DA_PARTITION_STRIPED; 0: the library's choice, 2039 */
     da_split split;          /* DA_SPLIT_AUTO; of `distributed` */
+    /* Of `block_sparse`; without effect on other implementations, which compute all. */
+    da_sparse_pattern sparse_pattern; /* DA_SPARSE_CONTENT */
+    double sparsity_ratio;            /* 0.1; in (0, 1]: the fraction of tiles that is kept. Not of mask, profile */
+    int64_t block_size;               /* 128; a multiple of 16 up to DA_MAX_TILE_BLOCK. Not of mask: it has its own */
+    double quality_target;            /* 1: none. In (0, 1): so much of the attention is to be kept, and the fraction
+                                                of tiles is found for each head from the call's data, in place of
+                                                sparsity_ratio. "auto" chooses `block_sparse` only with such a target */
+    int64_t global_blocks;            /* 1; >= 0: of global_local */
+    uint64_t sparse_seed;             /* 0: of what is drawn */
+    const da_tile_mask *tile_mask;    /* NULL; of mask. Borrowed: must outlive what is created from it */
+    const da_sparse_profile *sparse_profile; /* NULL; of profile. Borrowed likewise */
 } da_attention_config;
 
 /* Sets `size` and the defaults given above, with no pattern. */
@@ -396,6 +437,7 @@ DA_API const char *da_tail_rule_name(da_tail_rule value);
 DA_API const char *da_overlap_name(da_overlap value);
 DA_API const char *da_partition_name(da_partition value);
 DA_API const char *da_split_name(da_split value);
+DA_API const char *da_sparse_pattern_name(da_sparse_pattern value);
 DA_API const char *da_preset_name(da_preset value);
 DA_API const char *da_dtype_name(da_dtype value);
 DA_API const char *da_device_name(da_device value);
@@ -408,6 +450,7 @@ DA_API da_status da_tail_rule_from_name(const char *name, da_tail_rule *out);
 DA_API da_status da_overlap_from_name(const char *name, da_overlap *out);
 DA_API da_status da_partition_from_name(const char *name, da_partition *out);
 DA_API da_status da_split_from_name(const char *name, da_split *out);
+DA_API da_status da_sparse_pattern_from_name(const char *name, da_sparse_pattern *out);
 DA_API da_status da_preset_from_name(const char *name, da_preset *out);
 DA_API da_status da_dtype_from_name(const char *name, da_dtype *out);
 DA_API da_status da_device_from_name(const char *name, da_device *out);
@@ -448,6 +491,21 @@ DA_API const char *da_attention_implementation(const da_attention *attention);
  * stop the call, which then returns DA_ERROR_CANCELLED. Must not call into the same da_attention. */
 typedef bool (*da_progress)(int64_t finished, int64_t total, void *user);
 
+/* What `block_sparse` computed in a call, over batch and heads. */
+typedef struct da_sparse_report {
+    size_t size;
+    int64_t tiles_kept, tiles_all; /* tiles that were computed, of those that the dilated pattern has */
+    double pairs_kept, pairs_all;  /* pairs of a query and a key in them, each counted once; padded keys among them */
+    double mass_kept;        /* the part of the softmax that the tiles computed hold, in the mean over sampled queries,
+                                      for each of which it is exact; NAN: not measured */
+    double mass_error;       /* standard error of that mean; NAN: not measured */
+    int64_t sampled_queries; /* that it was measured on */
+    double choose_seconds;   /* of the call, spent on choosing tiles */
+} da_sparse_report;
+
+/* Sets `size`; all else 0, mass_kept and mass_error NAN. */
+DA_API void da_sparse_report_init(da_sparse_report *report);
+
 /* What is rarely needed by a call. NULL in its place means the defaults. The backward pass takes the options that the
  * forward pass had. */
 typedef struct da_call_options {
@@ -481,6 +539,12 @@ typedef struct da_call_options {
      * rows of outputs. `tensor` is the one given to the call. Called by the calling thread. NULL: nothing is said. */
     void (*release)(const da_tensor *tensor, int64_t first, int64_t end, void *user);
     void *release_user;
+    /* `block_sparse`: the tiles to compute, of this n, and of the call's batch and heads or of 1. NULL: those that the
+     * configuration says. Other implementations take no notice of either. */
+    const da_tile_mask *tiles;
+    da_sparse_report
+        *sparse_report; /* NULL, or where to write what was computed (da_sparse_report_init first). Costs time:
+                                        pairs are counted, and mass is measured */
 } da_call_options;
 
 DA_API void da_call_options_init(da_call_options *options);
@@ -554,6 +618,45 @@ DA_API da_status da_attention_workspace(const da_attention *attention, const da_
 /* The same for da_attention_backward. Errors: also DA_ERROR_UNSUPPORTED (no backward pass). */
 DA_API da_status da_attention_backward_workspace(const da_attention *attention, const da_problem *problem,
                                                  size_t *bytes);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Tiles: which parts of the pattern `block_sparse` computes
+ *
+ * With tiles, c'_ij = c_ij where tile (i / block_size, j / block_size) of the query's batch element and head is kept, and 0
+ * elsewhere, takes the place of c_ij in all that is said above. Keys of zero that DA_TAIL_ZERO_PAD adds stay. A query none of
+ * whose keys are kept gets out = 0 and lse = -infinity. A tile beyond what the dilated pattern has is of no effect.
+ */
+
+/* Makes a mask from one byte per tile: kept[((b * heads + h) * blocks + I) * blocks + J], blocks = ceil(n / block_size), not
+ * 0 means that queries of block I compute their keys of block J. batch and heads are those of the calls, or 1: the same for
+ * all. A mask is immutable, and what it was made from may go. allocator NULL: the C library's.
+ * Errors: DA_ERROR_INVALID_ARGUMENT (batch, heads and n >= 1; block_size; kept or out NULL), DA_ERROR_OUT_OF_MEMORY. On error
+ * *out is NULL. */
+DA_API da_status da_tile_mask_create(const da_allocator *allocator, int64_t batch, int64_t heads, int64_t n,
+                                     int64_t block_size, const uint8_t *kept, da_tile_mask **out);
+
+/* The same from compressed rows: row r = (b * heads + h) * blocks + I keeps the blocks of keys columns[row_starts[r]] to
+ * columns[row_starts[r + 1] - 1], in ascending order; row_starts has batch * heads * blocks + 1 elements, the first of which
+ * is 0. Both are copied. Errors: also DA_ERROR_INVALID_ARGUMENT for rows that do not follow on each other, and for a column
+ * out of range or out of order. */
+DA_API da_status da_tile_mask_create_csr(const da_allocator *allocator, int64_t batch, int64_t heads, int64_t n,
+                                         int64_t block_size, const int64_t *row_starts, const int32_t *columns,
+                                         da_tile_mask **out);
+DA_API void da_tile_mask_free(da_tile_mask *mask); /* NULL is allowed */
+
+typedef struct da_tile_mask_info {
+    size_t size;
+    int64_t batch, heads, n, block_size;
+    int64_t blocks;            /* ceil(n / block_size) */
+    int64_t tiles;             /* kept, over batch and heads */
+    const int64_t *row_starts; /* as for da_tile_mask_create_csr; they live as long as the mask */
+    const int32_t *columns;
+} da_tile_mask_info;
+
+DA_API void da_tile_mask_info_init(da_tile_mask_info *info);
+
+/* Set info->size by da_tile_mask_info_init first. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_tile_mask_get_info(const da_tile_mask *mask, da_tile_mask_info *info);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Ranks: several processes (or threads) that compute one attention together, each holding a part of the tokens

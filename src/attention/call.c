@@ -12,6 +12,12 @@ void da_call_options_init(da_call_options *options) {
     }
 }
 
+void da_sparse_report_init(da_sparse_report *report) {
+    if (report) {
+        *report = (da_sparse_report){.size = sizeof *report, .mass_kept = (double)NAN, .mass_error = (double)NAN};
+    }
+}
+
 void da_backward_tensors_init(da_backward_tensors *tensors) {
     if (tensors) {
         *tensors = (da_backward_tensors){.size = sizeof *tensors};

@@ -12,6 +12,10 @@ void da_attention_config_init(da_attention_config *config) {
         .size = sizeof *config,
         .use_tf32 = true,
         .window = DA_NO_WINDOW,
+        .sparsity_ratio = 0.1,
+        .block_size = 128,
+        .quality_target = 1,
+        .global_blocks = 1,
     };
 }
 
@@ -153,6 +157,39 @@ static da_status check_tuning(const da_tuning *tuning) {
     return DA_OK;
 }
 
+static da_status check_fraction(const char *name, double value) {
+    if (value > 0 && value <= 1) {
+        return DA_OK;
+    }
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %g; allowed: 0 < %s <= 1", name, value, name);
+}
+
+static da_status check_sparse(const da_attention_config *config) {
+    da_sparse_pattern pattern = config->sparse_pattern;
+    da_status status = da_check_enum("sparse_pattern", (int)pattern, da_sparse_pattern_name(pattern));
+    if (status == DA_OK) {
+        status = check_fraction("sparsity_ratio", config->sparsity_ratio);
+    }
+    if (status == DA_OK) {
+        status = check_fraction("quality_target", config->quality_target);
+    }
+    if (status == DA_OK) {
+        status = da_check_tile_block("block_size", config->block_size);
+    }
+    if (status == DA_OK && config->global_blocks < 0) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "global_blocks is %" PRId64 "; allowed: 0 or more",
+                           config->global_blocks);
+    }
+    if (status == DA_OK && pattern == DA_SPARSE_MASK && !config->tile_mask) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT, "tile_mask is NULL; allowed with sparse_pattern mask: a mask");
+    }
+    if (status == DA_OK && pattern == DA_SPARSE_PROFILE && !config->sparse_profile) {
+        status = da_report(DA_ERROR_INVALID_ARGUMENT,
+                           "sparse_profile is NULL; allowed with sparse_pattern profile: a profile");
+    }
+    return status;
+}
+
 da_status da_attention_config_import(const da_attention_config *theirs, da_attention_config *ours) {
     da_attention_config_init(ours);
     da_status status = da_copy_sized(ours, sizeof *ours, theirs, "config");
@@ -167,6 +204,9 @@ da_status da_attention_config_import(const da_attention_config *theirs, da_atten
     }
     if (status == DA_OK) {
         status = check_tuning(&ours->tuning);
+    }
+    if (status == DA_OK) {
+        status = check_sparse(ours);
     }
     return status;
 }

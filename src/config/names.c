@@ -59,6 +59,10 @@ DEFINE_NAMES(da_overlap, overlap, {DA_OVERLAP_COUNT, "count"}, {DA_OVERLAP_ONCE,
 DEFINE_NAMES(da_partition, partition, {DA_PARTITION_CONTIGUOUS, "contiguous"}, {DA_PARTITION_ZIGZAG, "zigzag"},
              {DA_PARTITION_STRIPED, "striped"})
 DEFINE_NAMES(da_split, split, {DA_SPLIT_AUTO, "auto"}, {DA_SPLIT_TOKENS, "tokens"}, {DA_SPLIT_HEADS, "heads"})
+DEFINE_NAMES(da_sparse_pattern, sparse_pattern, {DA_SPARSE_CONTENT, "content"},
+             {DA_SPARSE_LOCAL_WINDOW, "local_window"}, {DA_SPARSE_GLOBAL_LOCAL, "global_local"},
+             {DA_SPARSE_DILATED_SPARSE, "dilated_sparse"}, {DA_SPARSE_AXIAL, "axial"}, {DA_SPARSE_RANDOM, "random"},
+             {DA_SPARSE_HYBRID, "hybrid"}, {DA_SPARSE_MASK, "mask"}, {DA_SPARSE_PROFILE, "profile"})
 DEFINE_NAMES(da_preset, preset, {DA_PRESET_LONGNET, "longnet"}, {DA_PRESET_TORCHSCALE, "torchscale"},
              {DA_PRESET_HEAD_GROUPS, "head_groups"})
 DEFINE_NAMES(da_dtype, dtype, {DA_F32, "f32"}, {DA_F64, "f64"}, {DA_BF16, "bf16"}, {DA_F16, "f16"},

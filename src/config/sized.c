@@ -1,5 +1,6 @@
-/* Checks that every folder shares: structs that can grow, whose first field is their size in the caller's version, and values
- * of enumerations. */
+/* Checks that every folder shares: structs that can grow, whose first field is their size in the caller's version, values
+ * of enumerations, and sizes of tiles. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "config/validation.h"
@@ -51,4 +52,12 @@ da_status da_check_enum(const char *argument, int value, const char *name) {
         return DA_OK;
     }
     return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %d; allowed: a value of its enumeration", argument, value);
+}
+
+da_status da_check_tile_block(const char *argument, int64_t value) {
+    if (value >= DA_MIN_TILE_BLOCK && value <= DA_MAX_TILE_BLOCK && value % DA_MIN_TILE_BLOCK == 0) {
+        return DA_OK;
+    }
+    return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is %" PRId64 "; allowed: a multiple of %d up to %d", argument,
+                     value, DA_MIN_TILE_BLOCK, DA_MAX_TILE_BLOCK);
 }

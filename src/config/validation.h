@@ -20,6 +20,9 @@ da_status da_problem_import(const da_problem *theirs, da_problem *ours); /* n ==
 /* An enumeration's value: `name` is what its _name function returns. */
 da_status da_check_enum(const char *argument, int value, const char *name);
 
+/* Tokens in a block of a tile. */
+da_status da_check_tile_block(const char *argument, int64_t value);
+
 /* The DA_FEATURE_* bits that a configuration needs; those that only tensors show (grouped queries, padding, logsumexp)
  * are not among them. */
 uint32_t da_attention_config_features(const da_attention_config *config);

@@ -252,6 +252,21 @@ static const char *long_name(void) {
     ROW(overlap_unknown, (f->config.overlap = (da_overlap)2, validate(f)), REFUSED, "overlap is 2") \
     ROW(partition_unknown, (f->config.partition = (da_partition)3, validate(f)), REFUSED, "partition is 3") \
     ROW(split_beyond, (f->config.split = (da_split)3, validate(f)), REFUSED, "split is 3") \
+    ROW(sparse_pattern_beyond, (f->config.sparse_pattern = (da_sparse_pattern)9, validate(f)), REFUSED, \
+        "sparse_pattern is 9") \
+    ROW(sparsity_ratio_zero, (f->config.sparsity_ratio = 0, validate(f)), REFUSED, "sparsity_ratio is 0") \
+    ROW(sparsity_ratio_above, (f->config.sparsity_ratio = 1.5, validate(f)), REFUSED, "sparsity_ratio is 1.5") \
+    ROW(sparsity_ratio_nan, (f->config.sparsity_ratio = (double)NAN, validate(f)), REFUSED, "sparsity_ratio is ") \
+    ROW(quality_target_zero, (f->config.quality_target = 0, validate(f)), REFUSED, "quality_target is 0") \
+    ROW(quality_target_above, (f->config.quality_target = 99, validate(f)), REFUSED, "quality_target is 99") \
+    ROW(block_size_zero, (f->config.block_size = 0, validate(f)), REFUSED, "block_size is 0") \
+    ROW(block_size_odd, (f->config.block_size = 100, validate(f)), REFUSED, "block_size is 100") \
+    ROW(block_size_large, (f->config.block_size = 1040, validate(f)), REFUSED, "a multiple of 16 up to 1024") \
+    ROW(block_size_negative, (f->config.block_size = -16, validate(f)), REFUSED, "block_size is -16") \
+    ROW(global_blocks_negative, (f->config.global_blocks = -1, validate(f)), REFUSED, "global_blocks is -1") \
+    ROW(tile_mask_missing, (f->config.sparse_pattern = DA_SPARSE_MASK, validate(f)), REFUSED, "tile_mask is NULL") \
+    ROW(sparse_profile_missing, (f->config.sparse_pattern = DA_SPARSE_PROFILE, validate(f)), REFUSED, \
+        "sparse_profile is NULL") \
     ROW(stripe_negative, (f->config.stripe = -1, validate(f)), REFUSED, "stripe is -1") \
     ROW(dtype_unknown, (f->config.dtype = (da_dtype)5, validate(f)), REFUSED, "dtype is 5") \
     ROW(device_unknown, (f->config.device = (da_device)3, validate(f)), REFUSED, "device is 3") \
@@ -406,6 +421,8 @@ static const char *long_name(void) {
     ROW(tail_rule_name_unknown, da_tail_rule_from_name("pad", &(da_tail_rule){0}), REFUSED, "zero_pad") \
     ROW(overlap_name_unknown, da_overlap_from_name("twice", &(da_overlap){0}), REFUSED, "once") \
     ROW(partition_name_unknown, da_partition_from_name("ring", &(da_partition){0}), REFUSED, "zigzag") \
+    ROW(sparse_pattern_name_unknown, da_sparse_pattern_from_name("local", &(da_sparse_pattern){0}), REFUSED, \
+        "content, local_window, global_local, dilated_sparse, axial, random, hybrid, mask, profile") \
     ROW(preset_name_unknown, da_preset_from_name("long", &(da_preset){0}), REFUSED, "torchscale") \
     ROW(dtype_name_unknown, name_of_dtype("float32"), REFUSED, "bf16") \
     ROW(device_name_unknown, da_device_from_name("gpu", &(da_device){0}), REFUSED, "cuda") \
