@@ -21,8 +21,9 @@
 /* What the program itself comes to touch beyond what is resident when it begins: code of kernels, the stacks of threads. */
 #define PROGRAM_BYTES ((size_t)4 << 20)
 #define THREAD_BYTES ((size_t)256 << 10)
-/* Resident where the system does not say. */
-#define UNKNOWN_RESIDENT ((size_t)16 << 20)
+/* What is resident when a program begins differs from run to run, with what of its files the system has at hand. A block that
+ * --memory chooses does not depend on it, so that runs of one command have the same block and can be resumed. */
+#define BEGINNING_BYTES ((size_t)16 << 20)
 #define SECONDS_BETWEEN_SAVES 5.0
 
 /* ---- options ----------------------------------------------------------------------------------------------------- */
@@ -144,15 +145,15 @@ static size_t resident_of(file_view view, int64_t rows) {
     return part < whole ? part : whole;
 }
 
-/* All that is resident, at most, with blocks of so many tokens. */
+/* All that is resident, at most, with blocks of so many tokens, beyond what is when the run begins: that and copies of another
+ * type. */
 static size_t bytes_with(const blocks *b, bool has_lse, int64_t block) {
     const da_problem *p = b->problem;
     const loaded_tensor *inputs[] = {b->q, b->k, b->v};
-    const size_t known = resident_now();
-    size_t bytes = (known > 0 ? known : UNKNOWN_RESIDENT) + PROGRAM_BYTES;
+    size_t bytes = PROGRAM_BYTES;
     bytes += (size_t)da_context_threads(b->context) * THREAD_BYTES;
     bytes += da_stream_forward_bytes(b->context, b->config, p, block);
-    for (size_t k = 0; k < CLI_COUNT(inputs); k++) { /* a copy of another type is resident already */
+    for (size_t k = 0; k < CLI_COUNT(inputs); k++) {
         bytes += inputs[k]->converted == NULL ? resident_of(view_of(&inputs[k]->view), block) : 0;
     }
     bytes += resident_of(view_of(&b->q->view), block); /* the output, which is like the query */
@@ -170,7 +171,8 @@ static size_t bytes_with(const blocks *b, bool has_lse, int64_t block) {
 
 static int check_memory(const blocks *b, const blocks_wish *wish, bool has_lse, int64_t block) {
     char given[CLI_BYTES_TEXT], least[CLI_BYTES_TEXT], tokens[CLI_GROUPED_TEXT];
-    size_t needed = bytes_with(b, has_lse, block), peak = resident_peak();
+    size_t known = resident_now(), peak = resident_peak();
+    size_t needed = bytes_with(b, has_lse, block) + (known > 0 ? known : BEGINNING_BYTES);
     needed = needed > peak ? needed : peak; /* by converting inputs */
     if (wish->memory == 0 || needed <= (size_t)wish->memory) {
         return CLI_CONTINUE;
@@ -187,10 +189,11 @@ int blocks_choose(const blocks *b, const blocks_wish *wish, bool has_lse, int64_
         *block = wish->block < n ? wish->block : n;
         return check_memory(b, wish, has_lse, *block);
     }
+    size_t begins_with = BEGINNING_BYTES + b->q->converted_bytes + b->k->converted_bytes + b->v->converted_bytes;
     int64_t fits = 1, too_many = most / STEP + 1; /* in steps */
     while (wish->memory > 0 && fits + 1 < too_many) {
         int64_t middle = fits + (too_many - fits) / 2;
-        bool is_within = bytes_with(b, has_lse, middle * STEP) <= (size_t)wish->memory;
+        bool is_within = begins_with + bytes_with(b, has_lse, middle * STEP) <= (size_t)wish->memory;
         *(is_within ? &fits : &too_many) = middle;
     }
     *block = fits * STEP < n ? fits * STEP : n;
