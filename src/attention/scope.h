@@ -8,6 +8,7 @@
 #include "core/tensor.h"
 #include "pattern/kept.h"
 #include "pattern/layout.h"
+#include "pattern/tiles.h"
 
 enum { DA_FIRST = 0, DA_SECOND = 1 };
 
@@ -45,6 +46,9 @@ typedef struct da_scope {
     const da_source *sources; /* otherwise one for each rank, without tensors (data NULL) if it has sent nothing */
     const da_carry *carry;    /* NULL: one run computes all */
     da_head_range heads;
+    /* NULL: all pairs count. Otherwise those in its tiles do; its rows are blocks of the pass's rows, and it goes by the
+     * call's batch elements and heads of queries. The scope's columns are then all. */
+    const da_tiles *tiles;
 } da_scope;
 
 /* A whole problem: the memory that its scope points into. */
@@ -97,6 +101,16 @@ static inline const char *da_source_row(const da_source *source, int which, int6
 static inline void da_scope_patterns(const da_scope *scope, const da_attention_config *config, int64_t head,
                                      da_head_patterns *patterns) {
     da_head_patterns_init(patterns, config, scope->n, scope->heads.all, scope->heads.first + head);
+}
+
+/* The first row of head `head` of the call's queries in the scope's tiles; 0 without tiles. */
+static inline int64_t da_scope_tile_row(const da_scope *scope, int64_t batch, int64_t head) {
+    return scope->tiles ? da_tiles_row(scope->tiles, batch, scope->heads.first + head, 0) : 0;
+}
+
+/* Tokens in a block of the scope's tiles; 0 without. */
+static inline int64_t da_scope_tile_block(const da_scope *scope) {
+    return scope && scope->tiles ? scope->tiles->block_size : 0;
 }
 
 /* All the heads of a call's queries. */

@@ -58,8 +58,7 @@ void da_span_begin(da_span *span, const da_head_patterns *patterns, int64_t firs
     span->segment_count = 0;
     span->sees_before = patterns->window;
     span->sees_after = patterns->causal ? 0 : INT64_MAX;
-    span->columns_first = 0;
-    span->columns_end = patterns->n;
+    span->columns = NULL;
     for (int p = 0; p < patterns->count; p++) {
         const da_head_pattern *pattern = &patterns->pattern[p];
         span->first_bit[p] = span->segment_count;
@@ -209,30 +208,54 @@ static int segment_cuts(const da_span *span, int64_t cuts[2 * DA_MAX_SPAN_SEGMEN
     return count;
 }
 
+da_interval da_span_visible(const da_span *span) {
+    int64_t n = span->patterns->n;
+    return (da_interval){
+        .first = span->sees_before < span->first ? span->first - span->sees_before : 0,
+        .end = span->sees_after < n - span->end ? span->end + span->sees_after : n,
+    };
+}
+
+/* The progressions of the segments that hold all of [cuts[0], cuts[1]), from there on; returns how many. */
+static int progressions_between(const da_span *span, const int64_t *cuts, progression progressions[DA_MAX_PATTERNS]) {
+    int count = 0; /* no two segments of a pattern hold the same part */
+    for (int s = 0; s < span->segment_count; s++) {
+        if (span->segments[s].first <= cuts[0] && cuts[1] <= span->segments[s].end) {
+            const da_head_pattern *pattern = &span->patterns->pattern[span->segments[s].pattern];
+            int64_t kept = span->segments[s].first + pattern->offset;
+            progressions[count++] = (progression){kept, pattern->rate, (da_segment_set)1 << s};
+        }
+    }
+    return count;
+}
+
+/* Visits what [first, end), over which the same segments hold, has in common with an interval. */
+static void visit_common(const key_walk *walk, progression *progressions, int count, int64_t first, int64_t end) {
+    for (int k = 0; k < count; k++) {
+        progressions[k].next = da_first_congruent(first, progressions[k].next, progressions[k].rate);
+    }
+    visit_part(walk, progressions, count, end);
+}
+
 void da_span_keys(const da_span *span, const da_segment_set *classes, int class_count, da_key_visitor visit,
                   void *user) {
-    const da_head_patterns *patterns = span->patterns;
     key_walk walk = {classes, class_count, visit, user};
     int64_t cuts[2 * DA_MAX_SPAN_SEGMENTS];
-    int cut_count = segment_cuts(span, cuts);
-    int64_t visible_first = span->sees_before < span->first ? span->first - span->sees_before : 0;
-    int64_t visible_end = span->sees_after < patterns->n - span->end ? span->end + span->sees_after : patterns->n;
-    visible_first = larger(visible_first, span->columns_first);
-    visible_end = smaller(visible_end, span->columns_end);
+    int cut_count = segment_cuts(span, cuts), interval_count = span->columns ? span->column_intervals : 1, next = 0;
+    da_interval visible = da_span_visible(span);
+    const da_interval *intervals = span->columns ? span->columns : &visible;
     for (int k = 0; k + 1 < cut_count; k++) {
-        progression progressions[DA_MAX_PATTERNS]; /* no two segments of a pattern hold the same part */
-        int64_t part_first = larger(cuts[k], visible_first), part_end = smaller(cuts[k + 1], visible_end);
-        int count = 0;
-        for (int s = 0; s < span->segment_count && part_first < part_end; s++) {
-            if (span->segments[s].first <= cuts[k] && cuts[k + 1] <= span->segments[s].end) {
-                const da_head_pattern *pattern = &patterns->pattern[span->segments[s].pattern];
-                int64_t kept = span->segments[s].first + pattern->offset;
-                progressions[count++] = (progression){da_first_congruent(part_first, kept, pattern->rate),
-                                                      pattern->rate, (da_segment_set)1 << s};
-            }
+        progression progressions[DA_MAX_PATTERNS];
+        int64_t part_first = larger(cuts[k], visible.first), part_end = smaller(cuts[k + 1], visible.end);
+        while (next < interval_count && intervals[next].end <= part_first) {
+            next++;
         }
-        if (count > 0) {
-            visit_part(&walk, progressions, count, part_end);
+        int count = part_first < part_end && next < interval_count && intervals[next].first < part_end
+                        ? progressions_between(span, &cuts[k], progressions)
+                        : 0;
+        for (int i = next; count > 0 && i < interval_count && intervals[i].first < part_end; i++) {
+            visit_common(&walk, progressions, count, larger(part_first, intervals[i].first),
+                         smaller(part_end, intervals[i].end));
         }
     }
 }

@@ -23,6 +23,11 @@ _Static_assert(DA_MAX_PATTERNS <= DA_MAX_SPAN_SEGMENTS, "every query must fit a 
 /* Classes that da_span_keys can tell apart at a time. */
 #define DA_MAX_CLASSES 64
 
+/* Positions first..end-1. */
+typedef struct da_interval {
+    int64_t first, end;
+} da_interval;
+
 /* Queries first..end-1 and the segments that hold them. */
 typedef struct da_span {
     const da_head_patterns *patterns;
@@ -36,7 +41,9 @@ typedef struct da_span {
     int64_t first_segment[DA_MAX_PATTERNS]; /* index in the sequence of the pattern's first segment */
     /* Token i sees tokens from i - sees_before to i + sees_after, as far as segments let it; INT64_MAX: all. */
     int64_t sees_before, sees_after;
-    int64_t columns_first, columns_end; /* only these positions are visited; da_span_begin: all */
+    /* Only these positions are visited, in ascending order, none twice. NULL, as da_span_begin has it: all. */
+    const da_interval *columns;
+    int column_intervals;
 } da_span;
 
 /* Positions in a unit, at most max_unit, for `sequences` (batch x heads) sequences of n tokens: a function of the problem
@@ -52,6 +59,9 @@ void da_span_reverse(da_span *span);
 
 /* The segments in which the head keeps query i of the span. */
 da_segment_set da_span_kept_in(const da_span *span, int64_t i);
+
+/* What causality and the window let some query of the span see, where segments do not matter. */
+da_interval da_span_visible(const da_span *span);
 
 /* How often a query kept in `kept_in` sees a key held in `held_in`. */
 int da_span_multiplicity(const da_span *span, da_segment_set kept_in, da_segment_set held_in);

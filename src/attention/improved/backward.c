@@ -35,6 +35,7 @@ static const double ln_2 = 0.69314718055994530942;
 typedef struct backward_job {
     const da_backward_call *call;
     const da_scope *query_scope, *key_scope; /* of the two directions; of stretches the latter */
+    int64_t tile_block; /* 0: no tiles are chosen */
     da_unit_cut query_cut, key_cut;
     bool is_part;                   /* of a problem: in two directions, one at a time */
     int64_t query_units, key_units; /* 0: no such gradient is wanted, or it is computed by stretches */
@@ -408,6 +409,7 @@ static void run_head(worker *w, int64_t head, const da_piece *piece) {
     const da_backward_call *call = w->shared->call;
     w->head = head;
     w->unit.column_head = w->unit.pass->rows_are_keys ? head : w->kv_head;
+    w->unit.first_tile_row = da_scope_tile_row(w->unit.scope, w->unit.batch, head);
     da_scope_patterns(w->unit.scope, call->config, head, &w->patterns);
     da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch,
                      w->unit.scope->heads.first + head);
@@ -560,10 +562,12 @@ static int64_t closed_length(const da_attention_config *config, int64_t n) {
     return length;
 }
 
-/* Units of a stretch that are as long as each other, at most `most`: each gathers all columns, however few its rows. */
-static int64_t even_unit(int64_t stretch, int64_t most) {
-    int64_t count = (stretch - 1) / most + 1;
-    return (stretch - 1) / count + 1;
+/* Units of a stretch that are as long as each other, at most `most`: each gathers all columns, however few its rows. Of
+ * tiles, whole blocks where one fits. */
+static int64_t even_unit(int64_t stretch, int64_t most, int64_t tile_block) {
+    int64_t count = (stretch - 1) / most + 1, unit = (stretch - 1) / count + 1;
+    int64_t whole = tile_block > 0 ? (unit - 1 + tile_block) / tile_block * tile_block : unit;
+    return whole <= most ? whole : unit;
 }
 
 /* Units of keys in the stretches of a sequence. */
@@ -584,14 +588,15 @@ static void plan_stretches(backward_job *shared, const da_kernels *kernels, cons
     int64_t n = da_problem_length(problem), closed = closed_length(config, n);
     bool shares_keys = problem->kv_heads < problem->heads;
     da_unit_cut cut;
-    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, row_arrays(kernels, STRETCH_PACKED_ARRAYS));
+    da_unit_cut_init(&cut, kernels, config, problem, INT64_MAX, row_arrays(kernels, STRETCH_PACKED_ARRAYS),
+                     shared->tile_block);
     int64_t stretch = closed < cut.unit ? cut.unit / closed * closed : closed, count = (n - 1) / stretch + 1;
     int64_t row_bytes = cut.padded_dim * (int64_t)kernels->real_size * (shares_keys ? 3 : 1);
     bool wanted = config->tuning.unit > 0 ? config->tuning.unit >= stretch
                                           : count >= STRETCHES_WANTED / problem->batch / problem->kv_heads;
     if (wanted && stretch <= STRETCH_BYTES / row_bytes) {
         shared->query_cut = shared->key_cut = cut;
-        shared->query_cut.unit = shared->key_cut.unit = even_unit(stretch, cut.unit);
+        shared->query_cut.unit = shared->key_cut.unit = even_unit(stretch, cut.unit, shared->tile_block);
         shared->stretch = stretch;
         shared->stretch_count = count;
         shared->grad_key_rows = (size_t)(shares_keys ? stretch : cut.unit);
@@ -607,8 +612,8 @@ static void plan(backward_job *shared, bool wants_query, bool wants_keys, bool d
     const da_kernels *kernels = da_kernels_for_backward(da_context_isa(context), problem->dtype, drops);
     int64_t queries = problem->batch * problem->heads, keys = problem->batch * problem->kv_heads;
     int arrays = row_arrays(kernels, PACKED_ARRAYS);
-    da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, arrays);
-    da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, arrays);
+    da_unit_cut_init(&shared->query_cut, kernels, config, problem, queries, arrays, shared->tile_block);
+    da_unit_cut_init(&shared->key_cut, kernels, config, problem, keys, arrays, shared->tile_block);
     if (shared->query_scope) {
         da_unit_cut_part(&shared->query_cut, shared->query_scope->rows);
         da_unit_cut_part(&shared->key_cut, shared->key_scope->rows);
@@ -638,6 +643,7 @@ static da_status run(backward_job *shared) {
     da_problem problem;
     da_problem_of_tensors(t->query, t->key, &problem);
     problem.n = shared->query_scope->rows->length;
+    shared->tile_block = da_scope_tile_block(shared->query_scope);
     plan(shared, t->grad_query, t->grad_key || t->grad_value, call->dropout > 0, call->context, call->config, &problem);
     return da_job_run(&shared->job, call->context, call->options, shared->stretch > 0 ? run_stretch : run_unit, shared);
 }
@@ -647,14 +653,26 @@ da_status da_improved_backward(void *state, const da_backward_call *call, void *
     return da_improved_backward_heads(call, &all);
 }
 
-da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads) {
+static da_status run_whole(const da_backward_call *call, const da_head_range *heads, const da_tiles *tiles,
+                           const da_tiles *transposed) {
     const da_backward_tensors *t = call->tensors;
     int64_t n = t->query->shape[1];
     da_whole queries, keys;
-    backward_job shared = {.call = call,
-                           .query_scope = da_scope_whole(&queries, n, heads, t->key, t->value),
-                           .key_scope = da_scope_whole(&keys, n, heads, t->query, t->grad_out)};
+    da_scope query_scope = *da_scope_whole(&queries, n, heads, t->key, t->value);
+    da_scope key_scope = *da_scope_whole(&keys, n, heads, t->query, t->grad_out);
+    query_scope.tiles = tiles;
+    key_scope.tiles = transposed;
+    backward_job shared = {.call = call, .query_scope = &query_scope, .key_scope = &key_scope};
     return run(&shared);
+}
+
+da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads) {
+    return run_whole(call, heads, NULL, NULL);
+}
+
+da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed) {
+    const da_head_range all = da_all_heads(call->tensors->query);
+    return run_whole(call, &all, tiles, transposed);
 }
 
 da_status da_improved_backward_scope(const da_backward_call *call, const da_scope *scope) {
@@ -675,13 +693,18 @@ size_t da_improved_backward_carry(const da_context *context, bool drops, const d
            kernels->real_size;
 }
 
-size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
-                                      const da_problem *problem, void *user) {
-    backward_job shared = {0}, training = {0};
+size_t da_improved_tiles_backward_workspace(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem, int64_t tile_block) {
+    backward_job shared = {.tile_block = tile_block}, training = {.tile_block = tile_block};
     plan(&shared, true, true, false, context, config, problem);
     if (config->dropout > 0) { /* whether a call trains is not known */
         plan(&training, true, true, true, context, config, problem);
     }
     size_t bytes = da_job_bytes(&shared.job), training_bytes = da_job_bytes(&training.job);
     return training_bytes > bytes ? training_bytes : bytes;
+}
+
+size_t da_improved_backward_workspace(const da_context *context, const da_attention_config *config,
+                                      const da_problem *problem, void *user) {
+    return da_improved_tiles_backward_workspace(context, config, problem, 0);
 }

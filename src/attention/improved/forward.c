@@ -17,6 +17,7 @@ static const double ln_2 = 0.69314718055994530942;
 typedef struct forward_job {
     const da_forward_call *call;
     const da_scope *scope;
+    int64_t tile_block; /* 0: no tiles are chosen */
     da_unit_cut cut;
     da_job job;
 } forward_job;
@@ -222,6 +223,7 @@ static void run_unit(int64_t index, int thread, void *user) {
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
+    w.unit.first_tile_row = da_scope_tile_row(shared->scope, w.unit.batch, w.head);
     da_scope_patterns(shared->scope, call->config, w.head, &w.patterns);
     da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch,
                      shared->scope->heads.first + w.head);
@@ -234,7 +236,7 @@ static void plan(forward_job *shared, const da_kernels *kernels, const da_contex
                  const da_attention_config *config, const da_problem *problem) {
     worker layout;
     int64_t sequences = problem->batch * problem->heads;
-    da_unit_cut_init(&shared->cut, kernels, config, problem, sequences, ROW_ARRAYS);
+    da_unit_cut_init(&shared->cut, kernels, config, problem, sequences, ROW_ARRAYS, shared->tile_block);
     if (shared->scope) {
         da_unit_cut_part(&shared->cut, shared->scope->rows);
     }
@@ -268,7 +270,7 @@ da_status da_improved_forward(void *state, const da_forward_call *call, void *us
     return da_improved_forward_heads(call, &all);
 }
 
-da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads) {
+static da_status run_whole(const da_forward_call *call, const da_head_range *heads, const da_tiles *tiles) {
     da_whole whole;
     int64_t n = call->query->shape[1], first = call->options->query_first, end = call->options->query_end;
     da_scope scope = *da_scope_whole(&whole, n, heads, call->key, call->value);
@@ -277,7 +279,17 @@ da_status da_improved_forward_heads(const da_forward_call *call, const da_head_r
     if (end != 0) {
         scope.rows = &queries;
     }
+    scope.tiles = tiles;
     return da_improved_forward_scope(call, &scope);
+}
+
+da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads) {
+    return run_whole(call, heads, NULL);
+}
+
+da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles) {
+    const da_head_range all = da_all_heads(call->query);
+    return run_whole(call, &all, tiles);
 }
 
 size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem) {
@@ -288,16 +300,16 @@ size_t da_improved_forward_carry(const da_context *context, bool drops, const da
 
 da_status da_improved_forward_scope(const da_forward_call *call, const da_scope *scope) {
     da_problem problem;
-    forward_job shared = {.call = call, .scope = scope};
+    forward_job shared = {.call = call, .scope = scope, .tile_block = da_scope_tile_block(scope)};
     da_problem_of_tensors(call->query, call->key, &problem);
     problem.n = scope->rows->length;
     plan(&shared, kernels_for(call->context, problem.dtype, call->dropout > 0), call->context, call->config, &problem);
     return da_job_run(&shared.job, call->context, call->options, run_unit, &shared);
 }
 
-size_t da_improved_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
-                             void *user) {
-    forward_job shared = {0}, training = {0};
+size_t da_improved_tiles_workspace(const da_context *context, const da_attention_config *config,
+                                   const da_problem *problem, int64_t tile_block) {
+    forward_job shared = {.tile_block = tile_block}, training = {.tile_block = tile_block};
     da_isa isa = da_context_isa(context);
     plan(&shared, da_kernels_for(isa, problem->dtype), context, config, problem);
     if (config->dropout > 0) { /* whether a call trains is not known */
@@ -305,4 +317,9 @@ size_t da_improved_workspace(const da_context *context, const da_attention_confi
     }
     size_t bytes = da_job_bytes(&shared.job), training_bytes = da_job_bytes(&training.job);
     return training_bytes > bytes ? training_bytes : bytes;
+}
+
+size_t da_improved_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                             void *user) {
+    return da_improved_tiles_workspace(context, config, problem, 0);
 }

@@ -18,6 +18,18 @@ size_t da_improved_backward_workspace(const da_context *context, const da_attent
 da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads);
 da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads);
 
+/* ---- tiles: of all pairs those in tiles count; the call's tensors are whole --------------------------------------- */
+
+/* transposed: its rows are blocks of keys. */
+da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles);
+da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed);
+
+/* Bytes of their workspace, all threads together, for blocks of so many tokens. */
+size_t da_improved_tiles_workspace(const da_context *context, const da_attention_config *config,
+                                   const da_problem *problem, int64_t tile_block);
+size_t da_improved_tiles_backward_workspace(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem, int64_t tile_block);
+
 /* ---- by scopes: the call's tensors hold the rows of scope->rows -------------------------------------------------- */
 
 /* Rows are queries, columns keys with their values. */

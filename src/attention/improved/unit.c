@@ -21,18 +21,22 @@ _Static_assert(DA_BLOCK_KEYS <= DA_MAX_BLOCK_KEYS && UNIT_MAX_ROWS <= DA_MAX_UNI
 
 /* ---- cutting and memory ------------------------------------------------------------------------------------------ */
 
-static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest) {
-    if (tuning->unit == 0) {
-        return da_schedule_unit(n, sequences, largest);
+/* Whole blocks of tiles, where one fits. */
+static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest,
+                           int64_t tile_block) {
+    int64_t unit = da_schedule_unit(n, sequences, largest);
+    if (tuning->unit != 0) {
+        unit = tuning->unit < largest ? tuning->unit : largest;
+        unit = unit < n ? unit : n;
     }
-    int64_t unit = tuning->unit < largest ? tuning->unit : largest;
-    return unit < n ? unit : n;
+    return tile_block > 0 && unit > tile_block ? unit / tile_block * tile_block : unit;
 }
 
 /* Classes that the rows of a unit can fall into: each pattern of a rate above 1 keeps a row or not, in each of the
- * segments that the unit meets. */
-static int64_t most_classes(const da_attention_config *config, int64_t unit) {
-    int64_t most = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES, pieces = 1, kept_or_not = 1;
+ * segments, and of the blocks of tiles, that the unit meets. */
+static int64_t most_classes(const da_attention_config *config, int64_t unit, int64_t tile_block) {
+    int64_t most = unit < DA_MAX_CLASSES ? unit : DA_MAX_CLASSES, kept_or_not = 1;
+    int64_t pieces = tile_block > 0 ? 2 + (unit - 1) / tile_block : 1;
     for (size_t p = 0; p < config->segment_count && pieces * kept_or_not < most; p++) {
         pieces += unit / config->segment_lengths[p] + 1; /* edges of segments within the unit */
         kept_or_not *= config->dilation_rates[p] == 1 ? 1 : 2;
@@ -41,7 +45,7 @@ static int64_t most_classes(const da_attention_config *config, int64_t unit) {
 }
 
 void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
-                      const da_problem *problem, int64_t sequences, int row_arrays) {
+                      const da_problem *problem, int64_t sequences, int row_arrays, int64_t tile_block) {
     const da_tuning *tuning = &config->tuning;
     int block_keys = tuning->block_keys;
     int64_t n = da_problem_length(problem);
@@ -49,10 +53,11 @@ void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_atte
     cut->head_dim = (int)problem->head_dim;
     cut->padded_dim = da_unit_padded_dim(kernels, cut->head_dim);
     int64_t largest = UNIT_BYTES / (row_arrays * cut->padded_dim * (int64_t)kernels->real_size);
-    cut->unit = choose_unit(tuning, n, sequences, largest < UNIT_MAX_ROWS ? largest : UNIT_MAX_ROWS);
+    largest = largest < UNIT_MAX_ROWS ? largest : UNIT_MAX_ROWS;
+    cut->unit = choose_unit(tuning, n, sequences, largest, tile_block);
     cut->unit_count = (n - 1) / cut->unit + 1;
     cut->block_keys = block_keys > 0 && block_keys < DA_BLOCK_KEYS ? block_keys : DA_BLOCK_KEYS;
-    cut->most_classes = (int)most_classes(config, cut->unit);
+    cut->most_classes = (int)most_classes(config, cut->unit, tile_block);
     /* Each class may leave its last tile part empty. */
     size_t tile = (size_t)kernels->tile_rows;
     cut->rows = ((size_t)cut->unit + (size_t)cut->most_classes * (tile - 1) + tile - 1) / tile * tile;
@@ -105,9 +110,15 @@ static bool row_is_absent(const da_unit *unit, int64_t position) {
     return unit->pass->row_is_absent && unit->pass->row_is_absent(unit->worker, position);
 }
 
-/* Index of the class of `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
-static int find_class(da_unit *unit, da_segment_set kept_in) {
-    for (int c = 0; c < unit->class_count; c++) {
+/* The block of tiles that a row lies in; 0 without tiles. */
+static int64_t block_of(const da_unit *unit, int64_t position) {
+    return unit->scope->tiles ? position / unit->scope->tiles->block_size : 0;
+}
+
+/* Index of the class of a row kept in `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
+static int find_class(da_unit *unit, da_segment_set kept_in, int64_t block) {
+    /* Blocks come one after the other: the last classes are those of the row's. */
+    for (int c = unit->class_count - 1; c >= 0 && unit->classes[c].block == block; c--) {
         if (unit->classes[c].kept_in == kept_in) {
             return c;
         }
@@ -115,7 +126,7 @@ static int find_class(da_unit *unit, da_segment_set kept_in) {
     if (unit->class_count == unit->cut->most_classes) {
         return -1;
     }
-    unit->classes[unit->class_count] = (da_row_class){.kept_in = kept_in};
+    unit->classes[unit->class_count] = (da_row_class){.kept_in = kept_in, .block = block};
     return unit->class_count++;
 }
 
@@ -126,13 +137,29 @@ static void find_classes(da_unit *unit) {
         if (row_is_absent(unit, i)) {
             continue;
         }
-        int c = find_class(unit, da_span_kept_in(&unit->span, i));
+        int c = find_class(unit, da_span_kept_in(&unit->span, i), block_of(unit, i));
         if (c < 0) {
             unit->span.end = i;
             return;
         }
         unit->classes[c].row_count++;
         unit->class_of[i - unit->span.first] = (uint8_t)c;
+    }
+}
+
+/* What the schedule takes for classes: without tiles they are. */
+static void find_kinds(da_unit *unit) {
+    unit->kind_count = 0;
+    for (int c = 0; c < unit->class_count; c++) {
+        int kind = 0;
+        while (kind < unit->kind_count && unit->kinds[kind] != unit->classes[c].kept_in) {
+            kind++;
+        }
+        if (kind == unit->kind_count) {
+            unit->kinds[unit->kind_count] = unit->classes[c].kept_in;
+            unit->classes_of_kind[unit->kind_count++] = 0;
+        }
+        unit->classes_of_kind[kind] |= (uint64_t)1 << c;
     }
 }
 
@@ -306,8 +333,26 @@ static void flush_columns(da_unit *unit) {
     unit->column_count = 0;
 }
 
-static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen_by, void *user) {
+/* The classes of kinds, as far as their tiles have the columns at hand. */
+static uint64_t classes_in_reach(const da_unit *unit, uint64_t kinds) {
+    uint64_t classes = 0;
+    for (int kind = 0; kinds != 0; kind++, kinds >>= 1) {
+        classes |= kinds & 1 ? unit->classes_of_kind[kind] : 0;
+    }
+    return classes & unit->in_reach;
+}
+
+/* Columns of a block are in ascending order: those of another group may lie before. */
+static void visit_column(int64_t position, da_segment_set held_in, uint64_t kinds, void *user) {
     da_unit *unit = user;
+    if (kinds != unit->seen_by_kinds) {
+        unit->seen_by_kinds = kinds;
+        unit->next_seen_by = classes_in_reach(unit, kinds);
+    }
+    uint64_t seen_by = unit->next_seen_by;
+    if (seen_by == 0) {
+        return;
+    }
     if (unit->pass->column_is_absent && unit->pass->column_is_absent(unit->worker, position)) {
         return;
     }
@@ -316,7 +361,9 @@ static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen
     if (!source) {
         return;
     }
-    if (unit->column_count == unit->cut->block_keys || seen_by != unit->seen_by) {
+    int count = unit->column_count;
+    if (count == unit->cut->block_keys || seen_by != unit->seen_by ||
+        (count > 0 && position < unit->column_positions[count - 1])) {
         flush_columns(unit);
         unit->seen_by = seen_by;
     }
@@ -328,23 +375,57 @@ static void visit_column(int64_t position, da_segment_set held_in, uint64_t seen
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
 
+/* Visits columns for the classes of `in_reach`. */
+static void visit_columns(da_unit *unit, uint64_t in_reach, const da_interval *columns, int intervals) {
+    unit->in_reach = in_reach;
+    unit->seen_by_kinds = 0;
+    unit->next_seen_by = 0;
+    unit->span.columns = columns;
+    unit->span.column_intervals = intervals;
+    da_span_keys(&unit->span, unit->kinds, unit->kind_count, visit_column, unit);
+}
+
+/* Visits columns a group at a time, each for the classes in the blocks of rows whose tiles have it. */
+static void visit_tiles(da_unit *unit) {
+    const da_tiles *tiles = unit->scope->tiles;
+    int64_t first_block = unit->span.first / tiles->block_size;
+    int block_count = (int)((unit->span.end - 1) / tiles->block_size - first_block + 1);
+    uint64_t classes_of_block[DA_GROUP_ROWS] = {0}, rows;
+    for (int c = 0; c < unit->class_count; c++) {
+        classes_of_block[unit->classes[c].block - first_block] |= (uint64_t)1 << c;
+    }
+    da_tile_groups_begin(&unit->groups, tiles, unit->first_tile_row + first_block, block_count,
+                         da_span_visible(&unit->span));
+    for (int intervals; (intervals = da_tile_groups_next(&unit->groups, &rows)) > 0;) {
+        uint64_t in_reach = 0;
+        for (int r = 0; r < block_count; r++) {
+            in_reach |= rows >> r & 1 ? classes_of_block[r] : 0;
+        }
+        visit_columns(unit, in_reach, unit->groups.intervals, intervals);
+    }
+}
+
 /* Computes the rows from `first` on, as far as a span and its classes have room; returns where it stopped. */
 static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
-    da_segment_set kept_in[DA_MAX_CLASSES];
+    if (unit->scope->tiles) {
+        int64_t block = unit->scope->tiles->block_size, most = (first / block + DA_GROUP_ROWS) * block;
+        end = end < most ? end : most;
+    }
     da_span_begin(&unit->span, unit->patterns, first, end);
-    unit->span.columns_first = unit->scope->columns_first;
-    unit->span.columns_end = unit->scope->columns_end;
     if (unit->pass->rows_are_keys) {
         da_span_reverse(&unit->span);
     }
     find_classes(unit);
+    find_kinds(unit);
     place_rows(unit);
-    for (int c = 0; c < unit->class_count; c++) {
-        kept_in[c] = unit->classes[c].kept_in;
-    }
     unit->column_count = 0;
     unit->has_begun = false;
-    da_span_keys(&unit->span, kept_in, unit->class_count, visit_column, unit);
+    if (unit->scope->tiles) {
+        visit_tiles(unit);
+    } else {
+        const da_interval all = {unit->scope->columns_first, unit->scope->columns_end};
+        visit_columns(unit, UINT64_MAX, &all, 1);
+    }
     flush_columns(unit);
     if (da_scope_begins(unit->scope) || da_scope_ends(unit->scope)) {
         begin_classes(unit); /* rows that see nothing here, too */

@@ -12,6 +12,7 @@
 #include "attention/workspace.h"
 #include "kernels/kernels.h"
 #include "pattern/schedule.h"
+#include "pattern/tile_groups.h"
 
 /* How a pass cuts a problem. */
 typedef struct da_unit_cut {
@@ -24,9 +25,13 @@ typedef struct da_unit_cut {
     bool clear_memory;        /* components between head_dim and the end of a vector are read, and are to be zero */
 } da_unit_cut;
 
-/* The rows of a span that the same segments keep: first_row, first_row + 1, ... */
+_Static_assert(DA_MAX_CLASSES <= DA_GROUP_ROWS, "a span may have a block of rows for each class");
+
+/* The rows of a span that the same segments keep and, where tiles are chosen, that lie in the same block: first_row,
+ * first_row + 1, ... */
 typedef struct da_row_class {
     da_segment_set kept_in;
+    int64_t block; /* 0 without tiles */
     int first_row, row_count; /* first_row begins a tile */
 } da_row_class;
 
@@ -58,6 +63,13 @@ typedef struct da_unit {
     da_span span;
     int class_count;
     da_row_class classes[DA_MAX_CLASSES];
+    int kind_count; /* different kept_in among the classes */
+    da_segment_set kinds[DA_MAX_CLASSES];
+    uint64_t classes_of_kind[DA_MAX_CLASSES];
+    int64_t first_tile_row; /* of the head at hand, in the scope's tiles */
+    da_tile_groups groups;
+    uint64_t in_reach;                    /* classes whose tiles have the columns that are visited */
+    uint64_t seen_by_kinds, next_seen_by; /* of the column visited last: the kinds, and the classes, that see it */
     uint8_t *class_of;                /* [unit]: of each row of the span */
     int *row_positions;               /* [rows]: relative to the span's first */
     char *bias;                       /* real[DA_BLOCK_KEYS], of the class at hand */
@@ -67,7 +79,7 @@ typedef struct da_unit {
     int64_t *column_rows;             /* [DA_BLOCK_KEYS]: where each lies */
     const da_source **column_sources; /* [DA_BLOCK_KEYS] */
     da_segment_set *held_in;          /* [DA_BLOCK_KEYS]: the segments that hold each */
-    uint64_t seen_by;                 /* the classes that see them */
+    uint64_t seen_by;                 /* the classes that see those not yet attended to */
 } da_unit;
 
 /* head_dim, rounded up to whole vectors. */
@@ -76,9 +88,9 @@ static inline int da_unit_padded_dim(const da_kernels *kernels, int64_t head_dim
 }
 
 /* Cuts `sequences` sequences of a problem, for rows that have row_arrays arrays of padded_dim reals each. problem->n: the
- * rows of the part that is computed. */
+ * rows of the part that is computed. tile_block: tokens in a block where tiles are chosen, else 0. */
 void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_attention_config *config,
-                      const da_problem *problem, int64_t sequences, int row_arrays);
+                      const da_problem *problem, int64_t sequences, int row_arrays, int64_t tile_block);
 
 /* Sets the number of units of a part, each of which lies in one piece. */
 void da_unit_cut_part(da_unit_cut *cut, const da_part *part);
