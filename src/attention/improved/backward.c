@@ -35,7 +35,7 @@ static const double ln_2 = 0.69314718055994530942;
 typedef struct backward_job {
     const da_backward_call *call;
     const da_scope *query_scope, *key_scope; /* of the two directions; of stretches the latter */
-    int64_t tile_block; /* 0: no tiles are chosen */
+    int64_t tile_block;                      /* 0: no tiles are chosen */
     da_unit_cut query_cut, key_cut;
     bool is_part;                   /* of a problem: in two directions, one at a time */
     int64_t query_units, key_units; /* 0: no such gradient is wanted, or it is computed by stretches */

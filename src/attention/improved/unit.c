@@ -22,8 +22,7 @@ _Static_assert(DA_BLOCK_KEYS <= DA_MAX_BLOCK_KEYS && UNIT_MAX_ROWS <= DA_MAX_UNI
 /* ---- cutting and memory ------------------------------------------------------------------------------------------ */
 
 /* Whole blocks of tiles, where one fits. */
-static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest,
-                           int64_t tile_block) {
+static int64_t choose_unit(const da_tuning *tuning, int64_t n, int64_t sequences, int64_t largest, int64_t tile_block) {
     int64_t unit = da_schedule_unit(n, sequences, largest);
     if (tuning->unit != 0) {
         unit = tuning->unit < largest ? tuning->unit : largest;
@@ -391,17 +390,17 @@ static void visit_tiles(da_unit *unit) {
     int64_t first_block = unit->span.first / tiles->block_size;
     int block_count = (int)((unit->span.end - 1) / tiles->block_size - first_block + 1);
     uint64_t classes_of_block[DA_GROUP_ROWS] = {0}, rows;
+    da_tile_groups groups;
     for (int c = 0; c < unit->class_count; c++) {
         classes_of_block[unit->classes[c].block - first_block] |= (uint64_t)1 << c;
     }
-    da_tile_groups_begin(&unit->groups, tiles, unit->first_tile_row + first_block, block_count,
-                         da_span_visible(&unit->span));
-    for (int intervals; (intervals = da_tile_groups_next(&unit->groups, &rows)) > 0;) {
+    da_tile_groups_begin(&groups, tiles, unit->first_tile_row + first_block, block_count, da_span_visible(&unit->span));
+    for (int intervals; (intervals = da_tile_groups_next(&groups, &rows)) > 0;) {
         uint64_t in_reach = 0;
         for (int r = 0; r < block_count; r++) {
             in_reach |= rows >> r & 1 ? classes_of_block[r] : 0;
         }
-        visit_columns(unit, in_reach, unit->groups.intervals, intervals);
+        visit_columns(unit, in_reach, groups.intervals, intervals);
     }
 }
 

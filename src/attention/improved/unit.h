@@ -31,7 +31,7 @@ _Static_assert(DA_MAX_CLASSES <= DA_GROUP_ROWS, "a span may have a block of rows
  * first_row + 1, ... */
 typedef struct da_row_class {
     da_segment_set kept_in;
-    int64_t block; /* 0 without tiles */
+    int64_t block;            /* 0 without tiles */
     int first_row, row_count; /* first_row begins a tile */
 } da_row_class;
 
@@ -66,20 +66,19 @@ typedef struct da_unit {
     int kind_count; /* different kept_in among the classes */
     da_segment_set kinds[DA_MAX_CLASSES];
     uint64_t classes_of_kind[DA_MAX_CLASSES];
-    int64_t first_tile_row; /* of the head at hand, in the scope's tiles */
-    da_tile_groups groups;
+    int64_t first_tile_row;               /* of the head at hand, in the scope's tiles */
     uint64_t in_reach;                    /* classes whose tiles have the columns that are visited */
     uint64_t seen_by_kinds, next_seen_by; /* of the column visited last: the kinds, and the classes, that see it */
-    uint8_t *class_of;                /* [unit]: of each row of the span */
-    int *row_positions;               /* [rows]: relative to the span's first */
-    char *bias;                       /* real[DA_BLOCK_KEYS], of the class at hand */
-    bool has_begun;                   /* the span's rows are packed */
-    int column_count;                 /* columns visited and not yet attended to */
-    int64_t *column_positions;        /* [DA_BLOCK_KEYS] */
-    int64_t *column_rows;             /* [DA_BLOCK_KEYS]: where each lies */
-    const da_source **column_sources; /* [DA_BLOCK_KEYS] */
-    da_segment_set *held_in;          /* [DA_BLOCK_KEYS]: the segments that hold each */
-    uint64_t seen_by;                 /* the classes that see those not yet attended to */
+    uint8_t *class_of;                    /* [unit]: of each row of the span */
+    int *row_positions;                   /* [rows]: relative to the span's first */
+    char *bias;                           /* real[DA_BLOCK_KEYS], of the class at hand */
+    bool has_begun;                       /* the span's rows are packed */
+    int column_count;                     /* columns visited and not yet attended to */
+    int64_t *column_positions;            /* [DA_BLOCK_KEYS] */
+    int64_t *column_rows;                 /* [DA_BLOCK_KEYS]: where each lies */
+    const da_source **column_sources;     /* [DA_BLOCK_KEYS] */
+    da_segment_set *held_in;              /* [DA_BLOCK_KEYS]: the segments that hold each */
+    uint64_t seen_by;                     /* the classes that see those not yet attended to */
 } da_unit;
 
 /* head_dim, rounded up to whole vectors. */
