@@ -658,6 +658,13 @@ DA_API void da_tile_mask_info_init(da_tile_mask_info *info);
 /* Set info->size by da_tile_mask_info_init first. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_tile_mask_get_info(const da_tile_mask *mask, da_tile_mask_info *info);
 
+/* *out = the tiles that a forward call with these tensors and options would compute, to be handed to later calls
+ * (options.tiles), the backward pass among them, and freed. report: NULL, or as options.sparse_report, of which no notice is
+ * taken here. Errors: as da_attention_forward; DA_ERROR_UNSUPPORTED also where the implementation computes all. On error *out
+ * is NULL. */
+DA_API da_status da_attention_tiles(const da_attention *attention, const da_tensor *query, const da_tensor *key,
+                                    const da_call_options *options, da_tile_mask **out, da_sparse_report *report);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Ranks: several processes (or threads) that compute one attention together, each holding a part of the tokens
  *
@@ -1054,6 +1061,9 @@ typedef struct da_implementation {
     da_status (*backward)(void *state, const da_backward_call *call, void *user);
     size_t (*backward_workspace)(const da_context *context, const da_attention_config *config,
                                  const da_problem *problem, void *user);
+    /* What da_attention_tiles does; call->value, out and lse are NULL. NULL: the implementation computes all. */
+    da_status (*tiles)(void *state, const da_forward_call *call, da_tile_mask **out, da_sparse_report *report,
+                       void *user);
 } da_implementation;
 
 /* Registers an implementation under its name; the table and its strings are copied, `user` is kept as it is. Names stay

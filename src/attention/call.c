@@ -238,6 +238,12 @@ da_status da_forward_check(const da_attention_config *config, bool is_part, cons
     return status == DA_OK ? check_options(config, is_part, query, options, terms) : status;
 }
 
+da_status da_tiles_check(const da_attention_config *config, const da_tensor *query, const da_tensor *key,
+                         const da_call_options *options, da_call_terms *terms) {
+    da_status status = check_inputs(config, false, query, key, key, query);
+    return status == DA_OK ? check_options(config, false, query, options, terms) : status;
+}
+
 /* A gradient has the data type and shape of what it is the gradient of. */
 static da_status check_gradient(const da_tensor *gradient, bool is_part, const char *name, const da_tensor *of,
                                 const char *rule) {

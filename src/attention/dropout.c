@@ -1,7 +1,6 @@
 #include "attention/dropout.h"
 
-/* First word of philox_4x32-10. */
-static uint32_t philox_4x32(uint64_t seed, uint32_t counter_0, uint32_t counter_1) {
+uint32_t da_philox_4x32(uint64_t seed, uint32_t counter_0, uint32_t counter_1) {
     uint32_t key_0 = (uint32_t)seed, key_1 = (uint32_t)(seed >> 32), c[4] = {counter_0, counter_1, 0, 0};
     for (int round = 0; round < 10; round++) {
         uint64_t product_0 = (uint64_t)0xD2511F53u * c[0], product_1 = (uint64_t)0xCD9E8D57u * c[2];
@@ -18,7 +17,7 @@ static uint32_t philox_4x32(uint64_t seed, uint32_t counter_0, uint32_t counter_
 void da_dropout_begin(da_dropout *out, double dropout, uint64_t seed, int64_t batch, int64_t head) {
     *out = (da_dropout){
         .applies = dropout > 0,
-        .key = philox_4x32(seed, (uint32_t)head, (uint32_t)batch),
+        .key = da_philox_4x32(seed, (uint32_t)head, (uint32_t)batch),
         .threshold = (uint32_t)(dropout * 4294967296.0),
         .factor = 1 / (1 - dropout),
     };

@@ -27,6 +27,9 @@ static inline uint32_t da_philox_2x32(uint32_t key, uint32_t counter_0, uint32_t
     return counter_0;
 }
 
+/* First word of philox_4x32-10 on {counter_0, counter_1, 0, 0}. */
+uint32_t da_philox_4x32(uint64_t seed, uint32_t counter_0, uint32_t counter_1);
+
 static inline bool da_dropout_keeps_pair(const da_dropout *dropout, int64_t query, int64_t key) {
     return da_philox_2x32(dropout->key, (uint32_t)query, (uint32_t)key) >= dropout->threshold;
 }

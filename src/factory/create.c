@@ -191,6 +191,39 @@ da_status da_attention_forward(const da_attention *attention, const da_tensor *q
     return table->forward(attention->state, &call, table->user);
 }
 
+da_status da_attention_tiles(const da_attention *attention, const da_tensor *query, const da_tensor *key,
+                             const da_call_options *options, da_tile_mask **out, da_sparse_report *report) {
+    da_call_terms terms;
+    if (!out) {
+        return report_null("out", "a place for the mask");
+    }
+    *out = NULL;
+    if (!attention) {
+        return report_null("attention", "what da_attention_create made");
+    }
+    const da_implementation *table = &attention->entry->table;
+    if (!table->tiles) {
+        return da_report(DA_ERROR_UNSUPPORTED, "implementation \"%s\" chooses no tiles: it computes all", table->name);
+    }
+    da_status status = da_tiles_check(&attention->config, query, key, options, &terms);
+    if (status == DA_OK) {
+        status = check_takes(attention, query->dtype, call_features(query, key, &terms));
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_forward_call call = {
+        .context = attention->context,
+        .config = &attention->config,
+        .query = query,
+        .key = key,
+        .options = &terms.options,
+        .scale = terms.scale,
+        .dropout = terms.dropout,
+    };
+    return table->tiles(attention->state, &call, out, report, table->user);
+}
+
 da_status da_attention_backward(const da_attention *attention, const da_backward_tensors *tensors,
                                 const da_call_options *options) {
     da_backward_tensors ours;

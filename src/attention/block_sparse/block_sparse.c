@@ -1,0 +1,127 @@
+/* `block_sparse`: what `improved` computes, of chosen tiles alone. */
+#include "attention/block_sparse/block_sparse.h"
+
+#include "attention/block_sparse/report.h"
+#include "attention/block_sparse/selection.h"
+#include "attention/improved/passes.h"
+#include "config/validation.h"
+
+static da_status create(const da_context *context, const da_attention_config *config, void *user, void **state) {
+    da_tile_cache *cache;
+    da_status status = da_tile_cache_create(context, config, &cache);
+    *state = status == DA_OK ? cache : NULL;
+    return status;
+}
+
+static void destroy(void *state, void *user) {
+    da_tile_cache_free(state);
+}
+
+static da_status check_report(const da_sparse_report *report) {
+    return report ? da_check_result(report, sizeof *report, "sparse_report") : DA_OK;
+}
+
+/* Fills in what the caller wants to know. */
+static da_status fill_report(const da_context *context, const da_attention_config *config, const da_tensor *query,
+                             const da_sparse_selection *selection, da_sparse_report *report) {
+    if (!report) {
+        return DA_OK;
+    }
+    size_t size = report->size;
+    da_sparse_report_init(report);
+    report->size = size;
+    report->choose_seconds = selection->seconds;
+    return da_sparse_count(context, config, selection->tiles, query->shape[0], query->shape[2], report);
+}
+
+static da_status forward(void *state, const da_forward_call *call, void *user) {
+    da_sparse_selection selection;
+    da_status status = check_report(call->options->sparse_report);
+    if (status == DA_OK) {
+        status =
+            da_sparse_select(state, call->context, call->config, call->query, call->key, call->options, &selection);
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    status = fill_report(call->context, call->config, call->query, &selection, call->options->sparse_report);
+    if (status == DA_OK) {
+        status = da_improved_forward_tiles(call, selection.tiles);
+    }
+    da_sparse_selection_release(&selection, call->context);
+    return status;
+}
+
+static da_status backward(void *state, const da_backward_call *call, void *user) {
+    const da_backward_tensors *t = call->tensors;
+    const da_allocator *allocator = da_context_allocator(call->context);
+    da_sparse_selection selection;
+    da_tiles transposed = {0};
+    da_status status =
+        da_sparse_select(state, call->context, call->config, t->query, t->key, call->options, &selection);
+    if (status != DA_OK) {
+        return status;
+    }
+    status = da_tiles_transpose(selection.tiles, allocator, da_context_threads(call->context), &transposed);
+    if (status == DA_OK) {
+        status = da_improved_backward_tiles(call, selection.tiles, &transposed);
+    }
+    da_tiles_release(&transposed, allocator);
+    da_sparse_selection_release(&selection, call->context);
+    return status;
+}
+
+/* The same tiles that a forward call with these options would take, as a mask of the caller's. */
+static da_status list_tiles(void *state, const da_forward_call *call, da_tile_mask **out, da_sparse_report *report,
+                            void *user) {
+    da_sparse_selection selection;
+    da_status status = check_report(report);
+    if (status == DA_OK) {
+        status =
+            da_sparse_select(state, call->context, call->config, call->query, call->key, call->options, &selection);
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    const da_tiles *tiles = selection.tiles;
+    status = fill_report(call->context, call->config, call->query, &selection, report);
+    if (status == DA_OK) {
+        status = da_tile_mask_create_csr(da_context_allocator(call->context), tiles->batch, tiles->heads, tiles->n,
+                                         tiles->block_size, tiles->row_starts, tiles->columns, out);
+    }
+    da_sparse_selection_release(&selection, call->context);
+    return status;
+}
+
+static int64_t tile_block(const da_attention_config *config) {
+    return config->sparse_pattern == DA_SPARSE_MASK ? da_tile_mask_tiles(config->tile_mask)->block_size
+                                                    : config->block_size;
+}
+
+static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                        void *user) {
+    return da_improved_tiles_workspace(context, config, problem, tile_block(config));
+}
+
+static size_t backward_workspace(const da_context *context, const da_attention_config *config,
+                                 const da_problem *problem, void *user) {
+    return da_improved_tiles_backward_workspace(context, config, problem, tile_block(config));
+}
+
+const da_implementation da_block_sparse_implementation = {
+    .size = sizeof(da_implementation),
+    .name = "block_sparse",
+    .description = "The vector kernels on some tiles of the dilated pattern, chosen by a pattern, by content or by the "
+                   "caller: approximate",
+    .best_for = "speed where an approximation will do: O(n x s)",
+    .memory = "that of improved, and lists of the tiles: 4 bytes a tile, 8 for each block of queries of a head",
+    .features = DA_FEATURE_ALL,
+    .dtypes = DA_DTYPE_BITS_ALL,
+    .create = create,
+    .destroy = destroy,
+    .forward = forward,
+    .workspace = workspace,
+    .backward = backward,
+    .backward_workspace = backward_workspace,
+    .tiles = list_tiles,
+};

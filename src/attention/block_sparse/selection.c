@@ -1,0 +1,66 @@
+#define _POSIX_C_SOURCE 200809L
+
+#include "attention/block_sparse/selection.h"
+
+#include <inttypes.h>
+
+#include "comm/clock.h"
+
+/* A mask must be of the call's shape. */
+static da_status take_mask(const da_tile_mask *mask, const char *name, const da_tensor *query,
+                           da_sparse_selection *out) {
+    const da_tiles *tiles = da_tile_mask_tiles(mask);
+    const struct {
+        const char *what;
+        int64_t of_mask, of_call;
+        bool may_be_one;
+    } sizes[] = {{"batch", tiles->batch, query->shape[0], true},
+                 {"n", tiles->n, query->shape[1], false},
+                 {"heads", tiles->heads, query->shape[2], true}};
+    for (int k = 0; k < 3; k++) {
+        if (sizes[k].of_mask != sizes[k].of_call && !(sizes[k].may_be_one && sizes[k].of_mask == 1)) {
+            return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is of %s %" PRId64 "; allowed: %" PRId64 ", as query%s",
+                             name, sizes[k].what, sizes[k].of_mask, sizes[k].of_call,
+                             sizes[k].may_be_one ? ", or 1" : "");
+        }
+    }
+    out->tiles = tiles;
+    return DA_OK;
+}
+
+static da_status choose(da_tile_cache *cache, const da_attention_config *config, const da_tensor *query,
+                        da_sparse_selection *out) {
+    switch (config->sparse_pattern) {
+    case DA_SPARSE_MASK: return take_mask(config->tile_mask, "tile_mask", query, out);
+    case DA_SPARSE_CONTENT:
+    case DA_SPARSE_PROFILE:
+        return da_report(DA_ERROR_UNSUPPORTED, "sparse_pattern is %s; allowed in this version: any other",
+                         da_sparse_pattern_name(config->sparse_pattern));
+    default: break;
+    }
+    da_status status = da_tile_cache_take(cache, query->shape[1], query->shape[2], &out->cached);
+    if (status == DA_OK) {
+        out->tiles = da_cached_tiles_list(out->cached);
+    }
+    return status;
+}
+
+da_status da_sparse_select(da_tile_cache *cache, const da_context *context, const da_attention_config *config,
+                           const da_tensor *query, const da_tensor *key, const da_call_options *options,
+                           da_sparse_selection *out) {
+    *out = (da_sparse_selection){.cache = cache};
+    if (options->tiles) {
+        return take_mask(options->tiles, "options.tiles", query, out);
+    }
+    double begin = da_seconds();
+    da_status status = choose(cache, config, query, out);
+    out->seconds = da_seconds() - begin;
+    return status;
+}
+
+void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context) {
+    if (selection->cached) {
+        da_tile_cache_give_back(selection->cache, selection->cached);
+    }
+    da_tiles_release(&selection->own, da_context_allocator(context));
+}

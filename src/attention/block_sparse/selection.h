@@ -1,0 +1,22 @@
+/* The tiles of a call: given with it, kept from earlier calls, or chosen. */
+#ifndef DA_BLOCK_SPARSE_SELECTION_H
+#define DA_BLOCK_SPARSE_SELECTION_H
+
+#include "attention/block_sparse/cache.h"
+
+typedef struct da_sparse_selection {
+    const da_tiles *tiles;
+    double seconds; /* that choosing took */
+    da_tile_cache *cache;
+    da_cached_tiles *cached; /* NULL: not of the cache */
+    da_tiles own;            /* of this call alone; without columns: none */
+} da_sparse_selection;
+
+/* Chooses. options: as the checks of call.h leave them. To be released. Errors: DA_ERROR_INVALID_ARGUMENT (a mask of another
+ * shape), DA_ERROR_OUT_OF_MEMORY. */
+da_status da_sparse_select(da_tile_cache *cache, const da_context *context, const da_attention_config *config,
+                           const da_tensor *query, const da_tensor *key, const da_call_options *options,
+                           da_sparse_selection *out);
+void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context);
+
+#endif
