@@ -780,12 +780,13 @@ typedef struct da_explanation da_explanation;
 
 /* Applies the selection rules to a problem without creating anything:
  *
- *   1. flash attention 3 and an H100             -> improved
- *   2. more than 100,000 tokens                  -> ring
- *   3. several ranks, or several GPUs and more
+ *   1. a quality target below 1                  -> block_sparse (config.quality_target; never unasked)
+ *   2. flash attention 3 and an H100             -> improved
+ *   3. more than 100,000 tokens                  -> ring
+ *   4. several ranks, or several GPUs and more
  *      than 50,000 tokens                        -> distributed
- *   4. a flash kernel is available               -> improved     (on a CPU: our vector kernels run here)
- *   5. otherwise                                 -> standard
+ *   5. a flash kernel is available               -> improved     (on a CPU: our vector kernels run here)
+ *   6. otherwise                                 -> standard
  *
  * A rule whose implementation cannot run here, or does not take the configuration, is passed over, and says so; so is one
  * that takes tensors to be whole, in a context of several ranks. The length is that of the whole sequence.

@@ -25,7 +25,8 @@ static da_status report_null(const char *argument, const char *allowed) {
 
 static da_status choose_entry(const da_context *context, const char *name, const da_attention_config *config,
                               const da_entry **out) {
-    const da_demand demand = {config->sequence_length, config->dtype, da_attention_config_features(config)};
+    const da_demand demand = {config->sequence_length, config->dtype, da_attention_config_features(config),
+                              config->quality_target};
     da_selection_step steps[DA_RULE_COUNT];
     char reason[DA_REASON_SIZE];
     if (strcmp(name, "auto") == 0) {

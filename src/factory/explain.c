@@ -230,7 +230,7 @@ static da_status fill(da_explanation *explanation, const da_context *context, da
     if (status != DA_OK) {
         return status;
     }
-    da_demand demand = {problem->n, problem->dtype, da_attention_config_features(config)};
+    da_demand demand = {problem->n, problem->dtype, da_attention_config_features(config), config->quality_target};
     demand.features |= problem->kv_heads != problem->heads ? DA_FEATURE_GROUPED_QUERIES : 0;
     status = da_select(context, &demand, explanation->steps, &explanation->choice);
     if (status == DA_OK) {

@@ -279,9 +279,13 @@ static da_status find_plan(planning *p, da_plan_mode mode) {
     da_selection_step steps[DA_RULE_COUNT];
     const da_entry *first;
     bool found;
-    da_demand demand = {p->problem.n, p->problem.dtype, da_attention_config_features(&p->config)};
+    da_demand demand = {p->problem.n, p->problem.dtype, da_attention_config_features(&p->config),
+                        p->config.quality_target};
     demand.features |= p->problem.kv_heads != p->problem.heads ? DA_FEATURE_GROUPED_QUERIES : 0;
     da_status status = da_select(p->context, &demand, steps, &first);
+    if (status == DA_OK && !da_plans_implementation(first->table.name)) {
+        return consider(p, first, p->wish); /* no plan says what tiles are worth */
+    }
     if (status == DA_OK) {
         status = recall(p, &demand, &found);
     }

@@ -114,7 +114,20 @@ static void describe_nothing(const da_facts *facts, char text[DA_FACTS_SIZE]) {
     snprintf(text, DA_FACTS_SIZE, "needs nothing");
 }
 
+static bool trades_quality(const da_facts *facts) {
+    return facts->quality_target > 0 && facts->quality_target < 1;
+}
+
+static void describe_quality(const da_facts *facts, char text[DA_FACTS_SIZE]) {
+    if (trades_quality(facts)) {
+        snprintf(text, DA_FACTS_SIZE, "quality_target %g", facts->quality_target);
+    } else {
+        snprintf(text, DA_FACTS_SIZE, "none");
+    }
+}
+
 const da_selection_rule da_selection_rules[DA_RULE_COUNT] = {
+    {"a quality target below 1", trades_quality, describe_quality, "block_sparse"},
     {"flash attention 3 and an H100", has_flash_3_and_h100, describe_flash_3_and_h100, "improved"},
     {"more than 100,000 tokens", is_very_long, describe_length, "ring"},
     {"several ranks, or several GPUs and more than 50,000 tokens", is_distributed, describe_ranks_gpus_and_length,
@@ -197,7 +210,8 @@ static da_status try_rule(const da_selection_rule *rule, const da_context *conte
 
 da_status da_select(const da_context *context, const da_demand *demand, da_selection_step steps[DA_RULE_COUNT],
                     const da_entry **out) {
-    const da_facts facts = {da_context_hardware(context), da_context_isa(context), demand->length, ranks_of(context)};
+    const da_facts facts = {da_context_hardware(context), da_context_isa(context), demand->length, ranks_of(context),
+                            demand->quality_target};
     *out = NULL;
     for (int k = 0; k < DA_RULE_COUNT; k++) {
         const da_selection_rule *rule = &da_selection_rules[k];

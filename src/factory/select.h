@@ -11,9 +11,10 @@
 /* What the rules look at. */
 typedef struct da_facts {
     const da_hardware *hardware;
-    da_isa isa;     /* of the kernels that would run */
-    int64_t length; /* tokens of all ranks; 0: unknown */
-    int ranks;      /* that compute together */
+    da_isa isa;            /* of the kernels that would run */
+    int64_t length;        /* tokens of all ranks; 0: unknown */
+    int ranks;             /* that compute together */
+    double quality_target; /* 0 or 1: none */
 } da_facts;
 
 typedef struct da_selection_rule {
@@ -23,7 +24,7 @@ typedef struct da_selection_rule {
     const char *implementation;
 } da_selection_rule;
 
-enum { DA_RULE_COUNT = 5 };
+enum { DA_RULE_COUNT = 6 };
 
 /* In the order in which they are tried. */
 extern const da_selection_rule da_selection_rules[DA_RULE_COUNT];
@@ -33,6 +34,7 @@ typedef struct da_demand {
     int64_t length; /* tokens of all ranks; 0: unknown */
     da_dtype dtype;
     uint32_t features;
+    double quality_target; /* 0 or 1: none */
 } da_demand;
 
 /* What became of a rule. */

@@ -7,6 +7,17 @@ static void load_strided_row(const void *row, int64_t stride, da_dtype dtype, in
     }
 }
 
+/* What a library's copying costs beyond the copy is felt with rows of so few numbers. */
+static void copy_row(const real *row, int count, real *out) {
+    int c = 0;
+    for (; c + VEC_LANES <= count; c += VEC_LANES) {
+        vec_store(out + c, vec_load(row + c));
+    }
+    for (; c < count; c++) {
+        out[c] = row[c];
+    }
+}
+
 /* One row of a tensor as reals. */
 static void load_row(const void *row, int64_t stride, da_dtype dtype, int count, real *out) {
     if (stride != 1) {
@@ -14,12 +25,12 @@ static void load_row(const void *row, int64_t stride, da_dtype dtype, int count,
         return;
     }
 #if DA_REAL_IS_DOUBLE
-    memcpy(out, row, (size_t)count * sizeof(real));
+    copy_row(row, count, out);
 #else
     const uint16_t *halves = row;
     int whole = count / VEC_LANES * VEC_LANES;
     if (dtype == DA_F32) {
-        memcpy(out, row, (size_t)count * sizeof(real));
+        copy_row(row, count, out);
     } else if (dtype == DA_BF16) {
         for (int c = 0; c < whole; c += VEC_LANES) {
             vec_store(out + c, vec_load_bf16(halves + c));

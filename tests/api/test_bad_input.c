@@ -388,7 +388,7 @@ static const char *long_name(void) {
     ROW(explain_config_null, da_explain(f->context, NULL, &f->problem, &f->made_explanation), REFUSED, \
         "config is NULL") \
     ROW(explain_out_null, da_explain(f->context, &f->config, &f->problem, NULL), REFUSED, "out is NULL") \
-    ROW(rule_beyond, explained_rule(f, da_explanation_rule_count(f->explanation)), REFUSED, "index is 5") \
+    ROW(rule_beyond, explained_rule(f, da_explanation_rule_count(f->explanation)), REFUSED, "index is 6") \
     ROW(rule_far_beyond, explained_rule(f, SIZE_MAX), REFUSED, "index") \
     ROW(rule_out_null, da_explanation_rule(f->explanation, 0, NULL), REFUSED, "out is NULL") \
     ROW(rule_of_nothing, da_explanation_rule(NULL, 0, &(da_rule){0}), REFUSED, "explanation is NULL") \

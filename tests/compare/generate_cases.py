@@ -26,14 +26,16 @@ import numpy as np  # noqa: E402
 
 REFERENCE = pathlib.Path(__file__).resolve().parent.parent / "reference"
 sys.path.insert(0, str(REFERENCE))
-from dilated_attention_reference import dilated_attention, head_offset, keys_of  # noqa: E402
+from dilated_attention_reference import dilated_attention, head_offset, is_kept, keys_of  # noqa: E402
 
 SEED = 20230705
 LEAST_COVERAGE = 12
 RANDOM_CASES = 1700
 CHAIN_CASES = 120
 LARGE_CASES = 260
-MAGIC = b"DACASES1"
+TILE_CASES = 420
+LARGE_TILE_CASES = 80
+MAGIC = b"DACASES2"
 VALUE_TYPES = {"f32": 1, "f64": 2, "bf16": 3, "f16": 4}
 HEAD_DIMS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129,
              160, 192, 200, 255, 256]
@@ -75,6 +77,8 @@ class Case:
     lengths: list | None = None
     masked: np.ndarray | None = None  # (batch, n), True: this key does not exist
     shared_kv: bool = False  # the batch rows have the same keys and values
+    tile_block: int = 0      # tokens in a block of a tile; 0: all pairs count
+    kept: np.ndarray | None = field(default=None, repr=False)  # (batch or 1, heads or 1, blocks, blocks)
     q: np.ndarray = field(default=None, repr=False)
     k: np.ndarray = field(default=None, repr=False)
     v: np.ndarray = field(default=None, repr=False)
@@ -82,8 +86,11 @@ class Case:
     def padding(self):
         return padding(self.batch, self.n, self.lengths, self.masked)
 
+    def tiles(self):
+        return (self.tile_block, self.kept) if self.tile_block else None
+
     def options(self):
-        return dict(causal=self.causal, window=self.window, scale=self.scale, mixing=self.mixing,
+        return dict(tiles=self.tiles(), causal=self.causal, window=self.window, scale=self.scale, mixing=self.mixing,
                     offset_rule=self.offset_rule, tail_rule=self.tail_rule, overlap=self.overlap)
 
 
@@ -183,8 +190,10 @@ def evaluate(case, padded, b, i, h):
     c = np.array([count[j] for j in js.tolist()], np.int64)
     row.counted, row.distinct = int(c.sum()), len(js)
     row.positions, row.squares = int((c * (js + 1)).sum()), int((c * (js + 1) ** 2).sum())
-    if padded is not None and len(js):
-        kept = ~padded[b, js]
+    if len(js):
+        kept = is_kept(case.tiles(), b, h, i, js)
+        if padded is not None:
+            kept &= ~padded[b, js]
         js, c = js[kept], c[kept]
     row.terms = len(js) + zeros
     if not row.terms:
@@ -384,6 +393,46 @@ def chain_case(rng, name):
     return fill(case, rng)
 
 
+def draw_tiles(case, rng):
+    """A mask of tiles for the problem: of all densities, or full, or empty, or near the diagonal."""
+    case.tile_block = int(rng.choice([16, 16, 16, 32, 48, 64, 128, 1024]))
+    blocks = -(-case.n // case.tile_block)
+    shape = (case.batch if rng.random() < 0.6 else 1, case.heads if rng.random() < 0.7 else 1, blocks, blocks)
+    kind = str(rng.choice(["random", "rows", "full", "empty", "near", "columns"], p=[.5, .12, .08, .05, .13, .12]))
+    case.kept = rng.random(shape) < rng.choice([0.05, 0.2, 0.5, 0.8, 0.95])
+    if kind == "rows":       # some see all, others nothing
+        case.kept[:] = rng.random((*shape[:3], 1)) < 0.5
+    elif kind == "columns":  # the same for all queries
+        case.kept[:] = rng.random((*shape[:2], 1, blocks)) < 0.5
+    elif kind in ("full", "empty"):
+        case.kept[:] = kind == "full"
+    elif kind == "near":
+        i, j = np.indices((blocks, blocks))
+        case.kept |= np.abs(i - j) <= 1
+
+
+def tile_case(rng, name):
+    """Several blocks, of a few tokens each at least."""
+    n = int(rng.choice([rng.integers(1, 40), rng.integers(30, 120), rng.integers(100, 280)]))
+    heads, kv_heads = [(1, 1), (2, 1), (2, 2), (3, 3), (4, 2)][int(rng.integers(5))]
+    case = Case(name, draw_value_type(rng), int(rng.choice([1, 1, 2])), n, heads, kv_heads,
+                int(rng.choice([1, 3, 5, 8, 16, 17, 33, 64])), *(
+                    draw_chain(rng, max(n, 40)) if rng.random() < 0.5 else draw_patterns(rng, n)))
+    draw_options(case, rng)
+    while case.n > 1 and (pairs_of(case) > MAX_CHAIN_PAIRS
+                          or case.batch * case.n * case.heads * case.head_dim > 3 * MAX_ELEMENTS):
+        case.batch, case.lengths, case.masked, case.shared_kv = 1, None, None, False
+        case.n = case.n * 4 // 5
+    draw_tiles(case, rng)
+    return fill(case, rng)
+
+
+def large_tile_case(rng, name):
+    case = large_case(rng, name)
+    draw_tiles(case, rng)
+    return case
+
+
 def large_case(rng, name):
     n = int(round(2 ** rng.uniform(math.log2(300), math.log2(3000))))
     heads, kv_heads = draw_heads(rng)
@@ -468,6 +517,8 @@ def jobs():
     todo += [("random", number, ()) for number in range(RANDOM_CASES)]
     todo += [("chain", number, ()) for number in range(CHAIN_CASES)]
     todo += [("large", number, ()) for number in range(LARGE_CASES)]
+    todo += [("tiles", number, ()) for number in range(TILE_CASES)]
+    todo += [("large tiles", number, ()) for number in range(LARGE_TILE_CASES)]
     return [(index, *job) for index, job in enumerate(todo)]
 
 
@@ -483,11 +534,15 @@ def make(job):
         case = chain_case(rng, f"chain {number}")
     elif kind == "large":
         case = large_case(rng, f"large {number}")
+    elif kind == "tiles":
+        case = tile_case(rng, f"tiles {number}")
+    elif kind == "large tiles":
+        case = large_tile_case(rng, f"large tiles {number}")
     else:
         which, value_type, head_dim = arguments
         name = f"{kind} {number} {value_type}"
         case = alone_case(rng, name, ALONE[which], value_type, head_dim)
-    rows = sampled_rows(case, rng) if kind == "large" else all_rows(case)
+    rows = sampled_rows(case, rng) if kind.startswith("large") else all_rows(case)
     if kind == "golden":
         check_golden(case, rows)
     return pack(case, rows), covered(case)
@@ -511,7 +566,8 @@ def padded_to_8(data):
 def pack(case, rows):
     flags = [case.causal, -1 if case.window is None else case.window, case.mixing == "head_groups",
              case.offset_rule == "block", case.tail_rule == "zero_pad", case.overlap == "once",
-             case.scale is not None, case.lengths is not None, case.masked is not None, case.shared_kv]
+             case.scale is not None, case.lengths is not None, case.masked is not None, case.shared_kv, case.tile_block,
+             *((0, 0) if case.kept is None else case.kept.shape[:2])]
     fields = [VALUE_TYPES[case.value_type], case.batch, case.n, case.heads, case.kv_heads, case.head_dim,
               len(case.segments), *map(int, flags), len(rows)]
     body = struct.pack(f"<{len(fields)}q", *fields)
@@ -522,6 +578,8 @@ def pack(case, rows):
         body += struct.pack(f"<{case.batch}q", *case.lengths)
     if case.masked is not None:
         body += padded_to_8(case.masked.astype(np.uint8).tobytes())
+    if case.kept is not None:
+        body += padded_to_8(case.kept.astype(np.uint8).tobytes())
     for x in (case.q, case.k, case.v):
         body += padded_to_8(encode(x, case.value_type))
     for row in rows:
@@ -551,17 +609,27 @@ def covered(case):
         "more groups than heads": case.mixing == "head_groups" and len(pairs) > case.heads,
         "sharable": min(case.segments) >= 32 * max(case.rates) and len(pairs) > 1
         and not any(b % a for a, b in zip(sorted(case.rates), sorted(case.rates)[1:])),
+        "tiles": case.tile_block > 0, "tiles, causal": case.tile_block > 0 and case.causal,
+        "tiles, grouped": case.tile_block > 0 and case.kv_heads < case.heads,
+        "tiles, padding": case.tile_block > 0 and padded is not None,
+        "tiles, zero_pad": case.tile_block > 0 and case.tail_rule == "zero_pad",
+        "tiles, head_groups": case.tile_block > 0 and case.mixing == "head_groups",
+        "tiles of each batch element": case.tile_block > 0 and len(case.kept) > 1,
+        "a row without tiles": case.tile_block > 0 and not case.kept.any(axis=3).all(),
+        "many tiles of a row": case.tile_block > 0 and case.kept.shape[3] > 8,
         "large values": float(np.nanmax(np.abs(np.where(np.isfinite(case.v), case.v, 0)))) > 1000,
     }
     return names | {name for name, holds in facts.items() if holds}
 
 
+TILES = ["tiles", "tiles, causal", "tiles, grouped", "tiles, padding", "tiles, zero_pad", "tiles, head_groups",
+         "tiles of each batch element", "a row without tiles", "many tiles of a row"]
 REQUIRED = [f"type {t}" for t in VALUE_TYPES] + [f"head_dim {d}" for d in HEAD_DIMS] + [
     "batch 1", "batch 2", "batch 3", "longnet", "head_groups", "mod", "block", "mask", "zero_pad", "count", "once",
     "1 patterns", "5 patterns", "causal", "window 0", "window > n", "scale 0", "negative scale", "large scale",
     "lengths", "key mask", "grouped", "one kv head", "shared kv", "n = 1", "all padded", "garbage", "n < segment",
     "rate > heads", "rate = segment", "ragged rate", "not nested", "huge segment", "pattern twice",
-    "more groups than heads", "large values", "sharable"]
+    "more groups than heads", "large values", "sharable", *TILES]
 
 
 def write(todo, make_one, required, about):

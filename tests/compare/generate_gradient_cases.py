@@ -18,6 +18,8 @@ SEED = 22051413
 RANDOM_CASES = 760
 CHAIN_CASES = 60
 LARGE_CASES = 70
+TILE_CASES = 260
+LARGE_TILE_CASES = 40
 MAX_ELEMENTS = 4000
 MAX_LARGE_ELEMENTS = 14000
 MAX_LARGE_N = 900
@@ -206,6 +208,12 @@ def large_case(rng, name):
     return shrink(case, MAX_LARGE_ELEMENTS)
 
 
+def tile_case(rng, name, large):
+    case = large_case(rng, name) if large else shrink(cases.tile_case(rng, name), MAX_ELEMENTS)
+    cases.draw_tiles(case, rng)  # once more: it may have shrunk
+    return case
+
+
 def jobs():
     todo = []
     for value_type, head_dim in [("f32", 8), ("f64", 5), ("bf16", 16), ("f16", 9)]:
@@ -215,6 +223,8 @@ def jobs():
     todo += [("random", number, ()) for number in range(RANDOM_CASES)]
     todo += [("chain", number, ()) for number in range(CHAIN_CASES)]
     todo += [("large", number, ()) for number in range(LARGE_CASES)]
+    todo += [("tiles", number, ()) for number in range(TILE_CASES)]
+    todo += [("large tiles", number, ()) for number in range(LARGE_TILE_CASES)]
     return [(index, *job) for index, job in enumerate(todo)]
 
 
@@ -229,6 +239,8 @@ def make(job):
         case = shrink(cases.chain_case(rng, name), MAX_ELEMENTS)
     elif kind == "large":
         case = large_case(rng, name)
+    elif kind in ("tiles", "large tiles"):
+        case = tile_case(rng, name, kind == "large tiles")
     elif kind == "head_dim":
         case = cases.alone_case(rng, name, {"n": 13, "heads": 2, "kv_heads": 1, "causal": bool(number % 2)},
                                 arguments[0], number)
@@ -239,7 +251,7 @@ def make(job):
         cases.fill(case, rng)  # it shrank
     given = draw_given(case, rng, dropout, with_lse)
     gradients, forward = solve(case, given)
-    if index % 8 == 0 and dropout == 0 and kind != "large":
+    if index % 8 == 0 and dropout == 0 and not kind.startswith("large"):
         check_forward(case, forward)
     return pack(case, given, gradients, forward), covered(case, given, forward)
 
@@ -274,7 +286,8 @@ def covered(case, given, forward):
         "dropout, head_groups": dropout and case.mixing == "head_groups",
         "grad_lse, zero_pad": given.grad_lse is not None and case.tail_rule == "zero_pad",
         "window, causal": case.window is not None and case.causal and case.window < case.n,
-        "window, grouped": case.window is not None and grouped, "many tiles": case.n > 300,
+        "window, grouped": case.window is not None and grouped, "many units": case.n > 300,
+        "tiles, dropout": dropout and case.tile_block > 0,
     }
     return names | {name for name, holds in facts.items() if holds}
 
@@ -282,7 +295,7 @@ def covered(case, given, forward):
 REQUIRED = [name for name in cases.REQUIRED if not name.startswith("head_dim")] + [
     "dropout", "nearly all dropped", "grad_lse", "no grad_lse", "a query without keys", "dropout, causal",
     "dropout, grouped", "dropout, padding", "dropout, once", "dropout, head_groups", "grad_lse, zero_pad",
-    "window, causal", "window, grouped", "many tiles"]
+    "window, causal", "window, grouped", "many units", "tiles, dropout"]
 
 
 if __name__ == "__main__":

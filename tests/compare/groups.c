@@ -21,6 +21,9 @@ const int GROUP_THREADS[THREAD_CHOICES] = {1, 2, 3, 7};
 /* Ranks share improved's kernels: one case in OVER_RANKS of each instruction set and type, other ones each time. */
 enum { OVER_RANKS = 4 };
 
+/* So many cases without tiles are one for block_sparse, which then computes all of improved's. */
+enum { WITHOUT_TILES = 4 };
+
 static void add_groups(kernel_group *out, int *count, const char *implementation, da_isa isa, int64_t every) {
     for (da_dtype dtype = DA_F32; dtype <= DA_F16; dtype++) {
         kernel_group *group = &out[*count];
@@ -53,6 +56,7 @@ int kernel_groups_list(kernel_group out[MAX_GROUPS]) {
         if (da_isa_available(isa)) {
             add_groups(out, &count, "improved", isa, 1);
             add_groups(out, &count, "ring", isa, 1);
+            add_groups(out, &count, "block_sparse", isa, 1);
             add_groups(out, &count, RING_OVER_RANKS, isa, OVER_RANKS);
             add_groups(out, &count, DISTRIBUTED_OVER_RANKS, isa, OVER_RANKS);
         } else {
@@ -92,14 +96,23 @@ static struct {
     void (*run_case)(void *group, int64_t number);
 } comparison;
 
-static bool takes(const kernel_group *group, const test_case *one) {
-    return one->dtype == group->dtype || (group->dtype == DA_F64 && one->dtype == DA_F32);
+static bool is_sparse(const kernel_group *group) {
+    return strcmp(group->implementation, "block_sparse") == 0;
+}
+
+static bool takes(const kernel_group *group, int64_t number) {
+    const test_case *one = &comparison.cases->cases[number];
+    bool fits = one->dtype == group->dtype || (group->dtype == DA_F64 && one->dtype == DA_F32);
+    if (one->tile_block > 0 || !is_sparse(group)) {
+        return fits && (one->tile_block > 0) == is_sparse(group);
+    }
+    return fits && (number + group->number / DTYPES) % WITHOUT_TILES == 0;
 }
 
 static int64_t count_cases(const kernel_group *group) {
     int64_t count = 0;
     for (int64_t number = 0; number < comparison.cases->count; number++) {
-        count += takes(group, &comparison.cases->cases[number]);
+        count += takes(group, number);
     }
     return count;
 }
@@ -110,7 +123,7 @@ static void test_group(void **state) {
     every = every < count ? every : count; /* one at least */
     int64_t taking_part = group->number / DTYPES;
     for (int64_t number = 0; number < comparison.cases->count; number++) {
-        if (takes(group, &comparison.cases->cases[number]) && taking_part++ % every == 0) {
+        if (takes(group, number) && taking_part++ % every == 0) {
             comparison.run_case(group, number);
             group->cases++;
         }
@@ -204,6 +217,33 @@ uint8_t *set_padding(const test_case *one, layout kind, da_call_options *options
         options->key_mask_stride[1] = one->batch;
     }
     return transposed;
+}
+
+da_tile_mask *set_tiles(const kernel_group *group, const test_case *one, int64_t number, da_attention_config *config,
+                        da_call_options *options) {
+    static const da_sparse_pattern fixed[] = {DA_SPARSE_LOCAL_WINDOW, DA_SPARSE_GLOBAL_LOCAL, DA_SPARSE_DILATED_SPARSE,
+                                              DA_SPARSE_AXIAL,        DA_SPARSE_RANDOM,       DA_SPARSE_HYBRID};
+    static const int64_t blocks[] = {16, 32, 48, 64, 128, 1024};
+    da_tile_mask *mask = NULL;
+    int64_t mixed = number + group->number;
+    if (!is_sparse(group)) {
+        return NULL;
+    }
+    config->sparse_pattern = fixed[mixed % 6];
+    config->block_size = blocks[mixed / 6 % 6];
+    config->sparsity_ratio = 1;
+    if (one->tile_block == 0) {
+        return NULL;
+    }
+    assert_int_equal(
+        da_tile_mask_create(NULL, one->tile_batch, one->tile_heads, one->n, one->tile_block, one->kept, &mask), DA_OK);
+    if (mixed % 2) {
+        config->sparse_pattern = DA_SPARSE_MASK;
+        config->tile_mask = mask;
+    } else {
+        options->tiles = mask;
+    }
+    return mask;
 }
 
 void complain(kernel_group *group, const test_case *one, choice how, const char *format, ...) {

@@ -26,7 +26,7 @@ int kernel_groups_list(kernel_group out[MAX_GROUPS]);
 
 /* Runs one cmocka test for each of `count` groups: structs of `size` bytes that begin with a kernel_group, whose contexts
  * are open meanwhile. It calls run_case(group, number) for the cases that the group takes (those of its data type, and f32
- * cases in f64 too), or every k-th of them with DA_COMPARE_STRIDE=k in the environment; there must be one, and no failure.
+ * cases in f64 too; with tiles, only block_sparse, which takes few without), or every k-th of them with DA_COMPARE_STRIDE=k in the environment; there must be one, and no failure.
  * Returns the number of tests that failed. */
 int kernel_groups_compare(const char *name, const case_file *cases, void *groups, size_t size, int count,
                           void (*run_case)(void *group, int64_t number));
@@ -49,6 +49,11 @@ choice choose(const kernel_group *group, const test_case *one, int64_t number);
 /* Sets a case's padding: the mask as it is stored, or with its two dimensions exchanged in memory. The caller frees the
  * result. */
 uint8_t *set_padding(const test_case *one, layout kind, da_call_options *options);
+
+/* Of block_sparse, which tiles are computed: the case's, by the configuration or by the call's options, or all. Returns what
+ * is to be freed when the attention is; NULL: nothing. */
+da_tile_mask *set_tiles(const kernel_group *group, const test_case *one, int64_t number, da_attention_config *config,
+                        da_call_options *options);
 
 typedef struct forward_tensors {
     const da_tensor *query, *key, *value, *out, *lse;

@@ -41,6 +41,7 @@ static int group_count;
 typedef struct run {
     group *group;
     const test_case *one;
+    int64_t number;
     choice how;
     test_tensor query, key, value, out, lse;
 } run;
@@ -81,11 +82,13 @@ static void free_inputs(run *r) {
 
 static bool forward(run *r) {
     da_attention *attention = NULL;
-    da_status status = da_attention_create(r->group->on.contexts[r->how.threads], r->group->on.implementation,
-                                           &r->one->config, &attention);
+    da_attention_config config = r->one->config;
+    da_call_options options;
+    da_call_options_init(&options);
+    da_tile_mask *tiles = set_tiles(&r->group->on, r->one, r->number, &config, &options);
+    da_status status =
+        da_attention_create(r->group->on.contexts[r->how.threads], r->group->on.implementation, &config, &attention);
     if (status == DA_OK) {
-        da_call_options options;
-        da_call_options_init(&options);
         uint8_t *mask = set_padding(r->one, r->how.layout, &options);
         const forward_tensors tensors = {&r->query.view, &r->key.view, &r->value.view, &r->out.view,
                                          r->lse.memory ? &r->lse.view : NULL};
@@ -93,6 +96,7 @@ static bool forward(run *r) {
         free(mask);
     }
     da_attention_free(attention);
+    da_tile_mask_free(tiles);
     if (status != DA_OK) {
         complain(&r->group->on, r->one, r->how, "%s: %s", da_status_name(status), da_last_error_message());
     }
@@ -175,7 +179,7 @@ static void check_threads(const run *r) {
 static void run_case(void *of_group, int64_t number) {
     group *g = of_group;
     const test_case *one = &cases.cases[number];
-    run r = {.group = g, .one = one, .how = choose(&g->on, one, number)};
+    run r = {.group = g, .one = one, .number = number, .how = choose(&g->on, one, number)};
     make_inputs(&r);
     make_outputs(&r);
     if (forward(&r)) {

@@ -139,10 +139,11 @@ static bool compute(run *r, bool both, int wanted) {
     da_attention *attention = NULL;
     config.dropout = r->one.dropout;
     config.tuning.unit = unit_of_case(r);
+    da_call_options options;
+    da_call_options_init(&options);
+    da_tile_mask *tiles = set_tiles(on, c, r->number, &config, &options);
     da_status status = da_attention_create(on->contexts[r->how.threads], on->implementation, &config, &attention);
     if (status == DA_OK) {
-        da_call_options options;
-        da_call_options_init(&options);
         options.training = true;
         options.dropout_seed = r->one.seed;
         options.block = r->how.block;
@@ -154,6 +155,7 @@ static bool compute(run *r, bool both, int wanted) {
         free(mask);
     }
     da_attention_free(attention);
+    da_tile_mask_free(tiles);
     if (status != DA_OK) {
         complain(&r->group->on, c, r->how, "%s: %s", da_status_name(status), da_last_error_message());
     }

@@ -89,10 +89,8 @@ static void test_info_of_built_ins(void **state) {
     for (int k = 0; k < BUILT_IN_COUNT; k++) {
         const uint32_t all = DA_FEATURE_ALL, but_range = all & ~(uint32_t)DA_FEATURE_QUERY_RANGE;
         const uint32_t features[BUILT_IN_COUNT] = {but_range, all, all | DA_FEATURE_PARTS, but_range | DA_FEATURE_PARTS,
-                                                   0};
-        const char *reasons[BUILT_IN_COUNT] = {"", "", "", "the context has no communicator of several ranks",
-                                               "not part of this version (0.1.0)"};
-        bool present = k < 4;
+                                                   all};
+        const char *reasons[BUILT_IN_COUNT] = {"", "", "", "the context has no communicator of several ranks", ""};
         da_implementation_info info;
         da_implementation_info_init(&info);
         assert_int_equal(da_implementation_get_info(context, built_in_names[k], &info), DA_OK);
@@ -102,9 +100,8 @@ static void test_info_of_built_ins(void **state) {
         assert_true(info.built_in);
         assert_int_equal(info.available, reasons[k][0] == 0);
         assert_int_equal(info.features, features[k]);
-        assert_int_equal(info.dtypes, present ? DA_DTYPE_BITS_ALL : 0);
-        assert_true(info.backward || k != 0);   /* `standard` has a backward pass, */
-        assert_true(present || !info.backward); /* and what is not there has none */
+        assert_int_equal(info.dtypes, DA_DTYPE_BITS_ALL);
+        assert_true(info.backward);
         assert_string_equal(info.reason, reasons[k]);
     }
     da_context_free(context);

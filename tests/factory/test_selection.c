@@ -38,45 +38,46 @@ typedef struct machine {
 #define CPU_AVX512 NO_GPU, 0, false, false, DA_ISA_AVX512
 
 static const machine machines[] = {
-    {"CPU, unknown length", CPU_PLAIN, 0, "nnnny", "standard", "standard"},
-    {"CPU, one token", CPU_PLAIN, 1, "nnnny", "standard", "standard"},
-    {"CPU with AVX2", CPU_AVX2, 0, "nnnyy", "improved", "improved"},
-    {"CPU with AVX-512", CPU_AVX512, 4096, "nnnyy", "improved", "improved"},
-    {"CPU, 100,000 tokens", CPU_PLAIN, 100000, "nnnny", "standard", "standard"},
-    {"CPU, 100,001 tokens", CPU_PLAIN, 100001, "nynny", "ring", "ring"},
-    {"CPU with AVX2, 100,000 tokens", CPU_AVX2, 100000, "nnnyy", "improved", "improved"},
-    {"CPU with AVX2, 100,001 tokens", CPU_AVX2, 100001, "nynyy", "ring", "ring"},
-    {"CPU, the largest length", CPU_AVX2, INT64_MAX, "nynyy", "ring", "ring"},
-    {"CPU, flash attention 2 without a GPU", NO_GPU, 0, false, true, DA_ISA_PORTABLE, 0, "nnnny", "standard",
+    {"CPU, unknown length", CPU_PLAIN, 0, "nnnnny", "standard", "standard"},
+    {"CPU, one token", CPU_PLAIN, 1, "nnnnny", "standard", "standard"},
+    {"CPU with AVX2", CPU_AVX2, 0, "nnnnyy", "improved", "improved"},
+    {"CPU with AVX-512", CPU_AVX512, 4096, "nnnnyy", "improved", "improved"},
+    {"CPU, 100,000 tokens", CPU_PLAIN, 100000, "nnnnny", "standard", "standard"},
+    {"CPU, 100,001 tokens", CPU_PLAIN, 100001, "nnynny", "ring", "ring"},
+    {"CPU with AVX2, 100,000 tokens", CPU_AVX2, 100000, "nnnnyy", "improved", "improved"},
+    {"CPU with AVX2, 100,001 tokens", CPU_AVX2, 100001, "nnynyy", "ring", "ring"},
+    {"CPU, the largest length", CPU_AVX2, INT64_MAX, "nnynyy", "ring", "ring"},
+    {"CPU, flash attention 2 without a GPU", NO_GPU, 0, false, true, DA_ISA_PORTABLE, 0, "nnnnny", "standard",
      "standard"},
-    {"CPU, flash attention 3 without a GPU", NO_GPU, 0, true, false, DA_ISA_PORTABLE, 0, "nnnny", "standard",
+    {"CPU, flash attention 3 without a GPU", NO_GPU, 0, true, false, DA_ISA_PORTABLE, 0, "nnnnny", "standard",
      "standard"},
-    {"H100, flash attention 3", H100, 1, true, false, DA_ISA_PORTABLE, 4096, "ynnyy", "improved", "improved"},
-    {"H100, flash attention 3, very long", H100, 1, true, true, DA_ISA_AVX512, 1000000, "yynyy", "improved",
+    {"H100, flash attention 3", H100, 1, true, false, DA_ISA_PORTABLE, 4096, "nynnyy", "improved", "improved"},
+    {"H100, flash attention 3, very long", H100, 1, true, true, DA_ISA_AVX512, 1000000, "nyynyy", "improved",
      "improved"},
-    {"8 H100, flash attention 3, very long", H100, 8, true, true, DA_ISA_AVX512, 1000000, "yyyyy", "improved",
+    {"8 H100, flash attention 3, very long", H100, 8, true, true, DA_ISA_AVX512, 1000000, "nyyyyy", "improved",
      "improved"},
-    {"GH200 known by its name, flash attention 3", GH200, 1, true, false, DA_ISA_PORTABLE, 0, "ynnyy", "improved",
+    {"GH200 known by its name, flash attention 3", GH200, 1, true, false, DA_ISA_PORTABLE, 0, "nynnyy", "improved",
      "improved"},
     {"known by its compute capability, flash attention 3", H200_WITHOUT_A_NAME, 1, true, false, DA_ISA_PORTABLE, 0,
-     "ynnyy", "improved", "improved"},
-    {"H100 without flash attention", H100, 1, false, false, DA_ISA_PORTABLE, 4096, "nnnny", "standard", "standard"},
-    {"H100, flash attention 2", H100, 1, false, true, DA_ISA_PORTABLE, 4096, "nnnyy", "improved", "improved"},
-    {"A100, flash attention 2", A100, 1, false, true, DA_ISA_PORTABLE, 4096, "nnnyy", "improved", "improved"},
-    {"A100, flash attention 3", A100, 1, true, false, DA_ISA_PORTABLE, 4096, "nnnyy", "improved", "improved"},
-    {"A100, flash attention 2, 100,000 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100000, "nnnyy", "improved",
+     "nynnyy", "improved", "improved"},
+    {"H100 without flash attention", H100, 1, false, false, DA_ISA_PORTABLE, 4096, "nnnnny", "standard", "standard"},
+    {"H100, flash attention 2", H100, 1, false, true, DA_ISA_PORTABLE, 4096, "nnnnyy", "improved", "improved"},
+    {"A100, flash attention 2", A100, 1, false, true, DA_ISA_PORTABLE, 4096, "nnnnyy", "improved", "improved"},
+    {"A100, flash attention 3", A100, 1, true, false, DA_ISA_PORTABLE, 4096, "nnnnyy", "improved", "improved"},
+    {"A100, flash attention 2, 100,000 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100000, "nnnnyy", "improved",
      "improved"},
-    {"A100, flash attention 2, 100,001 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100001, "nynyy", "ring", "ring"},
-    {"consumer card", RTX, 1, false, false, DA_ISA_PORTABLE, 4096, "nnnny", "standard", "standard"},
-    {"consumer card, CPU with AVX2", RTX, 1, false, false, DA_ISA_AVX2, 4096, "nnnyy", "improved", "improved"},
-    {"1 GPU, 50,000 tokens", RTX, 1, false, false, DA_ISA_PORTABLE, 50000, "nnnny", "standard", "standard"},
-    {"1 GPU, 50,001 tokens", RTX, 1, false, false, DA_ISA_PORTABLE, 50001, "nnnny", "standard", "standard"},
-    {"2 GPUs, 50,000 tokens", RTX, 2, false, false, DA_ISA_PORTABLE, 50000, "nnnny", "standard", "standard"},
-    {"2 GPUs, 50,001 tokens", RTX, 2, false, false, DA_ISA_PORTABLE, 50001, "nnyny", "distributed", "standard"},
-    {"2 GPUs, unknown length", RTX, 2, false, false, DA_ISA_PORTABLE, 0, "nnnny", "standard", "standard"},
-    {"2 GPUs, 100,000 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100000, "nnyyy", "distributed", "improved"},
-    {"2 GPUs, 100,001 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100001, "nyyyy", "ring", "ring"},
-    {"16 GPUs, 50,001 tokens", A100, DA_MAX_GPUS, false, true, DA_ISA_AVX2, 50001, "nnyyy", "distributed", "improved"},
+    {"A100, flash attention 2, 100,001 tokens", A100, 1, false, true, DA_ISA_PORTABLE, 100001, "nnynyy", "ring",
+     "ring"},
+    {"consumer card", RTX, 1, false, false, DA_ISA_PORTABLE, 4096, "nnnnny", "standard", "standard"},
+    {"consumer card, CPU with AVX2", RTX, 1, false, false, DA_ISA_AVX2, 4096, "nnnnyy", "improved", "improved"},
+    {"1 GPU, 50,000 tokens", RTX, 1, false, false, DA_ISA_PORTABLE, 50000, "nnnnny", "standard", "standard"},
+    {"1 GPU, 50,001 tokens", RTX, 1, false, false, DA_ISA_PORTABLE, 50001, "nnnnny", "standard", "standard"},
+    {"2 GPUs, 50,000 tokens", RTX, 2, false, false, DA_ISA_PORTABLE, 50000, "nnnnny", "standard", "standard"},
+    {"2 GPUs, 50,001 tokens", RTX, 2, false, false, DA_ISA_PORTABLE, 50001, "nnnyny", "distributed", "standard"},
+    {"2 GPUs, unknown length", RTX, 2, false, false, DA_ISA_PORTABLE, 0, "nnnnny", "standard", "standard"},
+    {"2 GPUs, 100,000 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100000, "nnnyyy", "distributed", "improved"},
+    {"2 GPUs, 100,001 tokens", RTX, 2, false, true, DA_ISA_PORTABLE, 100001, "nnyyyy", "ring", "ring"},
+    {"16 GPUs, 50,001 tokens", A100, DA_MAX_GPUS, false, true, DA_ISA_AVX2, 50001, "nnnyyy", "distributed", "improved"},
 };
 
 static da_hardware describe(const machine *row) {
@@ -98,7 +99,7 @@ static void test_conditions(void **state) {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
         const machine *row = &machines[m];
         const da_hardware hardware = describe(row);
-        const da_facts facts = {&hardware, row->isa, row->length, 1};
+        const da_facts facts = {&hardware, row->isa, row->length, 1, 1};
         const char *chosen = NULL;
         for (int k = 0; k < DA_RULE_COUNT; k++) {
             bool holds = da_selection_rules[k].holds(&facts);
@@ -143,7 +144,7 @@ static void test_selection(void **state) {
         }
         const da_hardware hardware = describe(row);
         da_context *context = make_context(&hardware, row->isa, NULL);
-        const da_demand demand = {row->length, DA_DTYPE_ANY, 0};
+        const da_demand demand = {row->length, DA_DTYPE_ANY, 0, 1};
         da_selection_step steps[DA_RULE_COUNT];
         const da_entry *entry = NULL;
         assert_int_equal(da_select(context, &demand, steps, &entry), DA_OK);
@@ -160,9 +161,9 @@ static void test_selection(void **state) {
 static void test_creation_by_auto(void **state) {
     (void)state;
     const machine rows[] = {
-        {"CPU", CPU_PLAIN, 60000, "nnnny", "standard", "standard"},
-        {"A100", A100, 1, false, true, DA_ISA_PORTABLE, 60000, "nnnyy", "improved", "improved"},
-        {"CPU, very long", CPU_PLAIN, 200000, "nynny", "ring", "ring"},
+        {"CPU", CPU_PLAIN, 60000, "nnnnny", "standard", "standard"},
+        {"A100", A100, 1, false, true, DA_ISA_PORTABLE, 60000, "nnnnyy", "improved", "improved"},
+        {"CPU, very long", CPU_PLAIN, 200000, "nnynny", "ring", "ring"},
     };
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
         const da_hardware hardware = describe(&rows[k]);
@@ -174,6 +175,25 @@ static void test_creation_by_auto(void **state) {
         da_attention_free(attention);
         da_context_free(context);
     }
+}
+
+/* Quality is never traded unasked; asked for, that comes before all else. */
+static void test_quality_target(void **state) {
+    (void)state;
+    const double targets[] = {1, 0.99, 0.5};
+    const machine very_long = {"CPU, very long", CPU_PLAIN, 200000, "", "", ""};
+    const da_hardware hardware = describe(&very_long);
+    da_context *context = make_context(&hardware, DA_ISA_PORTABLE, NULL);
+    for (int k = 0; k < 3; k++) {
+        da_attention_config config = make_config(very_long.length);
+        da_attention *attention = NULL;
+        config.quality_target = targets[k];
+        config.sparsity_ratio = 0.01;
+        assert_int_equal(da_attention_create(context, "auto", &config, &attention), DA_OK);
+        assert_string_equal(da_attention_implementation(attention), targets[k] < 1 ? "block_sparse" : "ring");
+        da_attention_free(attention);
+    }
+    da_context_free(context);
 }
 
 /* The best that this machine has is what a context of this machine takes. */
@@ -193,13 +213,13 @@ static void test_this_machine(void **state) {
 static void test_nothing_fits(void **state) {
     (void)state;
     da_context *context = make_context(NULL, DA_ISA_PORTABLE, NULL);
-    const da_demand demand = {0, (da_dtype)7, 0};
+    const da_demand demand = {0, (da_dtype)7, 0, 1};
     da_selection_step steps[DA_RULE_COUNT];
     const da_entry *entry = NULL;
     assert_int_equal(da_select(context, &demand, steps, &entry), DA_ERROR_UNSUPPORTED);
     assert_null(entry);
     assert_message_contains("standard, was passed over: does not take data type");
-    assert_false(steps[4].chosen);
+    assert_false(steps[DA_RULE_COUNT - 1].chosen);
     da_context_free(context);
 }
 
@@ -213,16 +233,16 @@ static void test_fitting(void **state) {
     table.features = DA_FEATURE_CAUSAL;
     assert_int_equal(da_register_implementation(&table), DA_OK);
     assert_int_equal(da_registry_find("fitting", &entry), DA_OK);
-    assert_true(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_CAUSAL}, reason));
+    assert_true(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_CAUSAL, 1}, reason));
     assert_string_equal(reason, "");
-    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_ALL}, reason));
+    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, DA_FEATURE_ALL, 1}, reason));
     assert_string_equal(reason, "does not take window, key padding (key_lengths, key_mask), grouped queries (fewer key "
                                 "heads than query heads), lse, mixing head_groups, offset_rule block, tail_rule "
                                 "zero_pad, overlap once, dropout, query range");
-    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F64, 0}, reason));
+    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F64, 0, 1}, reason));
     assert_string_equal(reason, "does not take data type f64; allowed: f32");
     counts.unavailable_because = "nothing to run on";
-    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, 0}, reason));
+    assert_false(da_entry_fits(entry, context, &(da_demand){0, DA_F32, 0, 1}, reason));
     assert_string_equal(reason, "nothing to run on");
     da_context_free(context);
 }
@@ -238,27 +258,30 @@ static void test_facts(void **state) {
     const machine two_cards = {"", A100, 2, true, false, DA_ISA_AVX512, 0, "", "", ""};
     const machine plain = {"", CPU_PLAIN, 0, "", "", ""};
     da_hardware cards = describe(&two_cards), none = describe(&plain);
-    da_facts facts = {&none, DA_ISA_PORTABLE, 0, 1};
-    check_facts(&facts, 1, "no flash attention 3; no GPU");
-    check_facts(&facts, 2, "unknown length");
-    check_facts(&facts, 3, "1 rank; 0 GPUs; unknown length");
-    check_facts(&facts, 4, "no flash attention on a GPU; no vector kernels on the CPU");
-    facts = (da_facts){&cards, DA_ISA_AVX512, 131072, 1};
-    check_facts(&facts, 1, "flash attention 3; 2 GPUs, no H100");
-    check_facts(&facts, 2, "131,072 tokens");
-    check_facts(&facts, 3, "1 rank; 2 GPUs; 131,072 tokens");
-    check_facts(&facts, 4, "flash attention 3 on a GPU; avx512 kernels on the CPU");
+    da_facts facts = {&none, DA_ISA_PORTABLE, 0, 1, 1};
+    check_facts(&facts, 1, "none");
+    check_facts(&facts, 2, "no flash attention 3; no GPU");
+    check_facts(&facts, 3, "unknown length");
+    check_facts(&facts, 4, "1 rank; 0 GPUs; unknown length");
+    check_facts(&facts, 5, "no flash attention on a GPU; no vector kernels on the CPU");
+    facts = (da_facts){&cards, DA_ISA_AVX512, 131072, 1, 1};
+    check_facts(&facts, 2, "flash attention 3; 2 GPUs, no H100");
+    check_facts(&facts, 3, "131,072 tokens");
+    check_facts(&facts, 4, "1 rank; 2 GPUs; 131,072 tokens");
+    check_facts(&facts, 5, "flash attention 3 on a GPU; avx512 kernels on the CPU");
     cards.gpus[1] = gpus[H100];
     cards.flash_attention_3 = false;
     cards.flash_attention_2 = true;
-    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1, 1};
-    check_facts(&facts, 1, "no flash attention 3; GPU 1 is NVIDIA H100 80GB HBM3");
-    check_facts(&facts, 2, "1 token");
-    check_facts(&facts, 4, "flash attention 2 on a GPU; no vector kernels on the CPU");
+    facts = (da_facts){&cards, DA_ISA_PORTABLE, 1, 1, 1};
+    check_facts(&facts, 2, "no flash attention 3; GPU 1 is NVIDIA H100 80GB HBM3");
+    check_facts(&facts, 3, "1 token");
+    check_facts(&facts, 5, "flash attention 2 on a GPU; no vector kernels on the CPU");
     cards.gpus[1].name[0] = '\0';
-    check_facts(&facts, 1, "no flash attention 3; GPU 1 is an H100 by its compute capability");
+    check_facts(&facts, 2, "no flash attention 3; GPU 1 is an H100 by its compute capability");
     memset(cards.gpus[1].name, 'x', sizeof cards.gpus[1].name - 1);
-    check_facts(&facts, 5, "needs nothing");
+    check_facts(&facts, 6, "needs nothing");
+    facts.quality_target = 0.99;
+    check_facts(&facts, 1, "quality_target 0.99");
 }
 
 static void test_numbers(void **state) {
@@ -288,13 +311,10 @@ static void test_numbers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conditions),
-        cmocka_unit_test(test_selection),
-        cmocka_unit_test(test_creation_by_auto),
-        cmocka_unit_test(test_this_machine),
-        cmocka_unit_test(test_nothing_fits),
-        cmocka_unit_test(test_fitting),
-        cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_conditions),       cmocka_unit_test(test_selection),
+        cmocka_unit_test(test_creation_by_auto), cmocka_unit_test(test_quality_target),
+        cmocka_unit_test(test_this_machine),     cmocka_unit_test(test_nothing_fits),
+        cmocka_unit_test(test_fitting),          cmocka_unit_test(test_facts),
         cmocka_unit_test(test_numbers),
     };
     return cmocka_run_group_tests_name("selection", tests, NULL, NULL);

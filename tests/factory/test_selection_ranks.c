@@ -69,10 +69,10 @@ static void test_the_reasons(void **state) {
     fixture f = {0};
     da_rule rule;
     choose(&f, RANKS, true, 1000);
-    assert_int_equal(da_explanation_rule(f.explanation, 0, &rule), DA_OK);
+    assert_int_equal(da_explanation_rule(f.explanation, 1, &rule), DA_OK);
     assert_true(rule.holds && !rule.chosen);
     assert_string_equal(rule.outcome, "passed over: takes tensors to be whole, not a part for each of 3 ranks");
-    assert_int_equal(da_explanation_rule(f.explanation, 2, &rule), DA_OK);
+    assert_int_equal(da_explanation_rule(f.explanation, 3, &rule), DA_OK);
     assert_true(rule.holds && rule.chosen);
     assert_string_equal(rule.facts, "3 ranks; 1 GPU; 1,000 tokens");
     release(&f);

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dilated_attention_reference import head_offset, keys_of
+from dilated_attention_reference import head_offset, is_kept, keys_of
 
 
 # ---- dropout: philox (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11) -----------
@@ -133,7 +133,7 @@ def head_backward(head, v, grad_out, grad_lse):
 # ---- whole tensors ---------------------------------------------------------------------------------------------------
 
 def head_passes(q, k, v, segment_lengths, dilation_rates, grad_out=None, grad_lse=None, *, scale=None,
-                key_padding=None, dropout=0.0, seed=0, mixing="longnet", **options):
+                key_padding=None, dropout=0.0, seed=0, mixing="longnet", tiles=None, **options):
     """Yields (batch, head, kv_head, q, k, v, HeadPass). Padded keys and values come as zeros: they may hold anything."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     batch, n, heads, head_dim = q.shape
@@ -149,7 +149,8 @@ def head_passes(q, k, v, segment_lengths, dilation_rates, grad_out=None, grad_ls
                 kept = dropout_keeps(dropout, seed, b, h, *np.indices((n, n), sparse=True))
                 m = np.where(kept, m / (1 - dropout), 0)
             keys, values = (np.where(exists[:, None], x[b, :, kv], 0) for x in (k, v))
-            one = head_forward(q[b, :, h], keys, values, count * exists, zeros, scale, m)
+            seen = count * exists * is_kept(tiles, b, h, *np.indices((n, n), sparse=True))
+            one = head_forward(q[b, :, h], keys, values, seen, zeros, scale, m)
             if grad_out is not None:
                 head_backward(one, values, grad_out[b, :, h], np.zeros(n) if grad_lse is None else grad_lse[b, :, h])
             yield b, h, kv, q[b, :, h], keys, values, one

@@ -51,6 +51,9 @@ static void read_options(const unsigned char **at, test_case *out, int64_t *patt
     *lengths = take_integer(at) != 0;
     *mask = take_integer(at) != 0;
     out->shared_kv = take_integer(at) != 0;
+    out->tile_block = take_integer(at);
+    out->tile_batch = take_integer(at);
+    out->tile_heads = take_integer(at);
     out->row_count = take_integer(at);
     memcpy(&config->scale, case_file_take(at, 8), 8);
     out->name = case_file_take(at, 40);
@@ -73,6 +76,10 @@ static void read_case(const unsigned char *at, test_case *out) {
     }
     out->key_lengths = has_lengths ? case_file_take(&at, 8 * out->batch) : NULL;
     out->key_mask = has_mask ? case_file_take(&at, out->batch * out->n) : NULL;
+    if (out->tile_block > 0) {
+        int64_t blocks = (out->n - 1) / out->tile_block + 1;
+        out->kept = case_file_take(&at, out->tile_batch * out->tile_heads * blocks * blocks);
+    }
     int64_t element = (int64_t)da_dtype_size(out->dtype);
     int64_t row = out->batch * out->n * out->head_dim * element;
     out->query = case_file_take(&at, row * out->heads);
@@ -89,7 +96,7 @@ case_file case_file_open_as(const char *variable, const char *otherwise) {
     case_file file = {0};
     size_t bytes;
     file.memory = read_whole(path, &bytes);
-    if (bytes < 16 || memcmp(file.memory, "DACASES1", 8) != 0) {
+    if (bytes < 16 || memcmp(file.memory, "DACASES2", 8) != 0) {
         give_up(path, "is not a file of cases");
     }
     memcpy(&file.count, file.memory + 8, 8);

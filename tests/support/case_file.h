@@ -2,15 +2,17 @@
  *
  * Everything is little-endian and every part begins at a multiple of 8 bytes:
  *
- *   char magic[8] = "DACASES1"; int64 case_count; then case_count records:
+ *   char magic[8] = "DACASES2"; int64 case_count; then case_count records:
  *     int64 bytes of the record, this field included
  *     int64 value_type (a da_dtype), batch, n, heads, kv_heads, head_dim, pattern_count,
  *           causal, window (-1: none), mixing, offset_rule, tail_rule, overlap (the library's enumerations),
- *           scale_is_set, has_lengths, has_mask, shared_kv, row_count
+ *           scale_is_set, has_lengths, has_mask, shared_kv,
+ *           tile_block (0: no tiles), tile_batch, tile_heads, row_count
  *     double scale; char name[40]
  *     int64 segment_lengths[pattern_count], dilation_rates[pattern_count]
  *     int64 key_lengths[batch]        if has_lengths
  *     uint8 key_mask[batch * n]       if has_mask, filled to a multiple of 8
+ *     uint8 kept[tile_batch * tile_heads * blocks * blocks]  if tile_block, blocks = ceil(n / tile_block), filled to 8
  *     query, key, value               dense (batch, n, heads or kv_heads, head_dim) in the value type, each filled to 8
  *     row_count rows: int64 b, i, h, counted, distinct, positions, squares, terms;
  *                     double largest_score, mean_score, spread, mean_value, lse, out[head_dim]
@@ -45,6 +47,9 @@ typedef struct test_case {
     const int64_t *key_lengths; /* or NULL */
     const uint8_t *key_mask;    /* or NULL */
     bool shared_kv;             /* all batch rows have the same keys and values */
+    int64_t tile_block;         /* 0: all pairs count; otherwise those of the tiles kept do */
+    int64_t tile_batch, tile_heads;
+    const uint8_t *kept; /* (tile_batch, tile_heads, blocks, blocks) */
     const void *query, *key, *value;
     int64_t row_count;
     const unsigned char *rows;

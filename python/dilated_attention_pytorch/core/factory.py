@@ -56,7 +56,7 @@ def select_implementation(
 
     sequence_length None: unknown, so that rules 2 and 3 do not hold; over several ranks it is that of the whole
     sequence. num_gpus None: the number of process_group's ranks or, where that is one, the GPUs that PyTorch sees.
-    process_group: see DilatedAttentionConfig. A group of several ranks that is named has "ring" by rule 2 and otherwise
+    process_group: see DilatedAttentionConfig. A group of several ranks that is named has "ring" by rule 3 and otherwise
     "distributed", since only these take a part of the tokens.
     """
     length = 0 if sequence_length is None else integer("sequence_length", sequence_length, 1)

@@ -278,30 +278,49 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
     }
 }
 
-static void prefetch_column(const da_unit *unit, int column, int which) {
-    prefetch_row(&unit->column_sources[column]->tensors[which], unit->batch, unit->column_rows[column],
-                 unit->column_head);
+/* The rows of a tensor that columns of one source have, of the batch element and head at hand. */
+typedef struct row_range {
+    const char *first;
+    int64_t step; /* bytes from row to row */
+    size_t bytes; /* of a row */
+} row_range;
+
+static row_range rows_of(const da_unit *unit, const da_source *source, int which) {
+    const da_tensor *tensor = &source->tensors[which];
+    int64_t element = (int64_t)da_dtype_size(tensor->dtype);
+    return (row_range){da_tensor_row(tensor, unit->batch, 0, unit->column_head), tensor->stride[1] * element,
+                       (size_t)(tensor->shape[3] * element)};
+}
+
+static void prefetch_lines(const row_range *rows, int64_t row) {
+    for (size_t line = 0; line < rows->bytes; line += CACHE_LINE) {
+        PREFETCH(rows->first + row * rows->step + line);
+    }
 }
 
 void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
+    const da_source *from = NULL;
+    row_range keys = {0}, values = {0};
+    da_key_source source = {0};
     block->count = 0;
     for (int k = 0; k < unit->column_count; k++) {
-        const da_tensor *keys = &unit->column_sources[k]->tensors[key];
-        const da_tensor *values = &unit->column_sources[k]->tensors[value];
-        int64_t position = unit->column_positions[k], row = unit->column_rows[k], head = unit->column_head;
-        if (k + PREFETCH_ROWS < unit->column_count) {
-            prefetch_column(unit, k + PREFETCH_ROWS, key);
-            prefetch_column(unit, k + PREFETCH_ROWS, value);
+        int64_t position = unit->column_positions[k], row = unit->column_rows[k];
+        if (unit->column_sources[k] != from) {
+            from = unit->column_sources[k];
+            keys = rows_of(unit, from, key);
+            values = rows_of(unit, from, value);
+            source.key_stride = from->tensors[key].stride[3];
+            source.value_stride = from->tensors[value].stride[3];
+            source.dtype = from->tensors[key].dtype;
         }
-        da_key_source source = {
-            .key = da_tensor_row(keys, unit->batch, row, head),
-            .value = da_tensor_row(values, unit->batch, row, head),
-            .key_stride = keys->stride[3],
-            .value_stride = values->stride[3],
-            .dtype = keys->dtype,
-            .position = relative_position(unit, position),
-            .token = (uint32_t)position,
-        };
+        if (k + PREFETCH_ROWS < unit->column_count && unit->column_sources[k + PREFETCH_ROWS] == from) {
+            prefetch_lines(&keys, unit->column_rows[k + PREFETCH_ROWS]);
+            prefetch_lines(&values, unit->column_rows[k + PREFETCH_ROWS]);
+        }
+        source.key = keys.first + row * keys.step;
+        source.value = values.first + row * values.step;
+        source.position = relative_position(unit, position);
+        source.token = (uint32_t)position;
         unit->cut->kernels->append_key(block, &source);
     }
     unit->cut->kernels->close_block(block);

@@ -1,0 +1,391 @@
+/* Calls of block_sparse: tiles that come with a call, by the configuration and by da_attention_tiles give the same bits; what
+ * is kept is what is reported; bad input; memory. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "support/counting_allocator.h"
+#include "support/problem_data.h"
+#include "support/refusals.h"
+
+enum { BATCH = 2, N = 200, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 20, BLOCK = 32, BLOCKS = (N - 1) / BLOCK + 1 };
+
+static da_attention_config make_config(da_sparse_pattern pattern, double ratio) {
+    da_attention_config config;
+    da_attention_config_init(&config);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){64, 200}, 2, (int64_t[]){1, 2}, 2), DA_OK);
+    config.causal = true;
+    config.sparse_pattern = pattern;
+    config.sparsity_ratio = ratio;
+    config.block_size = BLOCK;
+    return config;
+}
+
+static da_context *make_context(int threads, counting_allocator *counter) {
+    da_context_options options;
+    da_context *context = NULL;
+    da_context_options_init(&options);
+    options.threads = threads;
+    if (counter) {
+        options.allocator = counting_allocator_interface(counter);
+    }
+    assert_int_equal(da_context_create(&options, &context), DA_OK);
+    return context;
+}
+
+static problem_data make_data(void) {
+    return problem_data_make(7, BATCH, N, HEADS, KV_HEADS, HEAD_DIM);
+}
+
+static da_attention *create(const da_context *context, const char *name, const da_attention_config *config) {
+    da_attention *attention = NULL;
+    assert_int_equal(da_attention_create(context, name, config, &attention), DA_OK);
+    return attention;
+}
+
+/* Both passes of a handle. */
+static void run(const da_attention *attention, problem_data *data, const da_call_options *options) {
+    problem_data_clear(data);
+    assert_int_equal(problem_data_forward(data, attention, options), DA_OK);
+    assert_int_equal(problem_data_backward(data, attention, options), DA_OK);
+}
+
+/* The tiles of a fixed pattern, taken out and given back, by options and as a mask. */
+static void test_three_ways(void **state) {
+    (void)state;
+    static const da_sparse_pattern patterns[] = {DA_SPARSE_LOCAL_WINDOW, DA_SPARSE_GLOBAL_LOCAL, DA_SPARSE_AXIAL,
+                                                 DA_SPARSE_RANDOM, DA_SPARSE_HYBRID};
+    da_context *context = make_context(3, NULL);
+    problem_data data = make_data(), again = make_data();
+    for (size_t k = 0; k < sizeof patterns / sizeof *patterns; k++) {
+        da_attention_config config = make_config(patterns[k], 0.4);
+        da_attention *fixed = create(context, "block_sparse", &config);
+        da_tile_mask *tiles = NULL;
+        da_call_options options;
+        da_call_options_init(&options);
+        run(fixed, &data, NULL);
+        assert_int_equal(da_attention_tiles(fixed, &data.query, &data.key, NULL, &tiles, NULL), DA_OK);
+        options.tiles = tiles;
+        config.sparse_pattern = DA_SPARSE_LOCAL_WINDOW;
+        config.sparsity_ratio = 1;
+        da_attention *given = create(context, "block_sparse", &config);
+        run(given, &again, &options);
+        assert_true(problem_data_equal(&data, &again));
+        config.sparse_pattern = DA_SPARSE_MASK;
+        config.tile_mask = tiles;
+        config.block_size = 1024; /* a mask has its own */
+        da_attention *masked = create(context, "block_sparse", &config);
+        run(masked, &again, NULL);
+        assert_true(problem_data_equal(&data, &again));
+        da_attention_free(masked);
+        da_attention_free(given);
+        da_attention_free(fixed);
+        da_tile_mask_free(tiles);
+    }
+    problem_data_free(&again);
+    problem_data_free(&data);
+    da_context_free(context);
+}
+
+/* What improved computes, where all tiles are kept; something else, where not. */
+static void test_all_tiles(void **state) {
+    (void)state;
+    da_context *context = make_context(1, NULL);
+    problem_data exact = make_data(), data = make_data();
+    da_attention_config config = make_config(DA_SPARSE_AXIAL, 1);
+    da_attention *improved = create(context, "improved", &config);
+    da_attention *sparse = create(context, "block_sparse", &config);
+    run(improved, &exact, NULL);
+    run(sparse, &data, NULL);
+    for (size_t k = 0; k < data.out_bytes / sizeof(float); k++) {
+        assert_true(fabsf(data.outputs[k] - exact.outputs[k]) <= 1e-5f);
+    }
+    for (size_t k = 0; k < data.lse_bytes / sizeof(double); k++) {
+        assert_true(data.sums[k] == exact.sums[k] || fabs(data.sums[k] - exact.sums[k]) <= 1e-5);
+    }
+    for (size_t k = 0; k < data.gradient_bytes / sizeof(float); k++) {
+        assert_true(fabsf(data.gradients[k] - exact.gradients[k]) <= 1e-4f);
+    }
+    config.sparsity_ratio = 0.3;
+    da_attention *few = create(context, "block_sparse", &config);
+    run(few, &data, NULL);
+    assert_memory_not_equal(data.outputs, exact.outputs, data.out_bytes);
+    da_attention *all[] = {improved, sparse, few};
+    for (int k = 0; k < 3; k++) {
+        da_attention_free(all[k]);
+    }
+    problem_data_free(&data);
+    problem_data_free(&exact);
+    da_context_free(context);
+}
+
+/* The report counts what the mask holds, from the call itself and from da_attention_tiles. */
+static void test_report(void **state) {
+    (void)state;
+    da_context *context = make_context(2, NULL);
+    problem_data data = make_data();
+    const da_attention_config config = make_config(DA_SPARSE_GLOBAL_LOCAL, 0.4);
+    da_attention *attention = create(context, "block_sparse", &config);
+    da_tile_mask *tiles = NULL;
+    da_tile_mask_info info;
+    da_sparse_report of_call, of_tiles;
+    da_call_options options;
+    da_call_options_init(&options);
+    da_sparse_report_init(&of_call);
+    da_sparse_report_init(&of_tiles);
+    da_tile_mask_info_init(&info);
+    options.sparse_report = &of_call;
+    assert_int_equal(problem_data_forward(&data, attention, &options), DA_OK);
+    assert_int_equal(da_attention_tiles(attention, &data.query, &data.key, NULL, &tiles, &of_tiles), DA_OK);
+    assert_int_equal(da_tile_mask_get_info(tiles, &info), DA_OK);
+    assert_int_equal(of_call.tiles_kept, of_tiles.tiles_kept);
+    assert_int_equal(of_call.tiles_all, of_tiles.tiles_all);
+    assert_int_equal(of_call.tiles_kept, info.tiles * BATCH / info.batch * HEADS / info.heads);
+    assert_true(of_call.pairs_kept == of_tiles.pairs_kept && of_call.pairs_all == of_tiles.pairs_all);
+    assert_true(of_call.pairs_kept > 0 && of_call.pairs_kept < of_call.pairs_all);
+    da_cost cost;
+    da_problem problem;
+    da_cost_init(&cost);
+    da_problem_init(&problem);
+    problem.batch = BATCH;
+    problem.n = N;
+    problem.heads = HEADS;
+    assert_int_equal(da_pattern_cost(&config, &problem, &cost), DA_OK);
+    assert_true(of_call.pairs_all == cost.distinct_pairs);
+    assert_true(of_call.choose_seconds >= 0);
+    da_tile_mask_free(tiles);
+    da_attention_free(attention);
+    problem_data_free(&data);
+    da_context_free(context);
+}
+
+/* No tile: no key. */
+static void test_no_tiles(void **state) {
+    (void)state;
+    static const uint8_t none[BLOCKS * BLOCKS];
+    da_context *context = make_context(2, NULL);
+    problem_data data = make_data();
+    da_attention_config config = make_config(DA_SPARSE_MASK, 1);
+    da_tile_mask *mask = NULL;
+    assert_int_equal(da_tile_mask_create(NULL, 1, 1, N, BLOCK, none, &mask), DA_OK);
+    config.tile_mask = mask;
+    da_attention *attention = create(context, "block_sparse", &config);
+    run(attention, &data, NULL);
+    for (size_t k = 0; k < data.out_bytes / sizeof(float); k++) {
+        assert_true(data.outputs[k] == 0);
+    }
+    for (size_t k = 0; k < data.lse_bytes / sizeof(double); k++) {
+        assert_true(data.sums[k] == -(double)INFINITY);
+    }
+    for (size_t k = 0; k < data.gradient_bytes / sizeof(float); k++) {
+        assert_true(data.gradients[k] == 0);
+    }
+    da_attention_free(attention);
+    da_tile_mask_free(mask);
+    problem_data_free(&data);
+    da_context_free(context);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static da_status all_calls(const da_context *context, problem_data *data, da_sparse_pattern pattern,
+                           const da_tile_mask *mask) {
+    da_attention_config config = make_config(pattern, 0.4);
+    da_attention *attention = NULL;
+    da_tile_mask *tiles = NULL;
+    da_sparse_report report;
+    da_call_options options;
+    config.tile_mask = mask;
+    da_sparse_report_init(&report);
+    da_call_options_init(&options);
+    options.sparse_report = &report;
+    da_status status = da_attention_create(context, "block_sparse", &config, &attention);
+    if (status == DA_OK) {
+        status = problem_data_forward(data, attention, &options);
+    }
+    if (status == DA_OK) {
+        status = problem_data_backward(data, attention, NULL);
+    }
+    if (status == DA_OK) {
+        status = da_attention_tiles(attention, &data->query, &data->key, NULL, &tiles, NULL);
+        assert_true((status == DA_OK) == (tiles != NULL));
+    }
+    da_tile_mask_free(tiles);
+    da_attention_free(attention);
+    return status;
+}
+
+/* Whichever allocation fails, the call that made it says so, and nothing is left. */
+static void test_short_memory(void **state) {
+    (void)state;
+    static const da_sparse_pattern patterns[] = {DA_SPARSE_LOCAL_WINDOW, DA_SPARSE_HYBRID, DA_SPARSE_MASK};
+    static uint8_t kept[BLOCKS * BLOCKS];
+    problem_data data = make_data();
+    da_tile_mask *mask = NULL;
+    memset(kept, 1, sizeof kept);
+    assert_int_equal(da_tile_mask_create(NULL, 1, 1, N, BLOCK, kept, &mask), DA_OK);
+    for (int k = 0; k < 3; k++) {
+        da_status status = DA_ERROR_OUT_OF_MEMORY;
+        long failing = 1;
+        for (; status != DA_OK; failing++) {
+            counting_allocator counter = {0};
+            da_context *context = make_context(1 + k, &counter);
+            long before = counter.live;
+            counter.fail_from = counter.fail_to = counter.calls + failing;
+            status = all_calls(context, &data, patterns[k], mask);
+            assert_true(status == DA_OK || status == DA_ERROR_OUT_OF_MEMORY);
+            assert_int_equal(counter.live, before);
+            da_context_free(context);
+            assert_int_equal(counter.live, 0);
+            assert_true(failing < 100);
+        }
+        assert_true(failing > 8);
+    }
+    da_tile_mask_free(mask);
+    problem_data_free(&data);
+}
+
+/* A call takes what was announced; the lists of fixed patterns come on top once, and of a backward pass each time. */
+static void test_workspace(void **state) {
+    (void)state;
+    counting_allocator counter = {0};
+    da_context *context = make_context(2, &counter);
+    problem_data data = make_data();
+    const da_attention_config config = make_config(DA_SPARSE_AXIAL, 0.4);
+    da_attention *attention = create(context, "block_sparse", &config);
+    da_problem problem;
+    da_problem_init(&problem);
+    problem.batch = BATCH;
+    problem.n = N;
+    problem.heads = HEADS;
+    problem.kv_heads = KV_HEADS;
+    problem.head_dim = HEAD_DIM;
+    size_t bytes = 0;
+    run(attention, &data, NULL); /* lists are made */
+    long before = counter.live_bytes;
+    counter.peak_bytes = before;
+    assert_int_equal(da_attention_workspace(attention, &problem, &bytes), DA_OK);
+    assert_int_equal(problem_data_forward(&data, attention, NULL), DA_OK);
+    assert_int_equal(counter.peak_bytes - before, bytes);
+    counter.peak_bytes = before;
+    assert_int_equal(da_attention_backward_workspace(attention, &problem, &bytes), DA_OK);
+    assert_int_equal(problem_data_backward(&data, attention, NULL), DA_OK);
+    assert_in_range(counter.peak_bytes - before, bytes,
+                    bytes + 8 * (HEADS * BLOCKS + 1) + 4 * HEADS * BLOCKS * BLOCKS + 128);
+    da_attention_free(attention);
+    problem_data_free(&data);
+    da_context_free(context);
+}
+
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
+
+struct fixture {
+    da_context *context;
+    problem_data data;
+    da_attention *sparse, *improved;
+    da_call_options options;
+    da_sparse_report report;
+    da_tile_mask *mask, *out;
+};
+
+static void set_up(fixture *f) {
+    memset(f, 0, sizeof *f);
+    const da_attention_config config = make_config(DA_SPARSE_LOCAL_WINDOW, 0.5);
+    f->context = make_context(1, NULL);
+    f->data = make_data();
+    f->sparse = create(f->context, "block_sparse", &config);
+    f->improved = create(f->context, "improved", &config);
+    da_call_options_init(&f->options);
+    da_sparse_report_init(&f->report);
+    f->out = (da_tile_mask *)(void *)f;
+}
+
+static void tear_down(fixture *f) {
+    da_tile_mask_free(f->mask);
+    da_attention_free(f->improved);
+    da_attention_free(f->sparse);
+    problem_data_free(&f->data);
+    da_context_free(f->context);
+}
+
+static void make_mask(fixture *f, int64_t batch, int64_t heads, int64_t n) {
+    static const uint8_t kept[64 * BLOCKS * BLOCKS];
+    assert_int_equal(da_tile_mask_create(NULL, batch, heads, n, BLOCK, kept, &f->mask), DA_OK);
+}
+
+static da_status forward_with(fixture *f, int64_t batch, int64_t heads, int64_t n) {
+    make_mask(f, batch, heads, n);
+    f->options.tiles = f->mask;
+    return problem_data_forward(&f->data, f->sparse, &f->options);
+}
+
+static da_status backward_with(fixture *f, int64_t batch, int64_t heads, int64_t n) {
+    assert_int_equal(problem_data_forward(&f->data, f->sparse, NULL), DA_OK);
+    make_mask(f, batch, heads, n);
+    f->options.tiles = f->mask;
+    return problem_data_backward(&f->data, f->sparse, &f->options);
+}
+
+static da_status forward_masked(fixture *f, int64_t n) {
+    da_attention_config config = make_config(DA_SPARSE_MASK, 1);
+    make_mask(f, 1, 1, n);
+    config.tile_mask = f->mask;
+    da_attention *masked = create(f->context, "block_sparse", &config);
+    da_status status = problem_data_forward(&f->data, masked, NULL);
+    da_attention_free(masked);
+    return status;
+}
+
+static da_status tiles_of(fixture *f, const da_attention *attention) {
+    da_status status = da_attention_tiles(attention, &f->data.query, &f->data.key, &f->options, &f->out, &f->report);
+    return status != DA_OK && f->out ? DA_OK : status; /* an error must leave NULL */
+}
+
+static da_status forward_with_report(fixture *f) {
+    f->options.sparse_report = &f->report;
+    return problem_data_forward(&f->data, f->sparse, &f->options);
+}
+
+#define REFUSED DA_ERROR_INVALID_ARGUMENT
+#define CALL_ROWS(ROW)                                                                                                 \
+    ROW(tiles_of_other_batch, forward_with(f, BATCH + 1, HEADS, N), REFUSED,                                           \
+        "options.tiles is of batch 3; allowed: 2")                                                                     \
+    ROW(tiles_of_other_heads, forward_with(f, 1, KV_HEADS, N), REFUSED, "options.tiles is of heads 2; allowed: 4")     \
+    ROW(tiles_of_other_length, forward_with(f, 1, 1, N - 1), REFUSED, "options.tiles is of n 199; allowed: 200")       \
+    ROW(backward_tiles_of_other_length, backward_with(f, 1, 1, N + 1), REFUSED, "options.tiles is of n 201")           \
+    ROW(backward_tiles_of_other_batch, backward_with(f, 3, 1, N), REFUSED, "options.tiles is of batch 3")              \
+    ROW(mask_of_other_length, forward_masked(f, N + 100), REFUSED, "tile_mask is of n 300; allowed: 200")              \
+    ROW(report_size, (f->report.size = 8, forward_with_report(f)), REFUSED, "sparse_report.size is 8")                 \
+    ROW(tiles_report_size, (f->report.size = 0, tiles_of(f, f->sparse)), REFUSED, "sparse_report.size is 0")           \
+    ROW(tiles_of_improved, tiles_of(f, f->improved), DA_ERROR_UNSUPPORTED, "\"improved\" chooses no tiles")            \
+    ROW(tiles_of_nothing, tiles_of(f, NULL), REFUSED, "attention is NULL")                                             \
+    ROW(tiles_out_null, da_attention_tiles(f->sparse, &f->data.query, &f->data.key, NULL, NULL, NULL), REFUSED,        \
+        "out is NULL")                                                                                                 \
+    ROW(tiles_query_null, da_attention_tiles(f->sparse, NULL, &f->data.key, NULL, &f->out, NULL), REFUSED, "query")    \
+    ROW(tiles_key_null, da_attention_tiles(f->sparse, &f->data.query, NULL, NULL, &f->out, NULL), REFUSED, "key")      \
+    ROW(tiles_key_shape, (f->data.key.shape[1] = N - 1, tiles_of(f, f->sparse)), REFUSED, "key.shape")                 \
+    ROW(tiles_options, (f->options.block = -1, tiles_of(f, f->sparse)), REFUSED, "options.block is -1")
+
+CALL_ROWS(REFUSAL_FUNCTION)
+static const refusal call_rows[] = {CALL_ROWS(REFUSAL_ENTRY)};
+
+static void refuse(void **state) {
+    fixture f;
+    set_up(&f);
+    refusal_check(*state, &f);
+    tear_down(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_three_ways), cmocka_unit_test(test_all_tiles), cmocka_unit_test(test_report),
+        cmocka_unit_test(test_no_tiles),   cmocka_unit_test(test_workspace), cmocka_unit_test(test_short_memory),
+    };
+    int failures = cmocka_run_group_tests_name("block_sparse", tests, NULL, NULL);
+    return failures + refusal_run("refused", call_rows, sizeof call_rows / sizeof *call_rows, refuse);
+}
