@@ -69,50 +69,140 @@ da_status da_comm_gather(const da_comm *comm, const da_allocator *allocator, con
     return status;
 }
 
+/* ---- slices ------------------------------------------------------------------------------------------------------- */
+
+/* Bytes that go to one rank, or come from it. */
+typedef struct block {
+    char *data;
+    size_t bytes;
+} block;
+
+/* What a rank trades with all others: in[r] comes from rank r, out[r] goes to it; nothing where there are no bytes. */
+typedef struct trade {
+    const char *what;
+    block *in, *out;
+    da_message *messages; /* 2 for each rank */
+} trade;
+
+/* Memory of a trade among `ranks` ranks, at an address fit for pointers. */
+static size_t trade_bytes(int ranks) {
+    return (size_t)ranks * 2 * (sizeof(block) + sizeof(da_message));
+}
+
+static trade trade_in(void *memory, int ranks, const char *what) {
+    trade t = {.what = what, .messages = memory};
+    t.in = (block *)(void *)(t.messages + 2 * ranks);
+    t.out = t.in + ranks;
+    return t;
+}
+
+/* Every rank begins with its neighbours, so that not all turn to one rank first. */
+static da_status run_trade(const da_comm *comm, const trade *t, bool *safe) {
+    da_status status = DA_OK;
+    size_t count = 0;
+    for (int step = 1; status == DA_OK && step < comm->ranks; step++) {
+        int from = (int)(((int64_t)comm->rank - step + comm->ranks) % comm->ranks);
+        if (t->in[from].bytes > 0) {
+            status = da_comm_receive(comm, t->in[from].data, t->in[from].bytes, from, DA_TAG_COLLECTIVE, t->what,
+                                     &t->messages[count]);
+            count += status == DA_OK;
+        }
+    }
+    for (int step = 1; status == DA_OK && step < comm->ranks; step++) {
+        int to = (int)(((int64_t)comm->rank + step) % comm->ranks);
+        if (t->out[to].bytes > 0) {
+            status = da_comm_send(comm, t->out[to].data, t->out[to].bytes, to, DA_TAG_COLLECTIVE, t->what,
+                                  &t->messages[count]);
+            count += status == DA_OK;
+        }
+    }
+    if (status == DA_OK) {
+        return da_comm_wait_all(comm, t->messages, count, safe);
+    }
+    for (size_t k = 0; k < count; k++) {
+        *safe &= da_comm_give_up(comm, &t->messages[k]);
+    }
+    return status;
+}
+
+da_status da_comm_gather_slices(const da_comm *comm, const da_allocator *allocator, const size_t *bytes, void *all,
+                                const char *what, bool *safe) {
+    *safe = true;
+    void *memory = da_allocate(allocator, 1, trade_bytes(comm->ranks));
+    if (!memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    trade t = trade_in(memory, comm->ranks, what);
+    size_t place = 0;
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        t.in[rank] = (block){(char *)all + place, bytes[rank]};
+        place += bytes[rank];
+    }
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        t.out[rank] = t.in[comm->rank];
+    }
+    da_status status = run_trade(comm, &t, safe);
+    da_release(allocator, memory);
+    return status;
+}
+
 /* ---- reduce ------------------------------------------------------------------------------------------------------ */
 
-/* Numbers are summed in slices, one per rank: each rank gets its slice from all others, adds, and all gather the sums.
- * So many numbers are taken at a time, that memory stays small. */
+/* Numbers are summed in slices, one per rank: each rank gets its slice from all others, and adds. So many numbers are taken
+ * at a time, that memory stays small. */
 enum { REDUCED_AT_A_TIME = 1 << 20 };
 
 typedef struct reduction {
     const da_comm *comm;
     const da_allocator *allocator;
     da_dtype dtype;
-    size_t slice;      /* bytes */
+    size_t slice;      /* bytes, at most, of each rank's at a time */
     char *given, *got; /* comm->ranks slices each: this rank's numbers; its slice of every rank's */
     char *sum;         /* one slice */
-    da_message *messages;
+    trade trade;
+    void *memory;
+    bool safe; /* to release it */
 } reduction;
 
-static da_status share_slices(const reduction *r, bool *safe) {
-    const da_comm *comm = r->comm;
-    const char *what = "numbers to add";
-    da_status status = DA_OK;
-    size_t count = 0;
-    for (int step = 1; status == DA_OK && step < comm->ranks; step++) {
-        int from = (int)(((int64_t)comm->rank - step + comm->ranks) % comm->ranks);
-        status = da_comm_receive(comm, r->got + (size_t)from * r->slice, r->slice, from, DA_TAG_COLLECTIVE, what,
-                                 &r->messages[count]);
-        count += status == DA_OK;
+/* With slices of up to `longest` numbers. */
+static da_status begin_reduction(reduction *r, const da_comm *comm, const da_allocator *allocator, da_dtype dtype,
+                                 size_t longest) {
+    size_t ranks = (size_t)comm->ranks, at_a_time = (REDUCED_AT_A_TIME + ranks - 1) / ranks;
+    size_t count = longest < at_a_time ? longest : at_a_time;
+    /* given, got, sum; then the trade, at an address fit for any type since every slice of f64 is, and f32's sizes are
+     * rounded up. */
+    count = (count + 1) / 2 * 2;
+    size_t slice = count * da_dtype_size(dtype);
+    char *memory = da_allocate(allocator, (2 * ranks + 1) * slice + trade_bytes(comm->ranks), 1);
+    if (!memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
     }
-    for (int step = 1; status == DA_OK && step < comm->ranks; step++) {
-        int to = (int)(((int64_t)comm->rank + step) % comm->ranks);
-        status = da_comm_send(comm, r->given + (size_t)to * r->slice, r->slice, to, DA_TAG_COLLECTIVE, what,
-                              &r->messages[count]);
-        count += status == DA_OK;
+    *r = (reduction){
+        .comm = comm,
+        .allocator = allocator,
+        .dtype = dtype,
+        .slice = slice,
+        .given = memory,
+        .got = memory + ranks * slice,
+        .sum = memory + 2 * ranks * slice,
+        .trade = trade_in(memory + (2 * ranks + 1) * slice, comm->ranks, "numbers to add"),
+        .memory = memory,
+        .safe = true,
+    };
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        r->trade.out[rank].data = r->given + (size_t)rank * slice;
+        r->trade.in[rank].data = r->got + (size_t)rank * slice;
     }
-    if (status == DA_OK) {
-        return da_comm_wait_all(comm, r->messages, count, safe);
-    }
-    for (size_t k = 0; k < count; k++) {
-        *safe &= da_comm_give_up(comm, &r->messages[k]);
-    }
-    return status;
+    return DA_OK;
 }
 
+static void end_reduction(reduction *r) {
+    release_if(r->safe, r->allocator, r->memory);
+}
+
+/* Of this rank's slice. */
 static void add_slices(const reduction *r) {
-    size_t count = r->slice / da_dtype_size(r->dtype);
+    size_t count = r->trade.out[r->comm->rank].bytes / da_dtype_size(r->dtype);
     for (size_t k = 0; k < count; k++) {
         double sum = 0;
         for (int rank = 0; rank < r->comm->ranks; rank++) {
@@ -128,17 +218,32 @@ static void add_slices(const reduction *r) {
     }
 }
 
-static da_status reduce_some(const reduction *r, char *data, size_t bytes, bool *safe) {
+/* The slices of this rank's numbers are in `given`, and their bytes in trade.out: the sum of all ranks' slices for this one. */
+static da_status reduce_given(reduction *r) {
+    const block *mine = &r->trade.out[r->comm->rank];
+    for (int rank = 0; rank < r->comm->ranks; rank++) {
+        r->trade.in[rank].bytes = mine->bytes;
+    }
+    memcpy(r->trade.in[r->comm->rank].data, mine->data, mine->bytes);
+    da_status status = run_trade(r->comm, &r->trade, &r->safe);
+    if (status == DA_OK) {
+        add_slices(r);
+    }
+    return status;
+}
+
+/* Up to comm->ranks slices of numbers, of which all ranks get all sums. */
+static da_status reduce_some(reduction *r, char *data, size_t bytes) {
     size_t all = r->slice * (size_t)r->comm->ranks;
     memcpy(r->given, data, bytes);
     memset(r->given + bytes, 0, all - bytes);
-    memcpy(r->got + (size_t)r->comm->rank * r->slice, r->given + (size_t)r->comm->rank * r->slice, r->slice);
-    da_status status = share_slices(r, safe);
-    if (status != DA_OK) {
-        return status;
+    for (int rank = 0; rank < r->comm->ranks; rank++) {
+        r->trade.out[rank].bytes = r->slice;
     }
-    add_slices(r);
-    status = da_comm_gather(r->comm, r->allocator, r->sum, r->slice, r->given);
+    da_status status = reduce_given(r);
+    if (status == DA_OK) {
+        status = da_comm_gather(r->comm, r->allocator, r->sum, r->slice, r->given);
+    }
     if (status == DA_OK) {
         memcpy(data, r->given, bytes);
     }
@@ -147,40 +252,60 @@ static da_status reduce_some(const reduction *r, char *data, size_t bytes, bool 
 
 da_status da_comm_reduce(const da_comm *comm, const da_allocator *allocator, void *data, int64_t count,
                          da_dtype dtype) {
+    reduction r;
     if (comm->reduce) {
         return comm->reduce(data, count, dtype, comm->user);
     }
     if (count == 0 || comm->ranks == 1) {
         return DA_OK;
     }
-    size_t ranks = (size_t)comm->ranks, size = da_dtype_size(dtype);
-    size_t most = count < REDUCED_AT_A_TIME ? (size_t)count : REDUCED_AT_A_TIME;
-    size_t slice = (most + ranks - 1) / ranks;
-    /* given, got, sum; then the messages, at an address fit for any type since every slice of f64 is, and f32's sizes are
-     * rounded up. */
-    slice = (slice + 1) / 2 * 2;
-    most = slice * ranks;
-    char *memory = da_allocate(allocator, (2 * ranks + 1) * slice * size + 2 * ranks * sizeof(da_message), 1);
-    if (!memory) {
-        return DA_ERROR_OUT_OF_MEMORY;
+    size_t ranks = (size_t)comm->ranks, bytes = (size_t)count * da_dtype_size(dtype);
+    da_status status = begin_reduction(&r, comm, allocator, dtype, ((size_t)count + ranks - 1) / ranks);
+    if (status != DA_OK) {
+        return status;
     }
-    reduction r = {
-        .comm = comm,
-        .allocator = allocator,
-        .dtype = dtype,
-        .slice = slice * size,
-        .given = memory,
-        .got = memory + ranks * slice * size,
-        .sum = memory + 2 * ranks * slice * size,
-        .messages = (da_message *)(void *)(memory + (2 * ranks + 1) * slice * size),
-    };
-    bool safe = true;
-    da_status status = DA_OK;
-    for (size_t done = 0; status == DA_OK && done < (size_t)count; done += most) {
-        size_t some = (size_t)count - done < most ? (size_t)count - done : most;
-        status = reduce_some(&r, (char *)data + done * size, some * size, &safe);
+    size_t most = r.slice * ranks;
+    for (size_t done = 0; status == DA_OK && done < bytes; done += most) {
+        status = reduce_some(&r, (char *)data + done, bytes - done < most ? bytes - done : most);
     }
-    release_if(safe, allocator, memory);
+    end_reduction(&r);
+    return status;
+}
+
+/* From number `done` of each slice on, one reduction's worth. */
+static da_status reduce_part(reduction *r, const char *data, const int64_t *counts, size_t done, char *sum) {
+    size_t size = da_dtype_size(r->dtype), most = r->slice / size;
+    for (int rank = 0; rank < r->comm->ranks; rank++) {
+        size_t count = (size_t)counts[rank], rest = count > done ? count - done : 0;
+        r->trade.out[rank].bytes = (rest < most ? rest : most) * size;
+        if (rest > 0) {
+            memcpy(r->trade.out[rank].data, data + done * size, r->trade.out[rank].bytes);
+        }
+        data += count * size;
+    }
+    da_status status = reduce_given(r);
+    size_t bytes = r->trade.out[r->comm->rank].bytes;
+    if (status == DA_OK && bytes > 0) {
+        memcpy(sum + done * size, r->sum, bytes);
+    }
+    return status;
+}
+
+da_status da_comm_reduce_slices(const da_comm *comm, const da_allocator *allocator, const void *data,
+                                const int64_t *counts, da_dtype dtype, void *sum) {
+    reduction r;
+    size_t longest = 0;
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        longest = (size_t)counts[rank] > longest ? (size_t)counts[rank] : longest;
+    }
+    da_status status = begin_reduction(&r, comm, allocator, dtype, longest);
+    if (status != DA_OK) {
+        return status;
+    }
+    for (size_t done = 0; status == DA_OK && done < longest; done += r.slice / da_dtype_size(dtype)) {
+        status = reduce_part(&r, data, counts, done, sum);
+    }
+    end_reduction(&r);
     return status;
 }
 

@@ -6,7 +6,7 @@
 #include "dilated_attention.h"
 
 enum { DA_COMM_TAGS = 1024 };      /* 0..DA_COMM_TAGS-1 */
-enum { DA_TAG_COLLECTIVE = 1023 }; /* of gather and reduce; the others are free for messages */
+enum { DA_TAG_COLLECTIVE = 1023 }; /* of what all ranks do together; the others are free for messages */
 
 #define DA_MAX_TIMEOUT 1e9 /* seconds */
 
@@ -58,6 +58,18 @@ da_status da_comm_gather(const da_comm *comm, const da_allocator *allocator, con
 /* data[k] becomes the sum over all ranks: added in f64 in the order of the ranks, and rounded once, so that every rank has
  * the same bits. dtype is DA_F32 or DA_F64. */
 da_status da_comm_reduce(const da_comm *comm, const da_allocator *allocator, void *data, int64_t count, da_dtype dtype);
+
+/* An array is made of one slice for each rank, in the order of the ranks, of any lengths that all ranks know, 0 too.
+ *
+ * gather: `all` is such an array, slice r of bytes[r] bytes; each rank has its own slice there, and gets the others'. After an
+ * error *safe says whether the memory of `all` may be released. what: as of messages.
+ *
+ * reduce: `data` is such an array, slice r of counts[r] numbers; `sum`, of counts[comm->rank] numbers, becomes the sum over all
+ * ranks of this rank's slice: to the bit as da_comm_reduce's. */
+da_status da_comm_gather_slices(const da_comm *comm, const da_allocator *allocator, const size_t *bytes, void *all,
+                                const char *what, bool *safe);
+da_status da_comm_reduce_slices(const da_comm *comm, const da_allocator *allocator, const void *data,
+                                const int64_t *counts, da_dtype dtype, void *sum);
 
 /* All ranks must give the same bytes, of which a 64-bit hash is compared. Otherwise every rank gets DA_ERROR_COMMUNICATION,
  * which names the first rank that differs from rank 0; `what` says in what. */

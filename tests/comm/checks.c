@@ -250,6 +250,44 @@ static const char *same_bits(const da_comm *comm) {
     return NULL;
 }
 
+/* Slices of uneven lengths, none among them, and one that is more than is added at a time. Gathered they are everybody's; of
+ * numbers each rank has, to the bit, what a reduction of all of them gives it. */
+static const char *slices(const da_comm *comm) {
+    size_t *bytes = calloc((size_t)comm->ranks, sizeof *bytes), total = 0, before = 0;
+    int64_t *counts = calloc((size_t)comm->ranks, sizeof *counts);
+    bool safe = false;
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        counts[rank] = rank % 3 == 1 ? 0 : rank == 2 ? (1 << 20) + 5 : 3 * rank + 1;
+        bytes[rank] = (size_t)counts[rank] * sizeof(float);
+        before += rank < comm->rank ? bytes[rank] : 0;
+        total += bytes[rank];
+    }
+    unsigned char *all = calloc(total, 1);
+    fill(all + before, bytes[comm->rank], comm->rank, 5);
+    EXPECT(da_comm_gather_slices(comm, NULL, bytes, all, "slices", &safe) == DA_OK);
+    EXPECT(safe);
+    for (size_t rank = 0, place = 0; rank < (size_t)comm->ranks; place += bytes[rank++]) {
+        EXPECT(holds(all + place, bytes[rank], (int)rank, 5));
+    }
+    float *numbers = malloc(total), *sum = malloc(bytes[comm->rank] + sizeof *sum);
+    uint64_t state = (uint64_t)comm->rank + 7;
+    for (size_t k = 0; k < total / sizeof *numbers; k++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        numbers[k] = ((float)(state >> 40) / 16777216.0f - 0.5f) * (float)(1 << k % 24);
+    }
+    sum[counts[comm->rank]] = 77;
+    EXPECT(da_comm_reduce_slices(comm, NULL, numbers, counts, DA_F32, sum) == DA_OK);
+    EXPECT(sum[counts[comm->rank]] == 77);
+    EXPECT(da_comm_reduce(comm, NULL, numbers, (int64_t)(total / sizeof *numbers), DA_F32) == DA_OK);
+    EXPECT(memcmp(sum, (char *)numbers + before, bytes[comm->rank]) == 0);
+    free(numbers);
+    free(sum);
+    free(all);
+    free(counts);
+    free(bytes);
+    return NULL;
+}
+
 /* Any one rank that differs is named on every rank: itself, or, where rank 0 differs from the others, rank 1. */
 static const char *agree(const da_comm *comm) {
     for (int odd = -1; odd < comm->ranks; odd++) {
@@ -341,11 +379,17 @@ static const char *abandoned(const da_comm *comm) {
 }
 
 const comm_check comm_checks[] = {
-    {"order", 1, false, order},           {"sizes", 2, false, sizes},
-    {"large", 2, false, large},           {"looking", 2, false, looking},
-    {"gather", 1, false, gather},         {"reduce", 1, false, reduce},
-    {"same_bits", 1, false, same_bits},   {"agree", 1, false, agree},
-    {"never_sent", 2, false, never_sent}, {"other_length", 2, true, other_length},
+    {"order", 1, false, order},
+    {"sizes", 2, false, sizes},
+    {"large", 2, false, large},
+    {"looking", 2, false, looking},
+    {"gather", 1, false, gather},
+    {"reduce", 1, false, reduce},
+    {"same_bits", 1, false, same_bits},
+    {"agree", 1, false, agree},
+    {"slices", 1, false, slices},
+    {"never_sent", 2, false, never_sent},
+    {"other_length", 2, true, other_length},
     {"abandoned", 2, true, abandoned},
 };
 const size_t comm_check_count = sizeof comm_checks / sizeof *comm_checks;

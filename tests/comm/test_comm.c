@@ -135,6 +135,20 @@ typedef struct short_run {
     da_status statuses[MOST_RANKS];
 } short_run;
 
+/* Of the numbers, which are 40, rank r has r + 1. */
+static da_status use_slices(const da_comm *comm, const da_allocator *allocator, double *numbers) {
+    int64_t counts[MOST_RANKS];
+    size_t bytes[MOST_RANKS];
+    double sum[MOST_RANKS];
+    bool safe;
+    for (int rank = 0; rank < comm->ranks; rank++) {
+        counts[rank] = rank + 1;
+        bytes[rank] = (size_t)(rank + 1) * sizeof *numbers;
+    }
+    da_status status = da_comm_gather_slices(comm, allocator, bytes, numbers, "slices", &safe);
+    return status == DA_OK ? da_comm_reduce_slices(comm, allocator, numbers, counts, DA_F64, sum) : status;
+}
+
 /* Everything that allocates. Who fails gives up. */
 static void allocate_much(const da_comm *comm, void *user) {
     short_run *run = user;
@@ -145,6 +159,9 @@ static void allocate_much(const da_comm *comm, void *user) {
     da_status status = da_comm_reduce(comm, &run->allocator, numbers, 40, DA_F64);
     if (status == DA_OK) {
         status = da_comm_agree(comm, &run->allocator, numbers, sizeof numbers, "the sums");
+    }
+    if (status == DA_OK) {
+        status = use_slices(comm, &run->allocator, numbers);
     }
     if (status != DA_OK) {
         da_comm_abandon(comm);
@@ -318,6 +335,18 @@ static void own_failures(void **state) {
         assert_int_equal(da_comm_reduce(&comm, &allocator, numbers, 5, DA_F32), DA_ERROR_COMMUNICATION);
         assert_int_equal(own.cancelled, 2 + 6);
         assert_int_equal(memory.live, cancels ? 0 : 2);
+        size_t bytes[4] = {4, 4, 0, 4};
+        int64_t counts[4] = {1, 1, 0, 1};
+        bool safe;
+        assert_int_equal(da_comm_gather_slices(&comm, &allocator, bytes, numbers, "slices", &safe),
+                         DA_ERROR_COMMUNICATION);
+        assert_int_equal(own.cancelled, 2 + 6 + 5);
+        assert_int_equal(safe, cancels);
+        assert_int_equal(memory.live, cancels ? 0 : 2); /* it is the caller's that stays */
+        assert_int_equal(da_comm_reduce_slices(&comm, &allocator, numbers, counts, DA_F32, numbers),
+                         DA_ERROR_COMMUNICATION);
+        assert_int_equal(own.cancelled, 2 + 6 + 5 + 5);
+        assert_int_equal(memory.live, cancels ? 0 : 3);
         own.of_wait = DA_OK; /* it never ends, and its wait does not wait */
         own.looks = 0;
         assert_int_equal(da_comm_agree(&comm, &allocator, "abc", 3, "a text"), DA_ERROR_COMMUNICATION);

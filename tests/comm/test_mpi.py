@@ -12,7 +12,7 @@ from mpi_launch import BUILD, NO_LEAKS, RECOVER, needs, run  # noqa: E402
 PROGRAM = BUILD / "bin" / "mpi_rank"
 
 # Checks that leave the da_comm in order, and what they need more than one rank for.
-ALONE = ["refusals", "order", "gather", "reduce", "same_bits", "agree"]
+ALONE = ["refusals", "order", "gather", "reduce", "same_bits", "slices", "agree"]
 TOGETHER = [*ALONE, "sizes", "large", "looking", "never_sent"]
 
 pytestmark = needs("mpi_rank")

@@ -20,7 +20,8 @@
 enum { MOST_RANKS = 7 };
 
 /* Those whose messages are begun in phases. */
-static const char *const PHASED[] = {"order", "sizes", "large", "gather", "reduce", "same_bits", "agree", "never_sent"};
+static const char *const PHASED[] = {"order",     "sizes",  "large", "gather",    "reduce",
+                                     "same_bits", "slices", "agree", "never_sent"};
 
 typedef struct run {
     const char *(*body)(const da_comm *comm);
@@ -69,7 +70,7 @@ static void checks(void **state) {
             }
         }
     }
-    assert_int_equal(ran, 5 * 5 + 3 * 4);
+    assert_int_equal(ran, 6 * 5 + 3 * 4);
 }
 
 /* Two phases, of which the second is begun in two parts while messages of the first are looked at: that must not end it, or
