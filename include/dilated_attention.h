@@ -420,6 +420,7 @@ typedef struct da_multihead_config {
     da_rotary_layout rotary_layout; /* DA_ROTARY_ADJACENT */
     double rope_base;               /* 10000; above 1 and finite */
     double xpos_scale_base;         /* 512; > 0 and finite */
+    bool sharded;                   /* false; true: over several ranks each holds some rows of every parameter */
 } da_multihead_config;
 
 DA_API void da_multihead_config_init(da_multihead_config *config);

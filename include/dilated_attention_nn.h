@@ -80,10 +80,15 @@ typedef struct da_multihead da_multihead;
  * validated and copied; the attention's number of heads, and its data type where that is open, are the multihead's.
  * In a context of several ranks, with an implementation whose tensors are then parts (ring, distributed), all tensors of the
  * module hold this rank's part of the tokens, at least one; calls are collective; positions are those of the whole sequence.
+ * Creation is collective, too: every rank must give the same configurations, or all end with DA_ERROR_COMMUNICATION.
+ *
+ * With config->sharded, the parameters of such a module are divided by rows (see SHARDED). In one process, or with one rank,
+ * that changes nothing. With an implementation that computes on each rank by itself it is DA_ERROR_UNSUPPORTED.
+ *
  * Where query, key and value are one input, their projections are one product. All parameters are 0 but the norms'
  * weights, which are 1. Errors: DA_ERROR_INVALID_ARGUMENT (also where the two configurations contradict each other),
  * DA_ERROR_UNAVAILABLE (DA_DEVICE_CUDA, or an implementation that cannot run here), DA_ERROR_UNKNOWN_IMPLEMENTATION,
- * DA_ERROR_UNSUPPORTED, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+ * DA_ERROR_UNSUPPORTED, DA_ERROR_COMMUNICATION, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
 DA_API da_status da_multihead_create(const da_context *context, const char *name, const da_multihead_config *config,
                                      const da_attention_config *attention, da_multihead **out);
 
@@ -116,8 +121,35 @@ typedef struct da_parameter {
     void *data;       /* dense; lives as long as the module (or model, or gradients) */
     da_dtype dtype;
     int rank;         /* 1 or 2 */
-    int64_t shape[2]; /* shape[1] is 1 where rank is 1 */
+    int64_t shape[2]; /* of `data`; shape[1] is 1 where rank is 1 */
+    /* Of a sharded parameter `data` has rows first_row .. first_row + shape[0] - 1 of whole_rows, perhaps none (shape[0] is 0).
+     * Of others first_row is 0, and whole_rows is shape[0]. */
+    int64_t first_row, whole_rows;
 } da_parameter;
+
+/* SHARDED
+ *
+ * In a module with config->sharded over P ranks, rank r holds of every parameter with R rows (a vector's elements are its rows)
+ * the rows floor(r R / P) .. floor((r + 1) R / P) - 1; where R is smaller than P, some ranks hold none. A pass gathers what it
+ * needs, the vectors at its beginning and the weights one by one, and lets each go before the next; a backward pass sums a
+ * weight's gradient over the ranks and leaves each rank the rows that it holds. So an optimiser steps each rank's rows, and
+ * nothing else is to be done about the others'. (Rajbhandari et al., ZeRO, arXiv:1910.02054, stage 3; Zhao et al., FSDP,
+ * arXiv:2304.11277.)
+ *
+ * Collective are da_multihead_create, _forward, _forward_training, _backward, _save and _gather_parameter; not _initialise and
+ * _load, which give each rank its rows of what one process gets. In a backward pass all ranks must want gradients of the same
+ * inputs, and all or none of them those of the parameters; else all end with DA_ERROR_COMMUNICATION, and a message that names a
+ * rank that differs.
+ *
+ * Results are those of a module that is not sharded, to rounding: query, key and value are one product each, also where they are
+ * one input, and a BLAS may add up the terms of another product in another order.
+ *
+ * Memory of a rank: 1/P of the parameters and of their gradients. During a pass also the largest matrix, E^2 elements of the data
+ * type, for bf16 and f16 once more in f32; in a backward pass its gradient in f32 (f64), some 2^21 numbers at most that are on
+ * their way, and, where key or value is another input's tensor and a gradient cannot be added up in the caller's (another type or
+ * other strides), batch n E numbers of f32 (f64). Bytes that a rank sends: in a pass P - 1 times its rows, in the data type; in a
+ * backward pass without gradients of inputs only the rows of out_proj and of the vectors; with gradients of parameters
+ * also, in f32 (f64), all rows that it does not hold. */
 
 /* Number of parameters, 0 for NULL; and one by its number, or by its name. The data may be written while no call runs.
  * Errors: DA_ERROR_INVALID_ARGUMENT (NULL; no such number or name: the message lists the names). */
@@ -125,11 +157,16 @@ DA_API size_t da_multihead_parameter_count(const da_multihead *multihead);
 DA_API da_status da_multihead_parameter_at(da_multihead *multihead, size_t index, da_parameter *out);
 DA_API da_status da_multihead_parameter(da_multihead *multihead, const char *name, da_parameter *out);
 
+/* Copies all rows of a parameter, dense, in its data type, to `data`. Of a sharded module collective: every rank gets them.
+ * Errors: DA_ERROR_INVALID_ARGUMENT (NULL; no such name), DA_ERROR_COMMUNICATION (also where ranks ask for different
+ * parameters), DA_ERROR_OUT_OF_MEMORY. */
+DA_API da_status da_multihead_gather_parameter(const da_multihead *multihead, const char *name, void *data);
+
 /* Draws the parameters: weights by xavier normal, that is normal with mean 0 and standard deviation
  * gain sqrt(2 / (in_features + out_features)), where gain is 1 for q_proj and k_proj and gamma_init for v_proj and
  * out_proj; biases 0; norms 1 and 0. This is the initialisation of MAGNETO (arXiv:2210.06423, fig. 2) as the PyTorch
  * packages of dilated attention have it. The numbers are a function of seed, parameter and place (philox_2x32-10 and
- * Box-Muller), not PyTorch's. Errors: DA_ERROR_INVALID_ARGUMENT (NULL). */
+ * Box-Muller), not PyTorch's; so the ranks of a sharded module, with one seed, hold the rows of one module. Errors: DA_ERROR_INVALID_ARGUMENT (NULL). */
 DA_API da_status da_multihead_initialise(da_multihead *multihead, uint64_t seed);
 
 /* Names of parameters in files: as above, or torchscale's, where the inner norm is inner_attn_ln. */
@@ -148,7 +185,7 @@ typedef struct da_weights_format {
 
 DA_API void da_weights_format_init(da_weights_format *format);
 
-/* Reads all parameters from a .safetensors file. Tensors of f32, f64, bf16 and f16 are converted to the module's data
+/* Reads all parameters, or the rows that this rank holds, from a .safetensors file. Tensors of f32, f64, bf16 and f16 are converted to the module's data
  * type. The file is checked as a whole before the first parameter changes: each parameter must be there, with its
  * shape, and no other tensor may have the prefix. Errors: DA_ERROR_INVALID_ARGUMENT (NULL, format; a parameter is
  * missing, there twice, or of another shape or type; a tensor that is no parameter), DA_ERROR_IO, DA_ERROR_FORMAT (no
@@ -156,8 +193,9 @@ DA_API void da_weights_format_init(da_weights_format *format);
 DA_API da_status da_multihead_load(da_multihead *multihead, const char *path, const da_weights_format *format);
 
 /* Writes all parameters, in the module's data type, to a .safetensors file: under a temporary name beside it, then
- * renamed, so that the old file or the new one is there, whatever happens. Errors: DA_ERROR_INVALID_ARGUMENT,
- * DA_ERROR_IO, DA_ERROR_OUT_OF_MEMORY. */
+ * renamed, so that the old file or the new one is there, whatever happens. Of a sharded module collective: rank 0 writes the
+ * file, which is the same; what it cannot is an error on every rank, after which calls may go on. Errors:
+ * DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO, DA_ERROR_OUT_OF_MEMORY, DA_ERROR_COMMUNICATION. */
 DA_API da_status da_multihead_save(const da_multihead *multihead, const char *path, const da_weights_format *format);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -175,7 +213,7 @@ DA_API da_status da_multihead_save(const da_multihead *multihead, const char *pa
  * The rows of key and value at padded places may hold anything, NaN too; those of query must be numbers.
  * Memory: batch n (2 E + 2 E') elements of the data type, some hundred rows of f32 (f64) a thread, for bf16 and f16 an
  * f32 copy of the parameters, and what the attention needs. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNSUPPORTED,
- * DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. Arguments are checked before anything is written. */
+ * DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED, DA_ERROR_COMMUNICATION. Arguments are checked before anything is written. */
 DA_API da_status da_multihead_forward(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
                                       const da_tensor *value, const da_tensor *out, const da_call_options *options);
 
@@ -193,16 +231,16 @@ DA_API da_status da_multihead_forward(const da_multihead *multihead, const da_te
  * same inputs and options, before the backward pass: it gives the same bits.
  */
 
-/* Gradients of all parameters: tensors with the parameters' names and shapes, f32 (f64 for a DA_F64 module), into which
+/* Gradients of all parameters: tensors with the parameters' names, shapes and rows, f32 (f64 for a DA_F64 module), into which
  * backward passes add. One backward pass at a time may use them. Created with zeros.
  * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
 typedef struct da_multihead_gradients da_multihead_gradients;
 DA_API da_status da_multihead_gradients_create(const da_multihead *multihead, da_multihead_gradients **out);
 DA_API void da_multihead_gradients_free(da_multihead_gradients *gradients); /* NULL is allowed */
 DA_API void da_multihead_gradients_zero(da_multihead_gradients *gradients); /* NULL is allowed */
-/* Over several ranks every one has all parameters, and the gradient of the loss is the sum of what each rank's tokens give:
- * replaces the gradients by that sum, the same bits on every rank. Collective; in one process it does nothing. Call it
- * once, after the last backward pass of a step. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_COMMUNICATION,
+/* Over several ranks the gradient of the loss is the sum of what each rank's tokens give: where every rank has all parameters,
+ * replaces the gradients by that sum, the same bits on every rank. Collective; in one process, and for a sharded module, whose
+ * backward passes sum, it does nothing. Call it once, after the last backward pass of a step. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_COMMUNICATION,
  * DA_ERROR_OUT_OF_MEMORY. */
 DA_API da_status da_multihead_gradients_reduce(da_multihead_gradients *gradients);
 /* As da_multihead_parameter_at and da_multihead_parameter; the numbers and names are the same. */
@@ -241,8 +279,9 @@ DA_API void da_multihead_backward_tensors_init(da_multihead_backward_tensors *te
  *
  * The parameters and options must be those of the forward pass. Outputs may not meet the memory of other tensors.
  * Memory: about as much as `saved`, and f32 (f64) rows of a. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_UNSUPPORTED
- * (also where the attention has no backward pass), DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. Arguments are checked
- * before anything is written; after a later error or a cancellation, outputs and gradients are unspecified. */
+ * (also where the attention has no backward pass), DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED, DA_ERROR_COMMUNICATION.
+ * Arguments are checked before anything is written; after a later error or a cancellation, outputs and gradients are
+ * unspecified. */
 DA_API da_status da_multihead_backward(const da_multihead *multihead, const da_multihead_saved *saved,
                                        const da_multihead_backward_tensors *tensors, const da_call_options *options);
 

@@ -7,7 +7,7 @@
 #include "core/parallel.h"
 #include "model/embedding.h"
 #include "model/pass.h"
-#include "multihead/module.h"
+#include "multihead/real_parameters.h"
 #include "pattern/pattern.h"
 
 struct da_longnet_decoder {
@@ -244,7 +244,7 @@ static da_status step_layer(const da_longnet_decoder *d, int64_t layer) {
                (da_matrix){parameters.at[DA_OUT_WEIGHT], width}, true, d->x, width);
     da_add_bias(model->real, parameters.at[DA_OUT_BIAS], width, 1, d->x, width);
     da_feed_forward_forward(&feed_forward, 1, d->x);
-    da_release(model->allocator, parameters.memory);
+    da_real_parameters_release(module, &parameters);
     return DA_OK;
 }
 

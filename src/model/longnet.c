@@ -172,6 +172,7 @@ static da_parameter own_view(const da_longnet *model, void *values, size_t index
         .dtype = model->real,
         .rank = entry->rank,
         .shape = {entry->shape[0], entry->shape[1]},
+        .whole_rows = entry->shape[0],
     };
 }
 
@@ -213,7 +214,7 @@ static uint64_t seed_of_layer(uint64_t seed, int64_t layer) {
 }
 
 static void draw(da_longnet *model, int entry, double deviation, uint64_t seed) {
-    da_draw_normal(model->real, da_model_value(model, model->values, entry), model->table.entries[entry].count,
+    da_draw_normal(model->real, da_model_value(model, model->values, entry), 0, model->table.entries[entry].count,
                    deviation, seed, FIRST_STREAM + (uint32_t)entry);
 }
 

@@ -1,6 +1,8 @@
 /* The backward pass. First the gradient of the attention's output, block by block; then the attention's own backward
  * pass; then, chunk by chunk of rows, what the projections add: blocks of rows make the gradients of the inputs, and
  * blocks of output features those of the weights. How rows and features are cut depends on nothing but the problem.
+ * Where the module is sharded, that is done for query, key, value and output one after the other, each with its weight at
+ * hand, and with the sum of its gradient over the ranks at the end.
  * Gradients of parameters and inputs are written when nothing can be refused any more. */
 #include "multihead/backward.h"
 
@@ -12,6 +14,7 @@
 #include "core/tensor.h"
 #include "multihead/convert.h"
 #include "multihead/linear.h"
+#include "multihead/shards.h"
 
 enum { CHUNK_BLOCKS = DA_CHUNK_ROWS / DA_ROW_BLOCK };
 
@@ -22,6 +25,22 @@ void da_multihead_backward_tensors_init(da_multihead_backward_tensors *tensors) 
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Does the gradient of an input need memory of its own until its parts are added up? */
+static bool needs_sum(const da_backward_work *work, int slot) {
+    void *data;
+    int64_t ld;
+    bool direct = true;
+    if (work->multihead->shards == 1 || !work->grad_inputs[slot] || work->slot_of[slot] != slot ||
+        work->last_of[slot] == slot) {
+        return false;
+    }
+    for (int64_t first = 0; direct && first < work->rows; first += DA_ROW_BLOCK) {
+        int64_t rest = work->rows - first, count = rest < DA_ROW_BLOCK ? rest : DA_ROW_BLOCK;
+        direct = da_rows_direct(work->grad_inputs[slot], first, count, work->real, &data, &ld);
+    }
+    return !direct;
+}
 
 static void lay_out(da_backward_work *work, char *base) {
     const da_multihead *multihead = work->multihead;
@@ -35,6 +54,11 @@ static void lay_out(da_backward_work *work, char *base) {
     for (int part = 0; part < 3; part++) {
         int64_t features = part == 0 ? width : multihead->key_width;
         work->grad_heads[part] = da_arena_take(&arena, (size_t)(work->rows * features), stored);
+    }
+    for (int slot = 0; slot < 3; slot++) {
+        size_t rows = needs_sum(work, slot) ? (size_t)work->rows : 0;
+        void *sum = da_arena_take(&arena, rows * (size_t)width, real);
+        work->sums[slot] = rows > 0 ? sum : NULL;
     }
     work->chunk.grad_joint = da_arena_take(&arena, chunk * (size_t)joint, real);
     work->chunk.grad_out = da_arena_take(&arena, chunk * (size_t)width, real);
@@ -169,6 +193,11 @@ static void undo_key_norm(const da_backward_work *work, int64_t block, int64_t c
     }
 }
 
+/* True if a part, of query, key, value, output, is in work. */
+static bool in_work(const da_backward_work *work, int part) {
+    return part >= work->part && part < work->end;
+}
+
 /* Gradients of q and k before position encoding and norms. joint: the block's rows of chunk.grad_joint. */
 static void undo_position_and_norm(const da_backward_work *work, int64_t block, int64_t count, void *joint) {
     const da_multihead *multihead = work->multihead;
@@ -176,48 +205,66 @@ static void undo_position_and_norm(const da_backward_work *work, int64_t block, 
     int64_t width = config->embed_dim, ld = multihead->joint_width, both = width + multihead->key_width;
     int64_t first = block * DA_ROW_BLOCK;
     void *key = da_elements_on(joint, width, work->real);
-    if (work->rotary.applies) {
-        const da_rotary_rows rows = {joint, key, ld, config->num_heads, config->kv_heads};
+    if (work->rotary.applies && (in_work(work, 0) || in_work(work, 1))) {
+        const da_rotary_rows rows = {joint, key, ld, in_work(work, 0) ? config->num_heads : 0,
+                                     in_work(work, 1) ? config->kv_heads : 0};
         da_rotary_apply(work->real, &work->rotary, true, first, count, &rows);
     }
-    if (config->qk_layer_norm) {
+    if (!config->qk_layer_norm) {
+        return;
+    }
+    void *x = da_elements_on(work->saved->unnormed, first * both, work->real);
+    if (in_work(work, 0)) {
         da_layer_norm of_query = da_real_norm(multihead, &work->parameters, DA_Q_LN_WEIGHT);
-        void *x = da_elements_on(work->saved->unnormed, first * both, work->real);
         da_layer_norm_backward(work->real, &of_query, count, (da_matrix){x, both}, (da_matrix){joint, ld}, joint, ld,
                                partial_of(work, block, 0), partial_of(work, block, width));
+    }
+    if (in_work(work, 1)) {
         undo_key_norm(work, block, count, da_elements_on(x, width, work->real), key);
     }
 }
 
-/* A gradient of an input: the sum over the parts that it stands for, neighbours in one product. */
-static void input_gradient(const da_backward_work *work, int64_t first, int64_t count, const void *joint, int slot,
-                           void *scratch) {
+/* The first column of a part in the gradients of q, k, v beside one another; of part 3, where they end. */
+static int64_t column_of(const da_multihead *multihead, int part) {
+    return part == 0 ? 0 : multihead->config.embed_dim + (part - 1) * multihead->key_width;
+}
+
+/* Adds the parts in work that a slot stands for, neighbours in one product. */
+static void add_parts(const da_backward_work *work, int64_t count, const void *joint, int slot, void *sum, int64_t ld) {
     const da_multihead *multihead = work->multihead;
-    const da_tensor *target = work->grad_inputs[slot];
-    int64_t width = multihead->config.embed_dim, ld = width;
-    int64_t ends[3] = {width, width + multihead->key_width, multihead->joint_width};
-    void *sum;
-    bool direct = da_rows_direct(target, first, count, work->real, &sum, &ld), accumulate = false;
-    if (!direct) {
-        sum = scratch;
-        ld = width;
-    }
-    for (int part = slot, begin = slot; part < 3; part++) {
+    int64_t width = multihead->config.embed_dim;
+    int last = work->end < 3 ? work->end - 1 : 2;
+    bool accumulate = slot < work->part;
+    for (int part = work->part, begin = part; part <= last; part++) {
         if (work->slot_of[part] != slot) {
             begin = part + 1;
             continue;
         }
-        if (part < 2 && work->slot_of[part + 1] == slot) {
+        if (part < last && work->slot_of[part + 1] == slot) {
             continue;
         }
-        int64_t from = begin > 0 ? ends[begin - 1] : 0;
-        da_matrix gradient = {(const char *)joint + (size_t)from * da_dtype_size(work->real), multihead->joint_width};
-        da_product(work->real, DA_PRODUCT_PLAIN, count, width, ends[part] - from, gradient,
+        int64_t from = column_of(multihead, begin);
+        da_matrix gradient = {da_elements_on(joint, from, work->real), multihead->joint_width};
+        da_product(work->real, DA_PRODUCT_PLAIN, count, width, column_of(multihead, part + 1) - from, gradient,
                    (da_matrix){work->parameters.at[DA_Q_WEIGHT + begin], width}, accumulate, sum, ld);
         accumulate = true;
         begin = part + 1;
     }
+}
+
+/* A gradient of an input: the sum over the parts that it stands for. */
+static void input_gradient(const da_backward_work *work, int64_t first, int64_t count, const void *joint, int slot,
+                           void *scratch) {
+    const da_tensor *target = work->grad_inputs[slot];
+    int64_t width = work->multihead->config.embed_dim, ld = width;
+    void *sum;
+    bool direct = da_rows_direct(target, first, count, work->real, &sum, &ld);
     if (!direct) {
+        sum = work->sums[slot] ? da_elements_on(work->sums[slot], first * width, work->real) : scratch;
+        ld = width;
+    }
+    add_parts(work, count, joint, slot, sum, ld);
+    if (!direct && in_work(work, work->last_of[slot])) {
         da_rows_store(target, first, count, work->real, (da_matrix){sum, ld});
     }
 }
@@ -255,17 +302,15 @@ static void copy_output_factors(const da_backward_work *work, int64_t first, int
     }
 }
 
-/* The gradients of q, k and v beside one another, in the real type. */
+/* The gradients of q, k and v beside one another, in the real type: of the parts in work. */
 static void join_gradients(const da_backward_work *work, int64_t first, int64_t count, void *joint) {
     const da_multihead *multihead = work->multihead;
     da_dtype stored = multihead->config.dtype;
     for (int64_t r = 0; r < count; r++) {
-        int64_t column = r * multihead->joint_width;
-        for (int part = 0; part < 3; part++) {
-            int64_t features = part == 0 ? multihead->config.embed_dim : multihead->key_width;
+        for (int part = work->part; part < work->end && part < 3; part++) {
+            int64_t column = column_of(multihead, part), features = column_of(multihead, part + 1) - column;
             da_convert(stored, da_elements_on(work->grad_heads[part], (first + r) * features, stored), 1, work->real,
-                       da_elements_on(joint, column, work->real), 1, features);
-            column += features;
+                       da_elements_on(joint, r * multihead->joint_width + column, work->real), 1, features);
         }
     }
 }
@@ -282,12 +327,12 @@ static void projection_block(int64_t index, int thread, void *user) {
             input_gradient(work, first, count, joint, slot, scratch_of(work, thread, 0));
         }
     }
-    for (int part = 0; work->gradients && part < 3; part++) {
+    for (int part = work->part; work->gradients && part < work->end && part < 3; part++) {
         if (work->chunk.copied[part]) {
             copy_input(work, part, first, count);
         }
     }
-    if (work->gradients) {
+    if (work->gradients && in_work(work, 3)) {
         copy_output_factors(work, first, count);
     }
 }
@@ -297,33 +342,32 @@ static void projection_block(int64_t index, int thread, void *user) {
 /* Features first .. first + count - 1 of one projection: gradient (rows, features), input (rows, E). */
 static void weight_gradient(const da_backward_work *work, da_parameter_id weight, da_parameter_id bias, int64_t first,
                             int64_t count, da_matrix gradient, da_matrix input) {
-    const da_parameter_table *table = &work->multihead->table;
-    int64_t width = work->multihead->config.embed_dim;
-    char *of_weight = da_parameter_address(table, work->gradients->values, work->real, weight);
-    char *of_bias = da_parameter_address(table, work->gradients->values, work->real, bias);
-    da_linear_feature_gradient(work->real, first, count, work->chunk.count, width, gradient, input, of_weight, of_bias);
+    da_linear_feature_gradient(work->real, first, count, work->chunk.count, work->multihead->config.embed_dim, gradient,
+                               input, work->targets.at[weight], work->targets.at[bias]);
 }
 
-/* Blocks of features of q, k, v and out, one after the other. */
+/* Output features of query, key, value, output. */
+static int64_t features_of(const da_multihead *multihead, int part) {
+    return part == 1 || part == 2 ? multihead->key_width : multihead->config.embed_dim;
+}
+
+/* Blocks of features of the parts in work, one after the other. */
 static void feature_block(int64_t index, int thread, void *user) {
     const da_backward_work *work = user;
     const da_multihead *multihead = work->multihead;
-    int64_t width = multihead->config.embed_dim;
-    const int64_t features[4] = {width, multihead->key_width, multihead->key_width, width};
-    int part = 0;
-    int64_t column = 0;
-    for (; index >= da_feature_blocks(features[part]); part++) {
-        index -= da_feature_blocks(features[part]);
-        column += features[part];
+    int part = work->part;
+    for (; index >= da_feature_blocks(features_of(multihead, part)); part++) {
+        index -= da_feature_blocks(features_of(multihead, part));
     }
-    int64_t first = index * DA_FEATURE_BLOCK, rest = features[part] - first;
+    int64_t first = index * DA_FEATURE_BLOCK, rest = features_of(multihead, part) - first;
     int64_t count = rest < DA_FEATURE_BLOCK ? rest : DA_FEATURE_BLOCK;
     if (part == 3) {
         weight_gradient(work, DA_OUT_WEIGHT, DA_OUT_BIAS, first, count, work->chunk.grad_out_rows,
                         work->chunk.normed_rows);
         return;
     }
-    da_matrix gradient = {da_elements_on(work->chunk.grad_joint, column, work->real), multihead->joint_width};
+    da_matrix gradient = {da_elements_on(work->chunk.grad_joint, column_of(multihead, part), work->real),
+                          multihead->joint_width};
     weight_gradient(work, (da_parameter_id)(DA_Q_WEIGHT + part), (da_parameter_id)(DA_Q_BIAS + part), first, count,
                     gradient, work->chunk.input_rows[part]);
 }
@@ -337,7 +381,8 @@ static void choose_sources(da_backward_work *work) {
         const da_tensor *input = work->inputs.tensors[part];
         da_matrix *rows = &work->chunk.input_rows[part];
         void *direct;
-        bool as_before = part > 0 && da_rows_same(input, work->inputs.tensors[part - 1]) && (part > 1 || !padding);
+        bool as_before = part > 0 && part > work->part && da_rows_same(input, work->inputs.tensors[part - 1]) &&
+                         (part > 1 || !padding);
         bool is_direct = (part == 0 || !padding) && da_rows_direct(input, first, count, work->real, &direct, &rows->ld);
         work->chunk.copied[part] = !as_before && !is_direct;
         if (as_before) {
@@ -358,21 +403,23 @@ static void choose_sources(da_backward_work *work) {
 }
 
 static void collect_norms(const da_backward_work *work) {
-    const da_multihead *multihead = work->multihead;
-    int64_t width = multihead->config.embed_dim, key_width = multihead->key_width, first = 0;
+    int64_t width = work->multihead->config.embed_dim, key_width = work->multihead->key_width, first = 0;
     const da_parameter_id ids[4] = {DA_Q_LN_WEIGHT, DA_Q_LN_BIAS, DA_K_LN_WEIGHT, DA_K_LN_BIAS};
     for (int k = 0; k < 4; k++) {
         int64_t count = k < 2 ? width : key_width;
-        collect_partials(work, first, count,
-                         da_parameter_address(&multihead->table, work->gradients->values, work->real, ids[k]));
+        if (in_work(work, k / 2)) {
+            collect_partials(work, first, count, work->targets.at[ids[k]]);
+        }
         first += count;
     }
 }
 
-static void projection_gradients(da_backward_work *work) {
-    const da_multihead *multihead = work->multihead;
-    int64_t width = multihead->config.embed_dim;
-    int64_t features = 2 * da_feature_blocks(width) + 2 * da_feature_blocks(multihead->key_width);
+/* What the parts in work add, chunk by chunk. */
+static void add_chunks(da_backward_work *work) {
+    int64_t features = 0;
+    for (int part = work->part; part < work->end; part++) {
+        features += da_feature_blocks(features_of(work->multihead, part));
+    }
     for (int64_t first = 0; first < work->rows; first += DA_CHUNK_ROWS) {
         work->chunk.first = first;
         work->chunk.count = rows_from(work, first, DA_CHUNK_ROWS);
@@ -384,11 +431,47 @@ static void projection_gradients(da_backward_work *work) {
             da_parallel_for(work->threads, features, feature_block, work);
         }
     }
-    if (work->gradients && multihead->config.layer_norm) { /* weight and bias follow one another */
-        da_add_elements(work->real,
-                        da_parameter_address(&multihead->table, work->gradients->values, work->real, DA_NORM_WEIGHT),
-                        work->norm_sums, 2 * width);
+}
+
+/* A sharded module's part: its weight is fetched where an input's gradient needs it, and its gradient summed over the ranks. */
+static da_status sharded_part(da_backward_work *work, int part) {
+    const da_multihead *multihead = work->multihead;
+    da_parameter_id weight = part == 3 ? DA_OUT_WEIGHT : (da_parameter_id)(DA_Q_WEIGHT + part);
+    bool of_input = part < 3 && work->grad_inputs[part];
+    if (!of_input && !work->gradients) {
+        return DA_OK;
     }
+    work->part = part;
+    work->end = part + 1;
+    da_status status = of_input ? da_real_parameters_fetch(multihead, &work->parameters, weight) : DA_OK;
+    if (status != DA_OK) {
+        return status;
+    }
+    da_pass_gradients_begin(multihead, &work->targets, weight);
+    add_chunks(work);
+    return da_pass_gradients_end(multihead, &work->targets, weight);
+}
+
+static da_status projection_gradients(da_backward_work *work) {
+    const da_multihead *multihead = work->multihead;
+    int64_t width = multihead->config.embed_dim;
+    da_status status = DA_OK;
+    if (work->gradients && multihead->config.layer_norm) {
+        for (int k = 0; k < 2; k++) {
+            da_add_elements(work->real, work->targets.at[DA_NORM_WEIGHT + k],
+                            da_elements_on(work->norm_sums, k * width, work->real), width);
+        }
+    }
+    if (multihead->shards == 1) {
+        work->part = 0;
+        work->end = 4;
+        add_chunks(work);
+        return DA_OK;
+    }
+    for (int part = 0; status == DA_OK && part < 4; part++) {
+        status = sharded_part(work, part);
+    }
+    return status == DA_OK ? da_pass_gradients_finish(multihead, &work->targets) : status;
 }
 
 /* ---- the call ---------------------------------------------------------------------------------------------------- */
@@ -396,17 +479,43 @@ static void projection_gradients(da_backward_work *work) {
 static da_status compute(da_backward_work *work) {
     int foreign = da_limit_foreign_threads(1);
     da_rotary_begin(&work->rotary, &work->multihead->config, &work->saved->tokens);
-    output_gradient(work);
-    da_status status = attention_gradient(work);
+    da_status status = da_real_parameters_fetch(work->multihead, &work->parameters, DA_OUT_WEIGHT);
     if (status == DA_OK) {
-        projection_gradients(work);
+        output_gradient(work);
+        status = attention_gradient(work);
+    }
+    if (status == DA_OK) {
+        status = projection_gradients(work);
     }
     da_limit_foreign_threads(foreign);
     return status;
 }
 
+/* With work->memory laid out. *alike: a refusal is, on every rank. */
+static da_status meet_and_compute(da_backward_work *work, bool *alike) {
+    const da_multihead *multihead = work->multihead;
+    da_sharded_call call = {.backward = true, .of_parameters = work->gradients != NULL};
+    for (int part = 0; part < 3; part++) {
+        call.of_inputs |= work->grad_inputs[part] ? 1 << part : 0;
+    }
+    da_status status = multihead->shards > 1 ? da_shards_agree(multihead, &call, alike) : DA_OK;
+    if (status == DA_OK) {
+        status = da_real_parameters_make(multihead, &work->parameters);
+    }
+    if (status != DA_OK) {
+        return status;
+    }
+    status = da_pass_gradients_make(multihead, work->gradients, &work->targets);
+    if (status == DA_OK) {
+        status = compute(work);
+        da_pass_gradients_release(multihead, &work->targets);
+    }
+    da_real_parameters_release(multihead, &work->parameters);
+    return status;
+}
+
 static da_status run(const da_multihead *multihead, const da_multihead_saved *saved,
-                     const da_multihead_backward_tensors *tensors, const da_call_options *options) {
+                     const da_multihead_backward_tensors *tensors, const da_call_options *options, bool *alike) {
     da_backward_work work;
     da_status status = da_backward_prepare(multihead, saved, tensors, options, &work);
     if (status != DA_OK) {
@@ -418,16 +527,14 @@ static da_status run(const da_multihead *multihead, const da_multihead_saved *sa
         return DA_ERROR_OUT_OF_MEMORY;
     }
     lay_out(&work, memory);
-    status = da_real_parameters_make(multihead, &work.parameters);
-    if (status == DA_OK) {
-        status = compute(&work);
-        da_release(multihead->allocator, work.parameters.memory);
-    }
+    status = meet_and_compute(&work, alike);
     da_release(multihead->allocator, memory);
     return status;
 }
 
 da_status da_multihead_backward(const da_multihead *multihead, const da_multihead_saved *saved,
                                 const da_multihead_backward_tensors *tensors, const da_call_options *options) {
-    return da_module_leave(multihead, run(multihead, saved, tensors, options));
+    bool alike = false;
+    da_status status = run(multihead, saved, tensors, options, &alike);
+    return da_module_leave(multihead, status, alike);
 }

@@ -2,7 +2,8 @@
 #ifndef DA_MULTIHEAD_BACKWARD_H
 #define DA_MULTIHEAD_BACKWARD_H
 
-#include "multihead/module.h"
+#include "multihead/pass_gradients.h"
+#include "multihead/real_parameters.h"
 #include "multihead/rows.h"
 
 /* Rows whose weights' gradients are added at once: a multiple of DA_ROW_BLOCK. */
@@ -24,17 +25,22 @@ typedef struct da_backward_work {
     const da_tensor *grad_out;
     const da_tensor *grad_inputs[3];   /* or NULL */
     int slot_of[3];                    /* the first part whose gradient goes to the same tensor */
+    int last_of[3];                    /* of a slot: the last such part */
     da_multihead_gradients *gradients; /* or NULL */
     da_call_options options;           /* key_mask_stride filled in */
     da_real_parameters parameters;
+    da_pass_gradients targets; /* of `gradients` */
     da_rotary rotary;
     da_dtype real;
     int64_t rows; /* batch n */
     int threads;
+    int part, end; /* parts in work, of query, key, value, output: all; or, while one weight alone is at hand, one */
     /* Memory. */
     void *grad_attended; /* like saved->attended */
     void
         *grad_heads[3]; /* of q, k and v, each for itself: da_attention_backward wants outputs that do not interleave */
+    void *sums
+        [3]; /* (rows, E) in the real type: of a slot whose parts come one by one and whose tensor cannot hold sums */
     da_backward_chunk chunk;
     void *norm_sums; /* (2 E): gradients of the norm's weight and bias */
     void *partials;  /* of the norms' gradients, one for each block of a chunk */

@@ -45,6 +45,7 @@ static da_status choose_targets(const da_multihead_backward_tensors *tensors, da
                 work->slot_of[part] = work->slot_of[earlier];
             }
         }
+        work->last_of[work->slot_of[part]] = part;
     }
     return DA_OK;
 }

@@ -6,9 +6,10 @@
 #include "core/tensor.h"
 #include "multihead/convert.h"
 #include "multihead/linear.h"
-#include "multihead/module.h"
 #include "multihead/product_onednn.h"
+#include "multihead/real_parameters.h"
 #include "multihead/rows.h"
+#include "multihead/shards.h"
 
 typedef struct forward_work {
     const da_multihead *multihead;
@@ -19,6 +20,7 @@ typedef struct forward_work {
     da_rotary rotary;
     da_dtype real;
     bool in_bf16;         /* products of what is stored in bf16 take it as it is */
+    int part, end;        /* parts in work, of query, key, value: all; or, while one weight alone is at hand, one */
     int64_t rows;         /* batch n */
     char *scratch;        /* of all threads */
     size_t scratch_bytes; /* of one */
@@ -65,8 +67,8 @@ static void multiply_block(const forward_work *work, const block_product *p, voi
     int64_t width = multihead->config.embed_dim;
     if (work->in_bf16) {
         da_matrix x = da_rows_load(p->input, p->first, p->count, stored, scratch);
-        const void *weights = da_parameter_address(&multihead->table, multihead->parameters, stored, p->weight);
-        if (da_onednn_bf16(p->count, p->features, width, x, (da_matrix){weights, width}, out, ld)) {
+        if (da_onednn_bf16(p->count, p->features, width, x, (da_matrix){work->parameters.stored[p->weight], width}, out,
+                           ld)) {
             return;
         }
     }
@@ -75,61 +77,88 @@ static void multiply_block(const forward_work *work, const block_product *p, voi
                (da_matrix){work->parameters.at[p->weight], width}, false, out, ld);
 }
 
+/* The first column of a part in q, k, v beside one another; of part 3, where they end. */
+static int64_t column_of(const da_multihead *multihead, int part) {
+    int64_t width = multihead->config.embed_dim;
+    return part == 0 ? 0 : width + (part - 1) * multihead->key_width;
+}
+
 /* The products of a block of rows, neighbours that have one input in one. */
 static void multiply(const forward_work *work, int64_t first, int64_t count, void *input_scratch, void *q) {
     const da_multihead *multihead = work->multihead;
-    int64_t width = multihead->config.embed_dim,
-            ends[3] = {width, width + multihead->key_width, multihead->joint_width};
-    for (int part = 0, begin_part = 0; part < 3; part++) {
+    for (int part = work->part, begin_part = part; part < work->end; part++) {
         const da_tensor *input = work->inputs.tensors[part];
-        if (part < 2 && da_rows_same(input, work->inputs.tensors[part + 1])) {
+        if (part + 1 < work->end && da_rows_same(input, work->inputs.tensors[part + 1])) {
             continue;
         }
-        int64_t begin = begin_part > 0 ? ends[begin_part - 1] : 0;
+        int64_t begin = column_of(multihead, begin_part);
         const block_product product = {input, first, count, (da_parameter_id)(DA_Q_WEIGHT + begin_part),
-                                       ends[part] - begin};
+                                       column_of(multihead, part + 1) - begin};
         multiply_block(work, &product, input_scratch, da_elements_on(q, begin, work->real), multihead->joint_width);
         begin_part = part + 1;
     }
 }
 
-/* Norms of q and k; the rows as they were are kept for the backward pass. */
-static void norm_query_and_key(const forward_work *work, int64_t first, int64_t count, void *q) {
+/* Norm of q (part 0) or k (part 1); the rows as they were are kept for the backward pass. x: the first row of the part. */
+static void norm_part(const forward_work *work, int part, int64_t first, int64_t count, void *x) {
     const da_multihead *multihead = work->multihead;
-    int64_t width = multihead->config.embed_dim, both = width + multihead->key_width, ld = multihead->joint_width;
-    da_layer_norm of_query = da_real_norm(multihead, &work->parameters, DA_Q_LN_WEIGHT);
-    da_layer_norm of_key = da_real_norm(multihead, &work->parameters, DA_K_LN_WEIGHT);
-    void *k = da_elements_on(q, width, work->real);
+    int64_t both = column_of(multihead, 2), ld = multihead->joint_width;
+    da_layer_norm norm = da_real_norm(multihead, &work->parameters, part == 0 ? DA_Q_LN_WEIGHT : DA_K_LN_WEIGHT);
     for (int64_t r = 0; work->saved->unnormed && r < count; r++) {
-        memcpy(da_elements_on(work->saved->unnormed, (first + r) * both, work->real),
-               da_elements_on(q, r * ld, work->real), (size_t)both * da_dtype_size(work->real));
+        memcpy(da_elements_on(work->saved->unnormed, (first + r) * both + column_of(multihead, part), work->real),
+               da_elements_on(x, r * ld, work->real), (size_t)norm.width * da_dtype_size(work->real));
     }
-    da_layer_norm_forward(work->real, &of_query, count, (da_matrix){q, ld}, q, ld);
-    da_layer_norm_forward(work->real, &of_key, count, (da_matrix){k, ld}, k, ld);
+    da_layer_norm_forward(work->real, &norm, count, (da_matrix){x, ld}, x, ld);
+}
+
+/* Norms and position encoding of the parts in work. q: the rows of all parts. */
+static void norm_and_rotate(const forward_work *work, int64_t first, int64_t count, void *q) {
+    const da_multihead *multihead = work->multihead;
+    const da_multihead_config *config = &multihead->config;
+    for (int part = work->part; config->qk_layer_norm && part < work->end && part < 2; part++) {
+        norm_part(work, part, first, count, da_elements_on(q, column_of(multihead, part), work->real));
+    }
+    bool has_query = work->part == 0, has_key = work->part <= 1 && work->end > 1;
+    if (work->rotary.applies && (has_query || has_key)) {
+        const da_rotary_rows rows = {q, da_elements_on(q, config->embed_dim, work->real), multihead->joint_width,
+                                     has_query ? config->num_heads : 0, has_key ? config->kv_heads : 0};
+        da_rotary_apply(work->real, &work->rotary, false, first, count, &rows);
+    }
 }
 
 static void project_block(int64_t block, int thread, void *user) {
     const forward_work *work = user;
     const da_multihead *multihead = work->multihead;
-    const da_multihead_config *config = &multihead->config;
+    da_dtype stored = multihead->config.dtype;
     int64_t first = block * DA_ROW_BLOCK, count = block_rows(work, first), ld = multihead->joint_width;
+    int64_t column = column_of(multihead, work->part), columns = column_of(multihead, work->end) - column;
     forward_scratch scratch = scratch_of(work, thread);
-    bool direct = config->dtype == work->real;
-    void *target = da_elements_on(work->saved->projected, first * ld, config->dtype);
+    bool direct = stored == work->real;
+    void *target = da_elements_on(work->saved->projected, first * ld, stored);
     void *q = direct ? target : scratch.output;
     multiply(work, first, count, scratch.input, q);
-    da_add_bias(work->real, work->parameters.at[DA_Q_BIAS], ld, count, q, ld);
-    if (config->qk_layer_norm) {
-        norm_query_and_key(work, first, count, q);
+    da_add_bias(work->real, work->parameters.at[DA_Q_BIAS + work->part], columns, count,
+                da_elements_on(q, column, work->real), ld);
+    norm_and_rotate(work, first, count, q);
+    for (int64_t r = 0; !direct && r < count; r++) {
+        da_convert(work->real, da_elements_on(q, r * ld + column, work->real), 1, stored,
+                   da_elements_on(target, r * ld + column, stored), 1, columns);
     }
-    if (work->rotary.applies) {
-        const da_rotary_rows rows = {q, da_elements_on(q, config->embed_dim, work->real), ld, config->num_heads,
-                                     config->kv_heads};
-        da_rotary_apply(work->real, &work->rotary, false, first, count, &rows);
+}
+
+/* All parts; one after the other where their weights are at hand one at a time. */
+static da_status project(forward_work *work, int threads) {
+    const da_multihead *multihead = work->multihead;
+    int together = multihead->shards > 1 ? 1 : 3;
+    da_status status = DA_OK;
+    for (work->part = 0; status == DA_OK && work->part < 3; work->part = work->end) {
+        work->end = work->part + together;
+        status = da_real_parameters_fetch(multihead, &work->parameters, (da_parameter_id)(DA_Q_WEIGHT + work->part));
+        if (status == DA_OK) {
+            da_parallel_for(threads, da_row_blocks(work->rows), project_block, work);
+        }
     }
-    if (!direct) {
-        da_convert(work->real, q, 1, config->dtype, target, 1, count * ld);
-    }
+    return status;
 }
 
 /* ---- attention and output ---------------------------------------------------------------------------------------- */
@@ -219,6 +248,24 @@ void da_multihead_saved_free(da_multihead_saved *saved) {
     }
 }
 
+static da_status run_parts(forward_work *work, const da_call_options *options, int threads) {
+    const da_multihead *multihead = work->multihead;
+    int foreign = da_limit_foreign_threads(1);
+    da_rotary_begin(&work->rotary, &multihead->config, &work->saved->tokens);
+    da_status status = project(work, threads);
+    if (status == DA_OK) {
+        status = attend(work, options);
+    }
+    if (status == DA_OK) {
+        status = da_real_parameters_fetch(multihead, &work->parameters, DA_OUT_WEIGHT);
+    }
+    if (status == DA_OK) {
+        da_parallel_for(threads, da_row_blocks(work->rows), output_block, work);
+    }
+    da_limit_foreign_threads(foreign);
+    return status;
+}
+
 /* All is checked, and work->saved made. */
 static da_status compute(forward_work *work, const da_call_options *options) {
     const da_multihead *multihead = work->multihead;
@@ -232,25 +279,24 @@ static da_status compute(forward_work *work, const da_call_options *options) {
     }
     da_status status = da_real_parameters_make(multihead, &work->parameters);
     if (status == DA_OK) {
-        int foreign = da_limit_foreign_threads(1);
-        da_rotary_begin(&work->rotary, &multihead->config, &work->saved->tokens);
-        da_parallel_for(threads, blocks, project_block, work);
-        status = attend(work, options);
-        if (status == DA_OK) {
-            da_parallel_for(threads, blocks, output_block, work);
-        }
-        da_limit_foreign_threads(foreign);
-        da_release(multihead->allocator, work->parameters.memory);
+        status = run_parts(work, options, threads);
+        da_real_parameters_release(multihead, &work->parameters);
     }
     da_release(multihead->allocator, work->scratch);
     return status;
 }
 
-static da_status find_tokens(da_multihead_saved *saved) {
+/* The call's tokens, and that all ranks call for a forward pass. *alike: a refusal is, on every rank. */
+static da_status meet(da_multihead_saved *saved, bool *alike) {
     const da_multihead *multihead = saved->multihead;
+    const da_sharded_call call = {.backward = false};
     da_status status =
         da_tokens_of_rank(&saved->tokens, multihead->context, multihead->partition, multihead->stripe, saved->n);
-    return status == DA_OK ? da_module_check_length(multihead, saved->tokens.n) : status;
+    if (status == DA_OK) {
+        status = da_module_check_length(multihead, saved->tokens.n);
+    }
+    *alike = status == DA_ERROR_INVALID_ARGUMENT;
+    return status == DA_OK && multihead->shards > 1 ? da_shards_agree(multihead, &call, alike) : status;
 }
 
 static da_status check_out(const da_module_inputs *inputs, const da_tensor *out) {
@@ -267,7 +313,7 @@ static da_status check_out(const da_module_inputs *inputs, const da_tensor *out)
 }
 
 static da_status run(const da_multihead *multihead, const da_module_inputs *inputs, const da_tensor *out,
-                     const da_call_options *options, bool training, da_multihead_saved **saved) {
+                     const da_call_options *options, bool training, da_multihead_saved **saved, bool *alike) {
     forward_work work = {
         .multihead = multihead,
         .inputs = *inputs,
@@ -281,7 +327,7 @@ static da_status run(const da_multihead *multihead, const da_module_inputs *inpu
         status = make_saved(multihead, inputs->tensors[0], training, &work.saved);
     }
     if (status == DA_OK && multihead->holds_part) {
-        status = find_tokens(work.saved);
+        status = meet(work.saved, alike);
     }
     if (status == DA_OK) {
         status = compute(&work, options);
@@ -297,24 +343,26 @@ static da_status run(const da_multihead *multihead, const da_module_inputs *inpu
 da_status da_multihead_forward(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
                                const da_tensor *value, const da_tensor *out, const da_call_options *options) {
     da_module_inputs inputs;
+    bool alike = false;
     da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
     if (status == DA_OK) {
-        status = run(multihead, &inputs, out, options, false, NULL);
+        status = run(multihead, &inputs, out, options, false, NULL, &alike);
     }
-    return da_module_leave(multihead, status);
+    return da_module_leave(multihead, status, alike);
 }
 
 da_status da_multihead_forward_training(const da_multihead *multihead, const da_tensor *query, const da_tensor *key,
                                         const da_tensor *value, const da_tensor *out, const da_call_options *options,
                                         da_multihead_saved **saved) {
     da_module_inputs inputs;
+    bool alike = false;
     if (!saved) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "saved is NULL; allowed: a place for the activations");
     }
     *saved = NULL;
     da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);
     if (status == DA_OK) {
-        status = run(multihead, &inputs, out, options, true, saved);
+        status = run(multihead, &inputs, out, options, true, saved, &alike);
     }
-    return da_module_leave(multihead, status);
+    return da_module_leave(multihead, status, alike);
 }

@@ -18,10 +18,11 @@ static double normal(uint32_t key, int64_t element) {
     return radius * cos(TWO_PI * uniform(key, 2 * (uint64_t)element + 1));
 }
 
-void da_draw_normal(da_dtype dtype, void *data, int64_t count, double deviation, uint64_t seed, uint32_t stream) {
+void da_draw_normal(da_dtype dtype, void *data, int64_t first, int64_t count, double deviation, uint64_t seed,
+                    uint32_t stream) {
     uint32_t key = da_philox_2x32((uint32_t)seed, (uint32_t)(seed >> 32), stream);
     for (int64_t e = 0; e < count; e++) {
-        double value = deviation * normal(key, e);
+        double value = deviation * normal(key, first + e);
         da_convert(DA_F64, &value, 1, dtype, (char *)data + (size_t)e * da_dtype_size(dtype), 1, 1);
     }
 }
@@ -34,9 +35,9 @@ void da_parameters_initialise(const da_parameter_table *table, void *base, const
         bool has_gain = entry->id == DA_V_WEIGHT || entry->id == DA_OUT_WEIGHT;
         if (entry->rank == 2) {
             double gain = has_gain ? config->gamma_init : 1;
-            double deviation = gain * sqrt(2.0 / (double)(entry->shape[0] + entry->shape[1]));
-            da_draw_normal(config->dtype, da_parameter_address(table, base, config->dtype, entry->id), entry->count,
-                           deviation, seed, (uint32_t)entry->id);
+            double deviation = gain * sqrt(2.0 / (double)(entry->whole_rows + entry->shape[1]));
+            da_draw_normal(config->dtype, da_parameter_address(table, base, config->dtype, entry->id),
+                           entry->first_row * entry->shape[1], entry->count, deviation, seed, (uint32_t)entry->id);
         }
     }
 }

@@ -9,6 +9,7 @@
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "multihead/convert.h"
+#include "multihead/shards.h"
 
 /* The BLAS counts in int. */
 #define MAX_EMBED_DIM (DA_PRODUCT_MAX_SIZE / 4)
@@ -63,28 +64,99 @@ static da_status note_ranks(da_multihead *multihead, const da_attention_config *
     return status;
 }
 
-da_status da_module_leave(const da_multihead *multihead, da_status status) {
-    if (status != DA_OK && multihead && multihead->holds_part) {
+da_status da_module_leave(const da_multihead *multihead, da_status status, bool alike) {
+    if (status != DA_OK && !alike && multihead && multihead->holds_part) {
         da_comm_abandon(da_context_comm(multihead->context));
     }
     return status;
 }
 
-static da_status fill(da_multihead *multihead, const char *name, const da_attention_config *inner) {
+/* Which of the parameters are here. */
+static da_status choose_shard(da_multihead *multihead) {
+    const da_comm *comm = da_context_comm(multihead->context);
+    multihead->shards = 1;
+    if (!multihead->config.sharded || !comm || comm->ranks == 1) {
+        return DA_OK;
+    }
+    if (!multihead->holds_part) {
+        return da_report(
+            DA_ERROR_UNSUPPORTED,
+            "sharded is true, and implementation \"%s\" computes on each rank by itself; allowed: false, or "
+            "an implementation over ranks (ring, distributed)",
+            da_attention_implementation(multihead->attention));
+    }
+    multihead->shard = comm->rank;
+    multihead->shards = comm->ranks;
+    return DA_OK;
+}
+
+/* A configuration without the gaps between a struct's fields, and without what may differ: the device. */
+typedef struct agreed_config {
+    double layer_norm_eps, gamma_init, rope_base, xpos_scale_base;
+    int64_t embed_dim, num_heads, kv_heads, bias, layer_norm, dtype, qk_layer_norm, position, rotary_layout, sharded;
+} agreed_config;
+
+/* Collective: every rank must have created the same module. */
+static da_status agree(const da_multihead *multihead) {
     const da_multihead_config *config = &multihead->config;
-    int threads = da_context_threads(multihead->context);
-    multihead->threads = inner->tuning.threads > 0 && inner->tuning.threads < threads ? inner->tuning.threads : threads;
+    const agreed_config agreed = {
+        .layer_norm_eps = config->layer_norm_eps,
+        .gamma_init = config->gamma_init,
+        .rope_base = config->rope_base,
+        .xpos_scale_base = config->xpos_scale_base,
+        .embed_dim = config->embed_dim,
+        .num_heads = config->num_heads,
+        .kv_heads = config->kv_heads,
+        .bias = config->bias,
+        .layer_norm = config->layer_norm,
+        .dtype = config->dtype,
+        .qk_layer_norm = config->qk_layer_norm,
+        .position = config->position,
+        .rotary_layout = config->rotary_layout,
+        .sharded = config->sharded,
+    };
+    return da_comm_agree(da_context_comm(multihead->context), multihead->allocator, &agreed, sizeof agreed,
+                         "the multihead configuration (sharded is part of it)");
+}
+
+static da_status make_parameters(da_multihead *multihead) {
+    const da_multihead_config *config = &multihead->config;
     multihead->key_width = config->kv_heads * (config->embed_dim / config->num_heads);
     multihead->joint_width = config->embed_dim + 2 * multihead->key_width;
-    da_parameter_table_make(&multihead->table, config);
+    da_parameter_table_make(&multihead->table, config, multihead->shard, multihead->shards);
     multihead->parameters =
         da_allocate(multihead->allocator, (size_t)multihead->table.elements, da_dtype_size(config->dtype));
     if (!multihead->parameters) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
     da_parameters_reset(&multihead->table, multihead->parameters, config->dtype);
+    return DA_OK;
+}
+
+static da_status fill(da_multihead *multihead, const char *name, const da_attention_config *inner) {
+    int threads = da_context_threads(multihead->context);
+    multihead->threads = inner->tuning.threads > 0 && inner->tuning.threads < threads ? inner->tuning.threads : threads;
     da_status status = da_attention_create(multihead->context, name, inner, &multihead->attention);
-    return status == DA_OK ? note_ranks(multihead, inner) : status;
+    if (status == DA_OK) {
+        status = note_ranks(multihead, inner);
+    }
+    if (status == DA_OK) {
+        status = choose_shard(multihead);
+    }
+    if (status == DA_OK) {
+        status = make_parameters(multihead);
+    }
+    return status == DA_OK && multihead->holds_part ? agree(multihead) : status;
+}
+
+/* Where memory is short on one rank, the others, who come to agree, need not wait for it. What else is refused is refused on all
+ * that call alike, or found when they agree. */
+static da_status end_creation(const da_multihead *multihead, da_status status) {
+    const da_comm *comm = da_context_comm(multihead->context);
+    if (status == DA_ERROR_OUT_OF_MEMORY && comm && (multihead->holds_part || multihead->config.sharded)) {
+        da_comm_abandon(comm);
+    }
+    return status;
 }
 
 da_status da_multihead_create(const da_context *context, const char *name, const da_multihead_config *config,
@@ -103,12 +175,13 @@ da_status da_multihead_create(const da_context *context, const char *name, const
         return status;
     }
     const da_allocator *allocator = da_context_allocator(context);
+    const da_multihead begun = {.context = context, .allocator = allocator, .config = ours};
     da_multihead *multihead = da_allocate(allocator, 1, sizeof *multihead);
     if (!multihead) {
-        return DA_ERROR_OUT_OF_MEMORY;
+        return end_creation(&begun, DA_ERROR_OUT_OF_MEMORY);
     }
-    *multihead = (da_multihead){.context = context, .allocator = allocator, .config = ours};
-    status = fill(multihead, name, &inner);
+    *multihead = begun;
+    status = end_creation(multihead, fill(multihead, name, &inner));
     if (status != DA_OK) {
         da_multihead_free(multihead);
         return status;
@@ -149,57 +222,53 @@ da_status da_multihead_parameter(da_multihead *multihead, const char *name, da_p
     return da_parameter_find(&multihead->table, multihead->parameters, multihead->config.dtype, name, out);
 }
 
+/* Collective: all rows of a sharded module's parameter. */
+static da_status gather(const da_multihead *multihead, size_t number, void *data) {
+    const da_bundle one = da_bundle_of(multihead->table.entries[number].id);
+    const int64_t agreed = (int64_t)number;
+    size_t bytes = (size_t)da_bundle_elements(&multihead->table, &one) * da_dtype_size(multihead->config.dtype);
+    bool safe = true;
+    void *packed = da_allocate(multihead->allocator, 1, bytes);
+    da_status status = packed ? da_comm_agree(da_context_comm(multihead->context), multihead->allocator, &agreed,
+                                              sizeof agreed, "the parameter to gather")
+                              : DA_ERROR_OUT_OF_MEMORY;
+    if (status == DA_OK) {
+        status = da_shards_gather(multihead, &one, packed, &safe);
+    }
+    if (status == DA_OK) {
+        memcpy(data, packed, bytes);
+    }
+    if (safe) { /* or a transport may still touch it */
+        da_release(multihead->allocator, packed);
+    }
+    return status;
+}
+
+da_status da_multihead_gather_parameter(const da_multihead *multihead, const char *name, void *data) {
+    size_t number;
+    if (!multihead) {
+        return report_null("multihead", "what da_multihead_create made");
+    }
+    da_status status = data ? da_parameter_number(&multihead->table, name, &number)
+                            : report_null("data", "memory for all rows of the parameter");
+    if (multihead->shards > 1) {
+        return da_module_leave(multihead, status == DA_OK ? gather(multihead, number, data) : status, false);
+    }
+    if (status == DA_OK) {
+        const da_parameter_shape *entry = &multihead->table.entries[number];
+        da_dtype dtype = multihead->config.dtype;
+        memcpy(data, da_parameter_address(&multihead->table, multihead->parameters, dtype, entry->id),
+               (size_t)entry->count * da_dtype_size(dtype));
+    }
+    return status;
+}
+
 da_status da_multihead_initialise(da_multihead *multihead, uint64_t seed) {
     if (!multihead) {
         return report_null("multihead", "what da_multihead_create made");
     }
     da_parameters_initialise(&multihead->table, multihead->parameters, &multihead->config, seed);
     return DA_OK;
-}
-
-enum { PIECE = 1 << 16 };
-
-typedef struct copying {
-    const da_multihead *multihead;
-    float *target;
-} copying;
-
-static void copy_piece(int64_t piece, int thread, void *user) {
-    const copying *c = user;
-    int64_t first = piece * PIECE, rest = c->multihead->table.elements - first;
-    da_dtype dtype = c->multihead->config.dtype;
-    da_convert(dtype, (const char *)c->multihead->parameters + (size_t)first * da_dtype_size(dtype), 1, DA_F32,
-               c->target + first, 1, rest < PIECE ? rest : PIECE);
-}
-
-da_status da_real_parameters_make(const da_multihead *multihead, da_real_parameters *out) {
-    da_dtype dtype = multihead->config.dtype, real = da_real_of(dtype);
-    void *base = multihead->parameters;
-    *out = (da_real_parameters){.memory = NULL};
-    if (dtype != real) {
-        int64_t elements = multihead->table.elements;
-        copying c = {multihead, da_allocate(multihead->allocator, (size_t)elements, sizeof(float))};
-        if (!c.target) {
-            return DA_ERROR_OUT_OF_MEMORY;
-        }
-        da_parallel_for(multihead->threads, (elements + PIECE - 1) / PIECE, copy_piece, &c);
-        base = out->memory = c.target;
-    }
-    for (int id = 0; id < DA_PARAMETER_IDS; id++) {
-        out->at[id] = da_parameter_address(&multihead->table, base, real, (da_parameter_id)id);
-    }
-    return DA_OK;
-}
-
-/* A norm's bias follows its weight in the enumeration. */
-da_layer_norm da_real_norm(const da_multihead *multihead, const da_real_parameters *parameters,
-                           da_parameter_id weight) {
-    return (da_layer_norm){
-        .weight = parameters->at[weight],
-        .bias = parameters->at[weight + 1],
-        .width = weight == DA_K_LN_WEIGHT ? multihead->key_width : multihead->config.embed_dim,
-        .eps = multihead->config.layer_norm_eps,
-    };
 }
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
@@ -249,12 +318,12 @@ da_status da_multihead_gradients_reduce(da_multihead_gradients *gradients) {
         return report_null("gradients", "what da_multihead_gradients_create made");
     }
     const da_multihead *multihead = gradients->multihead;
-    if (!multihead->holds_part) {
+    if (!multihead->holds_part || multihead->shards > 1) {
         return DA_OK;
     }
     da_status status = da_comm_reduce(da_context_comm(multihead->context), multihead->allocator, gradients->values,
                                       multihead->table.elements, da_real_of(multihead->config.dtype));
-    return da_module_leave(multihead, status);
+    return da_module_leave(multihead, status, false);
 }
 
 da_status da_multihead_gradient_at(da_multihead_gradients *gradients, size_t index, da_parameter *out) {

@@ -11,7 +11,8 @@ struct da_multihead {
     const da_allocator *allocator;
     da_multihead_config config; /* kv_heads filled in */
     da_attention *attention;
-    bool holds_part; /* over several ranks, tensors hold this rank's part of the tokens, and calls are collective */
+    bool holds_part;   /* over several ranks, tensors hold this rank's part of the tokens, and calls are collective */
+    int shard, shards; /* which of so many parts of the parameters this rank has; 0 of 1: all */
     da_partition partition;
     int64_t stripe;
     int threads;
@@ -23,7 +24,7 @@ struct da_multihead {
 
 struct da_multihead_gradients {
     const da_multihead *multihead;
-    void *values; /* in the real type */
+    void *values; /* in the real type; laid out as the parameters */
 };
 
 struct da_multihead_saved {
@@ -53,17 +54,8 @@ da_status da_module_check_length(const da_multihead *multihead, int64_t n);
 da_status da_module_check_sequence(const da_multihead *multihead, const da_tensor *tensor, const char *name,
                                    const da_tensor *query);
 
-/* An error of a collective call: the other ranks need not wait for this one. Returns `status`. */
-da_status da_module_leave(const da_multihead *multihead, da_status status);
-
-/* Parameters in the real type: the module's own, or copies. */
-typedef struct da_real_parameters {
-    const void *at[DA_PARAMETER_IDS]; /* NULL: does not exist */
-    void *memory;                     /* to be released; or NULL */
-} da_real_parameters;
-
-da_status da_real_parameters_make(const da_multihead *multihead, da_real_parameters *out);
-da_layer_norm da_real_norm(const da_multihead *multihead, const da_real_parameters *parameters, da_parameter_id weight);
+/* An error of a collective call: the other ranks need not wait for this one, unless all are refused alike. Returns `status`. */
+da_status da_module_leave(const da_multihead *multihead, da_status status, bool alike);
 
 /* q, k, v as the attention sees them in an array like `projected`, and (batch, n, heads, head_dim) of one like
  * `attended`. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "multihead/convert.h"
+#include "pattern/layout.h"
 
 static const char *const own_names[DA_PARAMETER_IDS] = {
     [DA_Q_WEIGHT] = "q_proj.weight",     [DA_Q_BIAS] = "q_proj.bias",      [DA_K_WEIGHT] = "k_proj.weight",
@@ -45,7 +46,7 @@ static bool belongs_to_keys(da_parameter_id id) {
            id == DA_K_LN_BIAS;
 }
 
-void da_parameter_table_make(da_parameter_table *out, const da_multihead_config *config) {
+void da_parameter_table_make(da_parameter_table *out, const da_multihead_config *config, int rank, int ranks) {
     int64_t width = config->embed_dim, key_width = config->kv_heads * (width / config->num_heads);
     *out = (da_parameter_table){0};
     for (int k = 0; k < DA_PARAMETER_IDS; k++) {
@@ -56,7 +57,9 @@ void da_parameter_table_make(da_parameter_table *out, const da_multihead_config 
         }
         da_parameter_shape *entry = &out->entries[out->count];
         *entry = (da_parameter_shape){.id = id, .rank = is_matrix(id) ? 2 : 1, .offset = out->elements};
-        entry->shape[0] = belongs_to_keys(id) ? key_width : width;
+        entry->whole_rows = belongs_to_keys(id) ? key_width : width;
+        entry->first_row = da_even_end(entry->whole_rows, rank, ranks);
+        entry->shape[0] = da_even_end(entry->whole_rows, (int64_t)rank + 1, ranks) - entry->first_row;
         entry->shape[1] = is_matrix(id) ? width : 1;
         entry->count = entry->shape[0] * entry->shape[1];
         out->index[id] = (int)out->count++;
@@ -86,23 +89,32 @@ da_status da_parameter_view(const da_parameter_table *table, void *base, da_dtyp
         .dtype = dtype,
         .rank = entry->rank,
         .shape = {entry->shape[0], entry->shape[1]},
+        .first_row = entry->first_row,
+        .whole_rows = entry->whole_rows,
     };
     return DA_OK;
 }
 
-da_status da_parameter_find(const da_parameter_table *table, void *base, da_dtype dtype, const char *name,
-                            da_parameter *out) {
+da_status da_parameter_number(const da_parameter_table *table, const char *name, size_t *number) {
     char allowed[512] = "";
     for (size_t k = 0; k < table->count; k++) {
         const char *known = own_names[table->entries[k].id];
         if (name && strcmp(known, name) == 0) {
-            return da_parameter_view(table, base, dtype, k, out);
+            *number = k;
+            return DA_OK;
         }
         strcat(allowed, k > 0 ? ", " : ""); /* 14 names of at most 15 characters */
         strcat(allowed, known);
     }
     return da_report(DA_ERROR_INVALID_ARGUMENT, "name is %s%.64s%s; allowed: %s", name ? "\"" : "",
                      name ? name : "NULL", name ? "\"" : "", allowed);
+}
+
+da_status da_parameter_find(const da_parameter_table *table, void *base, da_dtype dtype, const char *name,
+                            da_parameter *out) {
+    size_t number;
+    da_status status = da_parameter_number(table, name, &number);
+    return status == DA_OK ? da_parameter_view(table, base, dtype, number, out) : status;
 }
 
 void da_parameters_reset(const da_parameter_table *table, void *base, da_dtype dtype) {

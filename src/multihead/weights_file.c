@@ -5,7 +5,7 @@
 #include "config/validation.h"
 #include "io/formats.h"
 #include "multihead/convert.h"
-#include "multihead/module.h"
+#include "multihead/shards.h"
 
 enum { NAME_BYTES = 512 }; /* of a prefix and a parameter's name */
 
@@ -55,8 +55,8 @@ static bool is_transposed(const da_parameter_shape *entry, const da_weights_form
 /* The shape in a file. */
 static void file_shape(const da_parameter_shape *entry, const da_weights_format *format, int64_t shape[2]) {
     bool transposed = is_transposed(entry, format);
-    shape[0] = entry->shape[transposed ? 1 : 0];
-    shape[1] = entry->shape[transposed ? 0 : 1];
+    shape[transposed ? 1 : 0] = entry->whole_rows;
+    shape[transposed ? 0 : 1] = entry->shape[1];
 }
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
@@ -135,6 +135,7 @@ static da_status locate(loading *l, const da_parameter_shape *entry) {
     return status == DA_OK ? check_layout(l, entry, name, layout) : status;
 }
 
+/* This rank's rows. */
 static void read_parameter(const loading *l, const da_parameter_shape *entry) {
     const da_multihead *multihead = l->multihead;
     const da_file_layout *layout = &l->layouts[entry->id];
@@ -144,8 +145,8 @@ static void read_parameter(const loading *l, const da_parameter_shape *entry) {
     bool transposed = is_transposed(entry, &l->format);
     int64_t rows = entry->shape[0], columns = entry->shape[1];
     for (int64_t r = 0; r < rows; r++) {
-        int64_t first = transposed ? r : r * columns;
-        da_convert(source, data + (size_t)first * da_dtype_size(source), transposed ? rows : 1, target,
+        int64_t row = entry->first_row + r, first = transposed ? row : row * columns;
+        da_convert(source, data + (size_t)first * da_dtype_size(source), transposed ? entry->whole_rows : 1, target,
                    parameter + (size_t)(r * columns) * da_dtype_size(target), 1, columns);
     }
 }
@@ -211,41 +212,110 @@ static da_status make_header(const da_multihead *multihead, const char *path, co
     return status;
 }
 
-static void write_parameters(const da_multihead *multihead, const da_weights_format *format, char *data) {
+static size_t whole_bytes(const da_multihead *multihead, const da_parameter_shape *entry) {
+    return (size_t)(entry->whole_rows * entry->shape[1]) * da_dtype_size(multihead->config.dtype);
+}
+
+/* All rows of a parameter to its place in the file. */
+static void write_parameter(const da_multihead *multihead, const da_parameter_shape *entry,
+                            const da_weights_format *format, const char *whole, char *data) {
     da_dtype dtype = multihead->config.dtype;
     size_t size = da_dtype_size(dtype);
-    for (size_t k = 0; k < multihead->table.count; k++) {
-        const da_parameter_shape *entry = &multihead->table.entries[k];
-        const char *parameter = da_parameter_address(&multihead->table, multihead->parameters, dtype, entry->id);
-        int64_t rows = entry->shape[0], columns = entry->shape[1];
-        for (int64_t r = 0; r < rows && is_transposed(entry, format); r++) {
-            da_convert(dtype, parameter + (size_t)(r * columns) * size, 1, dtype, data + (size_t)r * size, rows,
-                       columns);
-        }
-        if (!is_transposed(entry, format)) {
-            memcpy(data, parameter, (size_t)entry->count * size);
-        }
-        data += (size_t)entry->count * size;
+    int64_t rows = entry->whole_rows, columns = entry->shape[1];
+    for (int64_t r = 0; r < rows && is_transposed(entry, format); r++) {
+        da_convert(dtype, whole + (size_t)(r * columns) * size, 1, dtype, data + (size_t)r * size, rows, columns);
     }
+    if (!is_transposed(entry, format)) {
+        memcpy(data, whole, whole_bytes(multihead, entry));
+    }
+}
+
+/* A file with its header; *data is where the parameters go. */
+static da_status begin_file(const da_multihead *multihead, const char *path, const da_weights_format *format,
+                            da_atomic_file *file, char **data) {
+    da_file_header header = {0};
+    uint64_t bytes = 0;
+    for (size_t k = 0; k < multihead->table.count; k++) {
+        bytes += whole_bytes(multihead, &multihead->table.entries[k]);
+    }
+    da_status status = make_header(multihead, path, format, &header);
+    if (status == DA_OK) {
+        status = da_atomic_file_create(path, header.length + bytes, file);
+    }
+    if (status == DA_OK) {
+        memcpy(file->mapping.base, header.bytes, header.length);
+        *data = (char *)file->mapping.base + header.length;
+    }
+    da_release(NULL, header.bytes);
+    return status;
+}
+
+static da_status save_own(const da_multihead *multihead, const char *path, const da_weights_format *format) {
+    da_atomic_file file;
+    char *data;
+    da_status status = begin_file(multihead, path, format, &file, &data);
+    for (size_t k = 0; status == DA_OK && k < multihead->table.count; k++) {
+        const da_parameter_shape *entry = &multihead->table.entries[k];
+        write_parameter(
+            multihead, entry, format,
+            da_parameter_address(&multihead->table, multihead->parameters, multihead->config.dtype, entry->id), data);
+        data += whole_bytes(multihead, entry);
+    }
+    return status == DA_OK ? da_atomic_file_commit(&file) : status;
+}
+
+/* Collective: parameter by parameter. data: NULL on all ranks but the one that writes. *safe: to release `whole`. */
+static da_status gather_and_write(const da_multihead *multihead, const da_weights_format *format, void *whole,
+                                  char *data, bool *safe) {
+    da_status status = DA_OK;
+    for (size_t k = 0; status == DA_OK && k < multihead->table.count; k++) {
+        const da_parameter_shape *entry = &multihead->table.entries[k];
+        const da_bundle one = da_bundle_of(entry->id);
+        status = da_shards_gather(multihead, &one, whole, safe);
+        if (status == DA_OK && data) {
+            write_parameter(multihead, entry, format, whole, data);
+            data += whole_bytes(multihead, entry);
+        }
+    }
+    return status;
+}
+
+/* Rank 0 writes. Whether it can is told to all, before and after: a full disk is an error on every rank, and not the end of
+ * the communicator. status: of this rank's arguments. */
+static da_status save_shards(const da_multihead *multihead, da_status status, const char *path,
+                             const da_weights_format *format) {
+    size_t largest = (size_t)(multihead->config.embed_dim * multihead->config.embed_dim);
+    da_atomic_file file = {0};
+    void *whole = NULL;
+    char *data = NULL;
+    bool safe = true;
+    if (status == DA_OK) {
+        whole = da_allocate(multihead->allocator, largest, da_dtype_size(multihead->config.dtype));
+        status = whole ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+    }
+    if (status == DA_OK && multihead->shard == 0) {
+        status = begin_file(multihead, path, format, &file, &data);
+    }
+    status = da_shards_share_status(multihead, status, "begin to save the parameters");
+    if (status == DA_OK) {
+        status = da_module_leave(multihead, gather_and_write(multihead, format, whole, data, &safe), false);
+    }
+    if (status == DA_OK) {
+        status = multihead->shard == 0 ? da_atomic_file_commit(&file) : DA_OK;
+        status = da_shards_share_status(multihead, status, "save the parameters");
+    }
+    da_atomic_file_abandon(&file);
+    if (safe) {
+        da_release(multihead->allocator, whole);
+    }
+    return status;
 }
 
 da_status da_multihead_save(const da_multihead *multihead, const char *path, const da_weights_format *format) {
     da_weights_format ours;
-    da_file_header header = {0};
-    da_atomic_file file;
     da_status status = check_call(multihead, path, format, &ours);
-    if (status == DA_OK) {
-        status = make_header(multihead, path, &ours, &header);
+    if (multihead && multihead->shards > 1) {
+        return save_shards(multihead, status, path, &ours);
     }
-    if (status == DA_OK) {
-        uint64_t bytes = (uint64_t)multihead->table.elements * da_dtype_size(multihead->config.dtype);
-        status = da_atomic_file_create(path, header.length + bytes, &file);
-    }
-    if (status == DA_OK) {
-        memcpy(file.mapping.base, header.bytes, header.length);
-        write_parameters(multihead, &ours, (char *)file.mapping.base + header.length);
-        status = da_atomic_file_commit(&file);
-    }
-    da_release(NULL, header.bytes);
-    return status;
+    return status == DA_OK ? save_own(multihead, path, &ours) : status;
 }

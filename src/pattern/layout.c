@@ -42,11 +42,6 @@ static da_status cut_begin(cut *c, da_partition partition, int64_t stripe, int64
     return status;
 }
 
-/* floor(k n / parts), without the product. */
-static int64_t even_end(int64_t n, int64_t k, int64_t parts) {
-    return n / parts * k + n % parts * k / parts;
-}
-
 /* Number of chunks that a rank holds, empty ones among them. */
 static int64_t chunk_count(const cut *c, int rank) {
     if (c->partition != DA_PARTITION_STRIPED) {
@@ -65,8 +60,8 @@ static void chunk_ends(const cut *c, int rank, int64_t k, int64_t *first, int64_
     }
     bool zigzag = c->partition == DA_PARTITION_ZIGZAG;
     int64_t parts = zigzag ? (int64_t)2 * c->ranks : c->ranks, chunk = k == 0 ? rank : parts - 1 - rank;
-    *first = even_end(c->n, chunk, parts);
-    *end = even_end(c->n, chunk + 1, parts);
+    *first = da_even_end(c->n, chunk, parts);
+    *end = da_even_end(c->n, chunk + 1, parts);
 }
 
 /* Rows before chunk k of a rank: of a striped sequence, only the last block is shorter than the others. */

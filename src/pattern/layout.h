@@ -4,6 +4,11 @@
 
 #include "dilated_attention.h"
 
+/* floor(k n / parts), without the product: where part k begins, and part k - 1 ends, of n divided evenly. */
+static inline int64_t da_even_end(int64_t n, int64_t k, int64_t parts) {
+    return n / parts * k + n % parts * k / parts;
+}
+
 /* Positions first..end-1 of the sequence; they are rows row, row + 1, ... of the part. */
 typedef struct da_piece {
     int64_t first, end, row;

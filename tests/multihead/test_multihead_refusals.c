@@ -109,6 +109,11 @@ static da_status xpos_too_long(fixture *f) {
     ROW(parameter_index, da_multihead_parameter_at(f->m.multihead, 14, &f->view), \
         INVALID, "index is 14; allowed: 0 to 13") \
     ROW(parameter_at_null, da_multihead_parameter_at(NULL, 0, &f->view), INVALID, "multihead is NULL") \
+    ROW(gather_module_null, da_multihead_gather_parameter(NULL, "q_proj.weight", f->m.out), \
+        INVALID, "multihead is NULL") \
+    ROW(gather_data_null, da_multihead_gather_parameter(f->m.multihead, "q_proj.weight", NULL), INVALID, "data is NULL") \
+    ROW(gather_unknown, da_multihead_gather_parameter(f->m.multihead, "q", f->m.out), \
+        INVALID, "q_proj.weight, k_proj.weight") \
     ROW(initialise_null, da_multihead_initialise(NULL, 1), INVALID, "multihead is NULL") \
     ROW(gradients_null, da_multihead_gradients_create(NULL, &f->m.gradients), INVALID, "multihead is NULL") \
     ROW(gradients_out_null, da_multihead_gradients_create(f->m.multihead, NULL), INVALID, "out is NULL") \
