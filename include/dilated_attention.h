@@ -666,6 +666,41 @@ DA_API da_status da_tile_mask_get_info(const da_tile_mask *mask, da_tile_mask_in
 DA_API da_status da_attention_tiles(const da_attention *attention, const da_tensor *query, const da_tensor *key,
                                     const da_call_options *options, da_tile_mask **out, da_sparse_report *report);
 
+/* ---- profiles: what each head of a layer needs, found on sample data ------------------------------------------------- */
+
+/* Finds for each head, of the patterns that choose tiles (content, and those that do not look at data), the one that keeps
+ * quality_target of the attention of sampled queries with the fewest tiles, with one standard error to spare; with several
+ * batch elements, all of them. Content, whose choice takes time in each call, must need a tenth fewer tiles than any other.
+ * The configuration gives the dilated pattern, block_size, global_blocks and sparse_seed; what it says of a sparse pattern and
+ * its ratio is not read. query, key and options (NULL: the defaults) are as in da_attention_forward. quality_target in (0, 1).
+ * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
+DA_API da_status da_sparse_profile_create(const da_context *context, const da_attention_config *config,
+                                          const da_tensor *query, const da_tensor *key, const da_call_options *options,
+                                          double quality_target, da_sparse_profile **out);
+DA_API void da_sparse_profile_free(da_sparse_profile *profile); /* NULL is allowed */
+
+/* Writes a profile to a text file, and reads one. A temporary file beside it is written and then renamed, so that the old file
+ * or the new one is there, whatever happens. allocator NULL: the C library's. Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_IO,
+ * DA_ERROR_OUT_OF_MEMORY; reading also DA_ERROR_FORMAT (damaged, or no profile). On error *out is NULL. */
+DA_API da_status da_sparse_profile_save(const da_sparse_profile *profile, const char *path);
+DA_API da_status da_sparse_profile_load(const da_allocator *allocator, const char *path, da_sparse_profile **out);
+
+typedef struct da_sparse_profile_info {
+    size_t size;
+    int64_t heads;         /* of queries; calls must have as many */
+    int64_t block_size;    /* that it was found with; a configuration may have another */
+    double quality_target; /* that it was made for */
+} da_sparse_profile_info;
+
+DA_API void da_sparse_profile_info_init(da_sparse_profile_info *info);
+
+/* Set info->size by da_sparse_profile_info_init first. Errors: DA_ERROR_INVALID_ARGUMENT. */
+DA_API da_status da_sparse_profile_get_info(const da_sparse_profile *profile, da_sparse_profile_info *info);
+
+/* What a head does: a pattern and its ratio. Errors: DA_ERROR_INVALID_ARGUMENT (0 <= head < heads). */
+DA_API da_status da_sparse_profile_head(const da_sparse_profile *profile, int64_t head, da_sparse_pattern *pattern,
+                                        double *ratio);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Ranks: several processes (or threads) that compute one attention together, each holding a part of the tokens
  *

@@ -12,4 +12,6 @@
 #define WEAK
 #endif
 
+#define DA_CACHE_LINE 64 /* bytes */
+
 #endif

@@ -139,4 +139,7 @@ const da_kernels DA_KERNELS_NAME = {.isa = DA_KERNELS_ISA,
 #ifdef DA_KERNELS_HOOKS
                                     DA_KERNELS_HOOKS
 #endif
+#ifdef DA_ESTIMATE_HOOKS
+                                        DA_ESTIMATE_HOOKS
+#endif
 };

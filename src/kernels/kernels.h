@@ -131,6 +131,17 @@ typedef struct da_kernels {
                           void *keys);
     /* Sum of a[c] * b[c] over two rows of tensors. */
     double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
+    /* NULL, with the rest, but in the tables for f32 tensors: for estimates of attention, in f32.
+     * Adds a row of a tensor (not of f64) to sum[head_dim]; returns its squared length. */
+    float (*add_row)(const void *row, int64_t stride, da_dtype dtype, int head_dim, float *sum);
+    /* Scores of the rows of a tile with the keys of a closed block, plus the tile's bias; who sees whom plays no part. */
+    void (*score)(const da_key_block *block, const da_query_tile *tile);
+    /* Of each of `groups` groups, of `group` consecutive scores each: a maximum, the group's or that of all, and the sum of
+     * 2^(score - maximum); -infinity and 0 where no score is above -infinity, or all are too small beside the maximum. bias:
+     * NULL, or to be added to the scores. group * groups <= DA_BLOCK_KEYS. */
+    void (*reduce_groups)(const float *scores, const float *bias, int group, int groups, float *maximum, float *sum);
+    /* out[g] = sum[g] * 2^(maximum[g] - largest), for a finite `largest` that no maximum exceeds. */
+    void (*weigh)(const float *maximum, const float *sum, float largest, int64_t count, float *out);
 } da_kernels;
 
 /* Table for tensors of a data type, of an instruction set that da_kernels_built() and the CPU have. */

@@ -185,3 +185,6 @@ static void accumulate_seen(const da_key_block *block, const da_query_tile *tile
 #include "kernels/attend_rows.inc.h"
 #include "kernels/backward.inc.h"
 #include "kernels/spread.inc.h"
+#if !DA_REAL_IS_DOUBLE
+#include "kernels/estimate.inc.h"
+#endif

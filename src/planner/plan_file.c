@@ -13,11 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/hash.h"
-#include "core/mapped_file.h"
-#include "core/memory.h"
+#include "core/checked_text.h"
 #include "core/parallel.h"
-#include "core/text.h"
 #include "hardware/hardware.h"
 #include "planner/plans.h"
 
@@ -54,16 +51,6 @@ static da_status check_arguments(const da_plans *plans, const char *path) {
     return DA_OK;
 }
 
-static da_status write_file(const char *path, const da_text *text) {
-    da_atomic_file file;
-    da_status status = text->failed ? DA_ERROR_OUT_OF_MEMORY : da_atomic_file_create(path, text->length, &file);
-    if (status != DA_OK) {
-        return status;
-    }
-    memcpy(file.mapping.base, text->data, text->length);
-    return da_atomic_file_commit(&file);
-}
-
 da_status da_plans_save(const da_plans *plans, const char *path) {
     char line[LINE_SIZE];
     da_plan_list list;
@@ -84,8 +71,7 @@ da_status da_plans_save(const da_plans *plans, const char *path) {
         write_plan(list.entries[k].key, &list.entries[k].plan, line);
         da_text_append(&text, "%s\n", line);
     }
-    da_text_append(&text, "checksum %016" PRIx64 "\n", text.failed ? 0 : da_hash(text.data, text.length));
-    status = write_file(path, &text);
+    status = da_checked_text_save(path, &text);
     da_text_free(&text);
     da_plan_list_free(&list);
     return status;
@@ -93,53 +79,11 @@ da_status da_plans_save(const da_plans *plans, const char *path) {
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-typedef struct reader {
-    const char *path;
-    char *text; /* lines are ended by a zero as they are read */
-    size_t length, at;
-    int line;
-} reader;
-
-static da_status damaged(const reader *r, const char *what) {
-    return da_report(DA_ERROR_FORMAT, "%s: line %d: %s; the file is damaged or no file of plans", r->path, r->line,
-                     what);
-}
-
-/* The last line must hold the checksum of all before it; cuts it off. */
-static da_status check_sum(reader *r) {
-    enum { LAST_LINE = 9 + 16 + 1 };
-    char expected[LAST_LINE + 1];
-    if (strlen(r->text) != r->length || r->length < LAST_LINE) {
-        return damaged(r, "not text, or too short");
-    }
-    r->length -= LAST_LINE;
-    snprintf(expected, sizeof expected, "checksum %016" PRIx64 "\n", da_hash(r->text, r->length));
-    if (strcmp(r->text + r->length, expected) != 0) {
-        return damaged(r, "the checksum at the end is missing or wrong");
-    }
-    r->text[r->length] = '\0';
-    return DA_OK;
-}
-
-/* The next line; NULL at the end of the text. */
-static char *next_line(reader *r) {
-    if (r->at >= r->length) {
-        return NULL;
-    }
-    char *line = r->text + r->at, *end = strchr(line, '\n');
-    r->line++;
-    r->at = end ? (size_t)(end - r->text) + 1 : r->length;
-    if (end) {
-        *end = '\0';
-    }
-    return line;
-}
-
-static da_status check_origin(reader *r, void (*write)(char line[LINE_SIZE]), const char *prefix) {
+static da_status check_origin(da_checked_text *r, void (*write)(char line[LINE_SIZE]), const char *prefix) {
     char here[LINE_SIZE];
-    const char *line = next_line(r);
+    const char *line = da_checked_text_line(r);
     if (!line || strncmp(line, prefix, strlen(prefix)) != 0) {
-        return damaged(r, "another line was expected");
+        return da_checked_text_damaged(r, "another line was expected");
     }
     write(here);
     if (strcmp(line, here) != 0) {
@@ -150,10 +94,10 @@ static da_status check_origin(reader *r, void (*write)(char line[LINE_SIZE]), co
     return DA_OK;
 }
 
-static da_status check_head(reader *r) {
-    const char *line = next_line(r);
+static da_status check_head(da_checked_text *r) {
+    const char *line = da_checked_text_line(r);
     if (!line || strcmp(line, FIRST_LINE) != 0) {
-        return damaged(r, "it is not \"" FIRST_LINE "\"");
+        return da_checked_text_damaged(r, "it is not \"" FIRST_LINE "\"");
     }
     da_status status = check_origin(r, write_library, "library ");
     return status == DA_OK ? check_origin(r, write_cpu, "cpu ") : status;
@@ -175,77 +119,53 @@ static bool read_choice(const char *text, da_remembered *plan) {
     return plan->implementation && da_attention_config_validate(&config) == DA_OK && nanoseconds > 0;
 }
 
-static da_status read_plan(reader *r, char *line, da_plan_list *list) {
+static da_status read_plan(da_checked_text *r, char *line, da_plan_list *list) {
     static const char prefix[] = "plan ", between[] = " > ";
     char copy[LINE_SIZE], again[LINE_SIZE];
     da_plan_subject subject;
     da_remembered plan;
     if (strncmp(line, prefix, strlen(prefix)) != 0 || strlen(line) >= LINE_SIZE) {
-        return damaged(r, "it is no plan");
+        return da_checked_text_damaged(r, "it is no plan");
     }
     memcpy(copy, line, strlen(line) + 1);
     char *key = line + strlen(prefix), *end = strstr(key, between);
     if (!end) {
-        return damaged(r, "it is no plan");
+        return da_checked_text_damaged(r, "it is no plan");
     }
     *end = '\0';
     if (!da_plan_key_read(key, &subject)) {
-        return damaged(r, "its problem is out of range");
+        return da_checked_text_damaged(r, "its problem is out of range");
     }
     if (!read_choice(end + strlen(between), &plan) || plan.tuning.threads > subject.threads) {
-        return damaged(r, "its tuning is out of range");
+        return da_checked_text_damaged(r, "its tuning is out of range");
     }
     write_plan(key, &plan, again);
     if (strcmp(copy, again) != 0) {
-        return damaged(r, "a number is not written as it should be");
+        return da_checked_text_damaged(r, "a number is not written as it should be");
     }
     if (list->count > 0 && strcmp(list->entries[list->count - 1].key, key) >= 0) {
-        return damaged(r, "it is there twice, or out of order");
+        return da_checked_text_damaged(r, "it is there twice, or out of order");
     }
     return da_plan_list_add(list, key, &plan);
 }
 
-static da_status read_all(reader *r, da_plan_list *list) {
-    da_status status = check_sum(r);
-    if (status == DA_OK) {
-        status = check_head(r);
-    }
-    for (char *line; status == DA_OK && (line = next_line(r)) != NULL;) {
+static da_status read_all(da_checked_text *r, da_plan_list *list) {
+    da_status status = check_head(r);
+    for (char *line; status == DA_OK && (line = da_checked_text_line(r)) != NULL;) {
         status = read_plan(r, line, list);
     }
     return status;
 }
 
-/* The file's contents in memory from the allocator, with a zero after them. */
-static da_status read_file(const da_allocator *allocator, reader *r) {
-    da_mapping file;
-    da_status status = da_mapping_open(r->path, &file);
-    if (status != DA_OK) {
-        return status;
-    }
-    if (file.bytes > MAX_FILE_BYTES) {
-        status = da_report(DA_ERROR_FORMAT, "%s: has %zu bytes; allowed: at most %zu", r->path, file.bytes,
-                           (size_t)MAX_FILE_BYTES);
-    } else if (!(r->text = da_allocate(allocator, file.bytes + 1, 1))) {
-        status = DA_ERROR_OUT_OF_MEMORY;
-    } else {
-        memcpy(r->text, file.base, file.bytes);
-        r->text[file.bytes] = '\0';
-        r->length = file.bytes;
-    }
-    da_mapping_close(&file);
-    return status;
-}
-
 da_status da_plans_load(da_plans *plans, const char *path) {
-    reader r = {.path = path};
+    da_checked_text r;
     da_status status = check_arguments(plans, path);
     if (status != DA_OK) {
         return status;
     }
     const da_allocator *allocator = da_plans_allocator(plans);
     da_plan_list list = {.allocator = allocator};
-    status = read_file(allocator, &r);
+    status = da_checked_text_open(&r, allocator, path, "file of plans", MAX_FILE_BYTES);
     if (status == DA_OK) {
         status = read_all(&r, &list);
     }
@@ -253,6 +173,6 @@ da_status da_plans_load(da_plans *plans, const char *path) {
         status = da_plans_merge(plans, &list);
     }
     da_plan_list_free(&list);
-    da_release(allocator, r.text);
+    da_checked_text_close(&r);
     return status;
 }

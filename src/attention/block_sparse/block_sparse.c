@@ -1,6 +1,7 @@
 /* `block_sparse`: what `improved` computes, of chosen tiles alone. */
 #include "attention/block_sparse/block_sparse.h"
 
+#include "attention/block_sparse/measure.h"
 #include "attention/block_sparse/report.h"
 #include "attention/block_sparse/selection.h"
 #include "attention/improved/passes.h"
@@ -23,7 +24,8 @@ static da_status check_report(const da_sparse_report *report) {
 
 /* Fills in what the caller wants to know. */
 static da_status fill_report(const da_context *context, const da_attention_config *config, const da_tensor *query,
-                             const da_sparse_selection *selection, da_sparse_report *report) {
+                             const da_tensor *key, const da_call_options *options, const da_sparse_selection *selection,
+                             da_sparse_report *report) {
     if (!report) {
         return DA_OK;
     }
@@ -31,7 +33,8 @@ static da_status fill_report(const da_context *context, const da_attention_confi
     da_sparse_report_init(report);
     report->size = size;
     report->choose_seconds = selection->seconds;
-    return da_sparse_count(context, config, selection->tiles, query->shape[0], query->shape[2], report);
+    da_status status = da_sparse_count(context, config, selection->tiles, query->shape[0], query->shape[2], report);
+    return status == DA_OK ? da_sparse_measure(context, config, query, key, options, selection->tiles, report) : status;
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
@@ -44,7 +47,8 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     if (status != DA_OK) {
         return status;
     }
-    status = fill_report(call->context, call->config, call->query, &selection, call->options->sparse_report);
+    status = fill_report(call->context, call->config, call->query, call->key, call->options, &selection,
+                         call->options->sparse_report);
     if (status == DA_OK) {
         status = da_improved_forward_tiles(call, selection.tiles);
     }
@@ -84,7 +88,7 @@ static da_status list_tiles(void *state, const da_forward_call *call, da_tile_ma
         return status;
     }
     const da_tiles *tiles = selection.tiles;
-    status = fill_report(call->context, call->config, call->query, &selection, report);
+    status = fill_report(call->context, call->config, call->query, call->key, call->options, &selection, report);
     if (status == DA_OK) {
         status = da_tile_mask_create_csr(da_context_allocator(call->context), tiles->batch, tiles->heads, tiles->n,
                                          tiles->block_size, tiles->row_starts, tiles->columns, out);

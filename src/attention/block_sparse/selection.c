@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 
+#include "attention/block_sparse/choose.h"
 #include "comm/clock.h"
 
 /* A mask must be of the call's shape. */
@@ -28,19 +29,21 @@ static da_status take_mask(const da_tile_mask *mask, const char *name, const da_
     return DA_OK;
 }
 
-static da_status choose(da_tile_cache *cache, const da_attention_config *config, const da_tensor *query,
+static da_status choose(da_tile_cache *cache, const da_context *context, const da_attention_config *config,
+                        const da_tensor *query, const da_tensor *key, const da_call_options *options,
                         da_sparse_selection *out) {
-    switch (config->sparse_pattern) {
-    case DA_SPARSE_MASK: return take_mask(config->tile_mask, "tile_mask", query, out);
-    case DA_SPARSE_CONTENT:
-    case DA_SPARSE_PROFILE:
-        return da_report(DA_ERROR_UNSUPPORTED, "sparse_pattern is %s; allowed in this version: any other",
-                         da_sparse_pattern_name(config->sparse_pattern));
-    default: break;
+    if (config->sparse_pattern == DA_SPARSE_MASK) {
+        return take_mask(config->tile_mask, "tile_mask", query, out);
     }
-    da_status status = da_tile_cache_take(cache, query->shape[1], query->shape[2], &out->cached);
-    if (status == DA_OK) {
-        out->tiles = da_cached_tiles_list(out->cached);
+    bool looks_at_data = config->sparse_pattern == DA_SPARSE_CONTENT || config->sparse_pattern == DA_SPARSE_PROFILE ||
+                         config->quality_target < 1;
+    da_status status;
+    if (looks_at_data) {
+        status = da_sparse_choose(context, config, query, key, options, &out->own);
+        out->tiles = &out->own;
+    } else {
+        status = da_tile_cache_take(cache, query->shape[1], query->shape[2], &out->cached);
+        out->tiles = status == DA_OK ? da_cached_tiles_list(out->cached) : NULL;
     }
     return status;
 }
@@ -53,7 +56,7 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
         return take_mask(options->tiles, "options.tiles", query, out);
     }
     double begin = da_seconds();
-    da_status status = choose(cache, config, query, out);
+    da_status status = choose(cache, context, config, query, key, options, out);
     out->seconds = da_seconds() - begin;
     return status;
 }

@@ -1,0 +1,296 @@
+#include "attention/block_sparse/learn.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/dtype.h"
+#include "core/parallel.h"
+
+/* Corrections are ratios of attention, exact to estimated, summed over the sampled queries. So many times an even spread is
+ * added to both, so that few queries do not decide alone. */
+#define EVEN_SHARE 1.0
+
+/* Heads side by side take less waiting than threads that share each head, but memory for as many. */
+#define MEMORY_SIDE_BY_SIDE ((size_t)256 << 20)
+
+#define RATIO_STEPS 1000
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static unsigned purposes_of(const da_learner *learner) {
+    return (learner->estimates ? 1U << DA_SAMPLE_CORRECT : 0) | (learner->has_target ? 1U << DA_SAMPLE_CALIBRATE : 0);
+}
+
+size_t da_learner_worker(const da_learner *learner, char *memory, da_choice_worker *w) {
+    da_arena arena = {memory, 0};
+    size_t blocks = (size_t)learner->head.blocks,
+           scratch = da_sparse_scratch_lay_out(&w->patterns, NULL, learner->head.blocks);
+    da_strip_lay_out(&w->strip, &learner->head, &learner->pools, &arena);
+    w->values = da_arena_take(&arena, blocks, sizeof(float));
+    w->selected = da_arena_take(&arena, blocks, sizeof(float));
+    w->candidates = da_arena_take(&arena, blocks, sizeof(int32_t));
+    w->kept = da_arena_take(&arena, blocks * (size_t)w->strip.most_blocks, sizeof(int32_t));
+    char *patterns = da_arena_take(&arena, scratch, 1);
+    if (patterns) {
+        (void)da_sparse_scratch_lay_out(&w->patterns, patterns, learner->head.blocks);
+    }
+    return arena.used;
+}
+
+void da_learner_worker_at(const da_learner *learner, int thread, da_choice_worker *worker) {
+    (void)da_learner_worker(learner, learner->workers + (size_t)thread * learner->worker_size, worker);
+}
+
+size_t da_learner_lay_out(da_learner *learner, char *memory) {
+    const da_sparse_head *head = &learner->head;
+    da_arena arena = {memory, 0};
+    da_choice_worker worker;
+    size_t threads = (size_t)head->threads, pools, sample = da_sample_scratch(head);
+    learner->pools = (da_pools){0};
+    if (learner->estimates) {
+        da_pools_lay_out(&learner->pools, head, &arena);
+    }
+    da_sample_lay_out(&learner->sample, head, purposes_of(learner), &arena);
+    learner->pooled = da_arena_take(&arena, (size_t)learner->sample.capacity * (size_t)head->blocks, sizeof(float));
+    learner->correction = da_arena_take(&arena, (size_t)head->blocks, sizeof(float));
+    pools = da_pools_scratch(&learner->pools, head);
+    learner->scratch = da_arena_take(&arena, threads, pools > sample ? pools : sample);
+    learner->worker_size = da_learner_worker(learner, NULL, &worker);
+    learner->workers = da_arena_take(&arena, threads, learner->worker_size);
+    return arena.used;
+}
+
+size_t da_learner_most(da_learner *learner) {
+    size_t most = 0;
+    for (int64_t h = 0; h < learner->head.heads; h++) {
+        da_sparse_head_at(&learner->head, h);
+        size_t bytes = da_learner_lay_out(learner, NULL);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+int da_learner_plan(da_learner *learner, int64_t sequences) {
+    int threads = learner->head.threads;
+    learner->head.threads = 1;
+    if (sequences >= threads && da_learner_most(learner) <= MEMORY_SIDE_BY_SIDE / (size_t)threads) {
+        return threads;
+    }
+    learner->head.threads = threads;
+    return 1;
+}
+
+/* ---- estimates for sampled queries --------------------------------------------------------------------------------- */
+
+/* A strip of the blocks of sampled queries: those that correct need their own slot, the others their whole block. */
+static void estimate_sampled(int64_t part, int thread, void *user) {
+    da_learner *learner = user;
+    const da_sample *sample = &learner->sample;
+    da_choice_worker w;
+    int64_t blocks = learner->head.blocks;
+    da_learner_worker_at(learner, thread, &w);
+    int first = (int)part * w.strip.most_blocks;
+    w.strip.block_count = (int)smaller(w.strip.most_blocks, sample->count - first);
+    for (int k = 0; k < w.strip.block_count; k++) {
+        w.strip.block[k] = sample->queries[first + k].position / learner->head.block_size;
+    }
+    da_strip_estimate(&w.strip, &learner->head, &learner->pools);
+    for (int k = 0; k < w.strip.block_count; k++) {
+        bool corrects = first + k < sample->first_of[DA_SAMPLE_CALIBRATE];
+        float *out = learner->pooled + (first + k) * blocks;
+        memcpy(out,
+               corrects ? da_strip_slot(&w.strip, &learner->head, k, sample->queries[first + k].position)
+                        : w.strip.mass + k * blocks,
+               (size_t)blocks * sizeof *out);
+        for (int64_t block = 0; !corrects && learner->by_pairs && block < blocks; block++) {
+            double pairs = w.strip.rows[k].pairs[block];
+            out[block] = pairs > 0 ? out[block] / (float)pairs : 0;
+        }
+    }
+}
+
+/* The ratio of exact attention to estimated, of each block of keys. */
+static void find_corrections(da_learner *learner) {
+    const da_sample *sample = &learner->sample;
+    int64_t blocks = learner->head.blocks;
+    int end = sample->first_of[DA_SAMPLE_CALIBRATE];
+    double even = end * EVEN_SHARE / (double)blocks;
+    for (int64_t block = 0; block < blocks; block++) {
+        double exact = even, estimated = even;
+        for (int k = 0; k < end; k++) {
+            if (sample->queries[k].has_keys) {
+                exact += (double)sample->mass[k * blocks + block];
+                estimated += (double)learner->pooled[k * blocks + block];
+            }
+        }
+        learner->correction[block] = even > 0 ? (float)(exact / estimated) : 1;
+    }
+}
+
+void da_learner_run(da_learner *learner) {
+    const da_sample *sample = &learner->sample;
+    int64_t blocks = learner->head.blocks;
+    da_choice_worker w;
+    memset(learner->workers, 0, (size_t)learner->head.threads * learner->worker_size);
+    da_sample_take(&learner->sample, &learner->head, purposes_of(learner), learner->scratch);
+    if (!learner->estimates) {
+        return;
+    }
+    da_pools_fill(&learner->pools, &learner->head, learner->scratch);
+    (void)da_learner_worker(learner, NULL, &w);
+    int most = w.strip.most_blocks;
+    da_parallel_for(learner->head.threads, (sample->count + most - 1) / most, estimate_sampled, learner);
+    find_corrections(learner);
+    for (int k = sample->first_of[DA_SAMPLE_CALIBRATE]; k < sample->count; k++) {
+        for (int64_t block = 0; block < blocks; block++) {
+            learner->pooled[k * blocks + block] *= learner->correction[block];
+        }
+    }
+}
+
+/* ---- what keeps a target ------------------------------------------------------------------------------------------- */
+
+/* The loss of a calibrating query's attention, by what `user` says. */
+typedef double query_loss(const da_learner *learner, int query, const void *user);
+
+/* Is the loss small enough, in the mean over the queries, with one standard error to spare? */
+static bool keeps_target(const da_learner *learner, double target, query_loss *loss_of, const void *user) {
+    const da_sample *sample = &learner->sample;
+    double sum = 0, squares = 0;
+    int count = 0;
+    for (int k = sample->first_of[DA_SAMPLE_CALIBRATE]; k < sample->count; k++) {
+        if (sample->queries[k].has_keys) {
+            double loss = loss_of(learner, k, user);
+            sum += loss;
+            squares += loss * loss;
+            count++;
+        }
+    }
+    if (count < 2) {
+        return false;
+    }
+    double mean = sum / count, variance = (squares - sum * mean) / (count - 1);
+    return mean + sqrt((variance > 0 ? variance : 0) / count) <= 1 - target;
+}
+
+/* With a threshold: of each row, the tile with the largest value stays. */
+static double loss_below(const da_learner *learner, int query, const void *user) {
+    const float threshold = *(const float *)user;
+    const float *mass = learner->sample.mass + query * learner->head.blocks,
+                *value = learner->pooled + query * learner->head.blocks;
+    double kept = learner->sample.queries[query].zero_keys;
+    float largest = -1, mass_of_largest = 0;
+    for (int64_t block = 0; block < learner->head.blocks; block++) {
+        kept += value[block] >= threshold ? (double)mass[block] : 0;
+        if (value[block] > largest) {
+            largest = value[block];
+            mass_of_largest = mass[block];
+        }
+    }
+    return 1 - kept - (largest < threshold ? (double)mass_of_largest : 0);
+}
+
+/* By halving between the bits of numbers, whose order is that of the numbers. */
+float da_learner_threshold(const da_learner *learner, double target) {
+    uint32_t low = 0, high = da_bits_from_float(INFINITY);
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        float threshold = da_float_from_bits(middle);
+        if (keeps_target(learner, target, loss_below, &threshold)) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return da_float_from_bits(low);
+}
+
+/* The tiles of a calibrating query's row by content: those with the largest estimates. */
+static int64_t row_by_content(const da_learner *learner, int query, double ratio, da_choice_worker *w) {
+    const da_sparse_head *head = &learner->head;
+    const float *value = learner->pooled + query * head->blocks;
+    int64_t count =
+        da_tile_universe(&head->patterns, head->block_size, learner->sample.queries[query].position / head->block_size,
+                         w->patterns.marks, w->candidates);
+    for (int64_t k = 0; k < count; k++) {
+        w->values[k] = value[w->candidates[k]];
+    }
+    return count > 0 ? da_keep_largest(w, count, da_sparse_kept(ratio, count), w->kept) : 0;
+}
+
+static double loss_by_rule(const da_learner *learner, int query, const void *user) {
+    const da_sparse_rule *rule = user;
+    const da_sparse_head *head = &learner->head;
+    int64_t row = learner->sample.queries[query].position / head->block_size;
+    da_choice_worker w;
+    da_learner_worker_at(learner, 0, &w);
+    int64_t count = rule->pattern == DA_SPARSE_CONTENT
+                        ? row_by_content(learner, query, rule->ratio, &w)
+                        : da_sparse_row(head->config, rule, &head->patterns, head->head, row, &w.patterns, w.kept);
+    return 1 - da_sample_kept(&learner->sample, head, query, w.kept, count);
+}
+
+double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, double target) {
+    int low = 0, high = RATIO_STEPS;
+    while (high - low > 1) {
+        int middle = low + (high - low) / 2;
+        da_sparse_rule rule = {pattern, (double)middle / RATIO_STEPS};
+        if (keeps_target(learner, target, loss_by_rule, &rule)) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    return (double)high / RATIO_STEPS;
+}
+
+/* ---- largest values -------------------------------------------------------------------------------------------------- */
+
+/* The kth largest of count numbers, 1 <= k <= count, which change places (Hoare's selection). */
+static float select_largest(float *numbers, int64_t count, int64_t k) {
+    int64_t first = 0, last = count - 1, wanted = k - 1;
+    while (first < last) {
+        float pivot = numbers[first + (last - first) / 2];
+        int64_t i = first, j = last;
+        while (i <= j) {
+            while (numbers[i] > pivot) {
+                i++;
+            }
+            while (numbers[j] < pivot) {
+                j--;
+            }
+            if (i <= j) {
+                float moved = numbers[i];
+                numbers[i++] = numbers[j];
+                numbers[j--] = moved;
+            }
+        }
+        if (wanted <= j) {
+            last = j;
+        } else if (wanted >= i) {
+            first = i;
+        } else {
+            break;
+        }
+    }
+    return numbers[wanted];
+}
+
+int64_t da_keep_largest(da_choice_worker *w, int64_t count, int64_t budget, int32_t *kept) {
+    int64_t kept_count = 0, above = 0;
+    memcpy(w->selected, w->values, (size_t)count * sizeof(float));
+    float least = select_largest(w->selected, count, budget);
+    for (int64_t k = 0; k < count; k++) {
+        above += w->values[k] > least;
+    }
+    for (int64_t k = 0, equals = budget - above; k < count; k++) {
+        if (w->values[k] > least || (w->values[k] == least && equals-- > 0)) {
+            kept[kept_count++] = w->candidates[k];
+        }
+    }
+    return kept_count;
+}

@@ -1,0 +1,78 @@
+#include "attention/block_sparse/measure.h"
+
+#include <math.h>
+
+#include "attention/block_sparse/sample.h"
+#include "core/memory.h"
+
+#define PURPOSES (1U << DA_SAMPLE_REPORT)
+
+/* Of what is kept, over sampled queries. */
+typedef struct sums {
+    int64_t count;
+    double sum, squares;
+} sums;
+
+static size_t lay_out(da_sample *sample, char **scratch, const da_sparse_head *head, char *memory) {
+    da_arena arena = {memory, 0};
+    da_sample_lay_out(sample, head, PURPOSES, &arena);
+    *scratch = da_arena_take(&arena, (size_t)head->threads, da_sample_scratch(head));
+    return arena.used;
+}
+
+static void measure_head(const da_sparse_head *head, const da_tiles *tiles, char *memory, sums *found) {
+    da_sample sample;
+    char *scratch;
+    (void)lay_out(&sample, &scratch, head, memory);
+    da_sample_take(&sample, head, PURPOSES, scratch);
+    for (int k = 0; k < sample.count; k++) {
+        if (!sample.queries[k].has_keys) {
+            continue;
+        }
+        int64_t row = da_tiles_row(tiles, head->batch, head->head, sample.queries[k].position / head->block_size);
+        double kept = da_sample_kept(&sample, head, k, tiles->columns + tiles->row_starts[row],
+                                     tiles->row_starts[row + 1] - tiles->row_starts[row]);
+        found->count++;
+        found->sum += kept;
+        found->squares += kept * kept;
+    }
+}
+
+/* The heads of a batch element have patterns of their own, and may need memory of different sizes. */
+static size_t most_memory(da_sparse_head *head) {
+    da_sample sample;
+    char *scratch;
+    size_t most = 0;
+    for (int64_t h = 0; h < head->heads; h++) {
+        da_sparse_head_at(head, h);
+        size_t bytes = lay_out(&sample, &scratch, head, NULL);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+da_status da_sparse_measure(const da_context *context, const da_attention_config *config, const da_tensor *query,
+                            const da_tensor *key, const da_call_options *options, const da_tiles *tiles,
+                            da_sparse_report *report) {
+    const da_allocator *allocator = da_context_allocator(context);
+    da_sparse_head head;
+    sums found = {0, 0, 0};
+    da_sparse_head_init(&head, context, config, query, key, options);
+    head.block_size = tiles->block_size;
+    head.blocks = tiles->blocks;
+    char *memory = da_allocate(allocator, most_memory(&head), 1);
+    if (!memory) {
+        return DA_ERROR_OUT_OF_MEMORY;
+    }
+    for (int64_t s = 0; s < query->shape[0] * head.heads; s++) {
+        da_sparse_head_at(&head, s);
+        measure_head(&head, tiles, memory, &found);
+    }
+    da_release(allocator, memory);
+    double count = (double)found.count, mean = found.sum / count;
+    double variance = (found.squares - found.sum * mean) / (count - 1);
+    report->sampled_queries = found.count;
+    report->mass_kept = found.count > 0 ? mean : NAN;
+    report->mass_error = found.count > 1 ? sqrt((variance > 0 ? variance : 0) / count) : NAN;
+    return DA_OK;
+}

@@ -1,0 +1,228 @@
+#include "attention/block_sparse/pool.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "attention/workspace.h"
+#include "core/parallel.h"
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static size_t rounded_up(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* ---- layout ------------------------------------------------------------------------------------------------------ */
+
+/* Do two patterns keep the same tokens? Where segments hold whole periods, they keep one residue of the sequence. */
+static bool keep_the_same(const da_head_pattern *a, const da_head_pattern *b) {
+    return a->rate == b->rate && a->offset == b->offset &&
+           (a->segment == b->segment || (a->segment % a->rate == 0 && b->segment % b->rate == 0));
+}
+
+static int find_pool(const da_pools *pools, const da_head_pattern *pattern) {
+    int p = 0;
+    while (p < pools->count && !keep_the_same(pools->pool[p].pattern, pattern)) {
+        p++;
+    }
+    return p;
+}
+
+/* Positions of a group of `tokens` kept tokens, within a block. */
+static int64_t span_of(const da_sparse_head *head, const da_head_pattern *pattern, int64_t tokens) {
+    return pattern->rate < head->block_size / tokens ? tokens * pattern->rate : head->block_size;
+}
+
+static int groups_of(const da_sparse_head *head, int64_t span) {
+    return (int)((head->block_size + span - 1) / span);
+}
+
+static void lay_out_pool(da_pool *pool, const da_pools *pools, const da_sparse_head *head, da_arena *arena) {
+    size_t panels = (size_t)DA_BLOCK_KEYS * (size_t)pools->padded_dim;
+    pool->query_span = span_of(head, pool->pattern, DA_POOLED_QUERIES);
+    pool->key_span = span_of(head, pool->pattern, DA_POOLED_KEYS);
+    pool->query_groups = groups_of(head, pool->query_span);
+    pool->key_groups = groups_of(head, pool->key_span);
+    pool->tiles_at_a_time = DA_BLOCK_KEYS / pool->key_groups;
+    pool->key_blocks = (head->blocks - 1) / pool->tiles_at_a_time + 1;
+    pool->queries =
+        da_arena_take(arena, (size_t)head->blocks * (size_t)pool->query_groups * (size_t)pools->dim, sizeof(float));
+    pool->keys = da_arena_take(arena, (size_t)pool->key_blocks, sizeof *pool->keys);
+    pool->bias = da_arena_take(arena, (size_t)pool->key_blocks * DA_BLOCK_KEYS, sizeof(float));
+    pool->tokens = da_arena_take(arena, (size_t)head->blocks, sizeof(float));
+    float *memory = da_arena_take(arena, (size_t)pool->key_blocks * panels, sizeof(float));
+    for (int64_t k = 0; memory && k < pool->key_blocks; k++) {
+        pool->keys[k] = (da_key_block){
+            .head_dim = pools->dim, .padded_dim = pools->padded_dim, .panels = memory + (size_t)k * panels};
+    }
+}
+
+void da_pools_lay_out(da_pools *pools, const da_sparse_head *head, da_arena *arena) {
+    int lanes = head->kernels->vector_lanes, head_dim = (int)head->query->shape[3];
+    /* Kernels take no more components than tensors may have: at the most, the term of the variance is left out. */
+    pools->dim = head_dim < DA_MAX_HEAD_DIM ? head_dim + 1 : head_dim;
+    pools->padded_dim = (pools->dim + lanes - 1) / lanes * lanes;
+    pools->count = 0;
+    for (int p = 0; p < head->patterns.count; p++) {
+        const da_head_pattern *pattern = &head->patterns.pattern[p];
+        int found = pools->of_pattern[p] = find_pool(pools, pattern);
+        if (found == pools->count) {
+            pools->pool[found] = (da_pool){.pattern = pattern};
+            lay_out_pool(&pools->pool[pools->count++], pools, head, arena);
+        }
+    }
+}
+
+/* What a thread has beside the panels that it fills. */
+typedef struct scratch {
+    void *staged, *values;
+    int32_t *positions;
+    uint32_t *tokens;
+} scratch;
+
+static size_t lay_out_scratch(scratch *s, const da_pools *pools, const da_sparse_head *head, char *memory) {
+    da_arena arena = {memory, 0};
+    size_t padded = (size_t)pools->padded_dim;
+    s->staged = da_arena_take(&arena, (size_t)head->kernels->panel_keys * padded, sizeof(float));
+    s->values = da_arena_take(&arena, DA_BLOCK_KEYS * padded, sizeof(float));
+    s->positions = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *s->positions);
+    s->tokens = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *s->tokens);
+    return rounded_up(arena.used);
+}
+
+size_t da_pools_scratch(const da_pools *pools, const da_sparse_head *head) {
+    scratch s;
+    return lay_out_scratch(&s, pools, head, NULL);
+}
+
+/* ---- filling ----------------------------------------------------------------------------------------------------- */
+
+/* Sums over the tokens of a group. */
+typedef struct group_sum {
+    int64_t kept, present; /* kept by the pattern; and not padded */
+    double squares;
+    float sum[DA_MAX_HEAD_DIM + 1];
+} group_sum;
+
+/* rows: of keys, or of queries. */
+static void add_group(const da_sparse_head *head, const da_head_pattern *pattern, da_kernel_rows *rows, bool of_keys,
+                      int64_t first, int64_t end, group_sum *group) {
+    int head_dim = (int)rows->head_dim;
+    bool all = pattern->rate == 1;
+    group->kept = group->present = 0;
+    group->squares = 0;
+    memset(group->sum, 0, (size_t)(head_dim + 1) * sizeof *group->sum);
+    for (int64_t i = all ? first : da_sparse_next_kept(pattern, head->n, first); i < end;
+         i = all ? i + 1 : da_sparse_next_kept(pattern, head->n, i + 1)) {
+        group->kept++;
+        if (of_keys && da_key_is_padded(head->options, head->batch, i)) {
+            continue;
+        }
+        group->present++;
+        group->squares +=
+            (double)head->kernels->add_row(da_kernel_row(rows, i), rows->stride, rows->dtype, head_dim, group->sum);
+    }
+}
+
+/* Turns sums into the mean, times factor; returns the mean's squared length. */
+static double take_mean(group_sum *group, int head_dim, double factor) {
+    double squares = 0;
+    for (int c = 0; c < head_dim; c++) {
+        group->sum[c] *= (float)(factor / (double)(group->present > 0 ? group->present : 1));
+        squares += (double)group->sum[c] * (double)group->sum[c];
+    }
+    return squares;
+}
+
+static int64_t group_end(const da_sparse_head *head, int64_t block, int64_t first, int64_t span) {
+    return smaller(smaller(first + span, (block + 1) * head->block_size), head->n);
+}
+
+static void pool_queries(const da_pools *pools, const da_pool *pool, const da_sparse_head *head, int64_t block) {
+    int head_dim = (int)head->query->shape[3];
+    da_kernel_rows rows;
+    da_kernel_rows_of(&rows, head->query, head->batch, head->head);
+    for (int g = 0; g < pool->query_groups; g++) {
+        int64_t first = block * head->block_size + g * pool->query_span;
+        float *out = pool->queries + (block * pool->query_groups + g) * pools->dim;
+        group_sum group;
+        add_group(head, pool->pattern, &rows, false, first, group_end(head, block, first, pool->query_span), &group);
+        double squares = take_mean(&group, head_dim, head->factor);
+        /* In units of log 2, v <q, q> / 2 is v ln 2 / 2 times the square of what is stored. */
+        group.sum[head_dim] = (float)(squares * 0.5 * 0.69314718055994530942);
+        memcpy(out, group.sum, (size_t)pools->dim * sizeof(float));
+    }
+}
+
+/* Appends the groups of a block to its key block. */
+static void pool_keys(const da_pool *pool, const da_sparse_head *head, int64_t block, da_key_block *keys, float *bias) {
+    int head_dim = (int)head->key->shape[3];
+    double tokens = 0;
+    da_kernel_rows rows;
+    da_kernel_rows_of(&rows, head->key, head->batch, head->key_head);
+    for (int g = 0; g < pool->key_groups; g++) {
+        int64_t first = block * head->block_size + g * pool->key_span;
+        group_sum group;
+        add_group(head, pool->pattern, &rows, true, first, group_end(head, block, first, pool->key_span), &group);
+        double present = (double)(group.present > 0 ? group.present : 1), squares = take_mean(&group, head_dim, 1);
+        double variance = group.squares / present - squares;
+        group.sum[head_dim] = (float)(variance > 0 ? variance / head_dim : 0);
+        bias[keys->count] = group.present > 0 ? (float)log2(present) : -INFINITY;
+        tokens += (double)group.kept;
+        head->kernels->append_key(
+            keys, &(da_key_source){
+                      .key = group.sum, .value = group.sum, .key_stride = 1, .value_stride = 1, .dtype = DA_F32});
+    }
+    pool->tokens[block] = (float)tokens;
+}
+
+static void fill_key_block(const da_pools *pools, const da_pool *pool, const da_sparse_head *head, int64_t index,
+                           const scratch *s) {
+    da_key_block *keys = &pool->keys[index];
+    float *bias = pool->bias + index * DA_BLOCK_KEYS;
+    int64_t first = index * pool->tiles_at_a_time, end = smaller(first + pool->tiles_at_a_time, head->blocks);
+    keys->count = 0;
+    keys->staged = s->staged;
+    keys->values = s->values;
+    keys->positions = s->positions;
+    keys->tokens = s->tokens;
+    for (int64_t block = first; block < end; block++) {
+        pool_keys(pool, head, block, keys, bias);
+        pool_queries(pools, pool, head, block);
+    }
+    for (int key = keys->count; key < DA_BLOCK_KEYS; key++) {
+        bias[key] = -INFINITY;
+    }
+    head->kernels->close_block(keys);
+}
+
+typedef struct filling {
+    const da_pools *pools;
+    const da_sparse_head *head;
+    char *scratch;
+    size_t scratch_size;
+} filling;
+
+static void fill_part(int64_t part, int thread, void *user) {
+    const filling *job = user;
+    const da_pool *pool = job->pools->pool;
+    scratch s;
+    lay_out_scratch(&s, job->pools, job->head, job->scratch + (size_t)thread * job->scratch_size);
+    for (; part >= pool->key_blocks; pool++) {
+        part -= pool->key_blocks;
+    }
+    fill_key_block(job->pools, pool, job->head, part, &s);
+}
+
+void da_pools_fill(da_pools *pools, const da_sparse_head *head, char *scratch_memory) {
+    filling job = {pools, head, scratch_memory, da_pools_scratch(pools, head)};
+    int64_t parts = 0;
+    /* Components beyond dim are read and multiplied by nothing that is used, but are to be numbers. */
+    memset(scratch_memory, 0, (size_t)head->threads * job.scratch_size);
+    for (int p = 0; p < pools->count; p++) {
+        parts += pools->pool[p].key_blocks;
+    }
+    da_parallel_for(head->threads, parts, fill_part, &job);
+}

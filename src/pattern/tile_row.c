@@ -1,0 +1,94 @@
+#include "pattern/tile_row.h"
+
+#include <string.h>
+
+/* Tokens of one residue modulo a pattern's rate: first, first + rate, ... */
+typedef struct kept_tokens {
+    int64_t first, count;
+} kept_tokens;
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static int64_t last_of(const kept_tokens *tokens, int64_t rate) {
+    return tokens->first + (tokens->count - 1) * rate;
+}
+
+/* Pairs of queries and keys of one segment, query by query. All lie at one residue, so that with i = key->first + d rate a
+ * query sees the keys 0..d as far as causality goes, and from d - window / rate on. */
+static double pairs_one_by_one(const da_head_patterns *patterns, int64_t rate, const kept_tokens *queries,
+                               const kept_tokens *keys) {
+    int64_t pairs = 0, reach = patterns->window / rate;
+    for (int64_t k = 0; k < queries->count; k++) {
+        int64_t d = (queries->first - keys->first) / rate + k;
+        int64_t first = d > reach ? d - reach : 0,
+                last = patterns->causal ? smaller(d, keys->count - 1) : keys->count - 1;
+        pairs += larger(last - first + 1, 0);
+    }
+    return (double)pairs;
+}
+
+static double pairs_of(const da_head_patterns *patterns, int64_t rate, const kept_tokens *queries,
+                       const kept_tokens *keys) {
+    bool all_before = last_of(keys, rate) <= queries->first;
+    bool all_within = last_of(queries, rate) - keys->first <= patterns->window;
+    if ((all_before || !patterns->causal) && all_within) {
+        return (double)queries->count * (double)keys->count;
+    }
+    return pairs_one_by_one(patterns, rate, queries, keys);
+}
+
+static void add_pairs(const da_head_patterns *patterns, int p, double pairs, int64_t column, da_tile_row *row) {
+    int64_t rate = patterns->pattern[p].rate;
+    if (row->pairs[column] == 0 || rate < patterns->pattern[row->pattern[column]].rate) {
+        row->pattern[column] = (uint8_t)p;
+    }
+    row->pairs[column] += pairs;
+}
+
+/* The keys of the segment [first, end), which its queries see as far as causality and the window let them. */
+static void add_segment(const da_head_patterns *patterns, int p, int64_t block_size, int64_t first, int64_t end,
+                        const kept_tokens *queries, da_tile_row *row) {
+    const da_head_pattern *pattern = &patterns->pattern[p];
+    int64_t from = queries->first - first > patterns->window ? queries->first - patterns->window : first;
+    int64_t to = patterns->causal ? last_of(queries, pattern->rate) + 1 : end;
+    int64_t column = from / block_size;
+    kept_tokens keys = {da_first_congruent(larger(column * block_size, first), first + pattern->offset, pattern->rate),
+                        0};
+    for (; column * block_size < to; column++) {
+        int64_t tile_end = smaller((column + 1) * block_size, end);
+        keys.count = keys.first < tile_end ? (tile_end - keys.first - 1) / pattern->rate + 1 : 0;
+        if (keys.count > 0) {
+            double pairs = pairs_of(patterns, pattern->rate, queries, &keys);
+            if (pairs > 0) {
+                add_pairs(patterns, p, pairs, column, row);
+            }
+        }
+        keys.first += keys.count * pattern->rate;
+    }
+}
+
+void da_tile_row_count(const da_head_patterns *patterns, int64_t block_size, int64_t block, da_tile_row *row) {
+    int64_t query_first = block * block_size, query_end = smaller(query_first + block_size, patterns->n);
+    size_t blocks = (size_t)((patterns->n - 1) / block_size + 1);
+    memset(row->pairs, 0, blocks * sizeof *row->pairs);
+    memset(row->pattern, 0, blocks * sizeof *row->pattern);
+    for (int p = 0; p < patterns->count; p++) {
+        const da_head_pattern *pattern = &patterns->pattern[p];
+        for (int64_t at = query_first; at < query_end;) {
+            int64_t first = da_segment_first(pattern, at), end = da_segment_end(pattern, patterns->n, at);
+            int64_t residue = first + pattern->offset, stop = smaller(end, query_end);
+            kept_tokens queries = {da_first_congruent(at, residue, pattern->rate),
+                                   da_count_congruent(at, stop, residue, pattern->rate)};
+            if (queries.count > 0) {
+                add_segment(patterns, p, block_size, first, end, &queries, row);
+            }
+            at = stop;
+        }
+    }
+}
