@@ -12,6 +12,7 @@
 #include "output.h"
 #include "peak.h"
 #include "planning.h"
+#include "sparse.h"
 
 #define COMMAND "bench"
 #define BACKWARD 2.5 /* products of the backward pass to those of the forward pass, as FlashAttention counts them */
@@ -25,6 +26,7 @@ typedef struct name_list {
 
 typedef struct bench_options {
     configuration configuration;
+    sparse_files sparse;
     machine machine;
     planning planning;
     network network;
@@ -45,6 +47,7 @@ typedef struct bench_row {
     da_cost cost;
     double distinct_flops;
     size_t workspace;
+    da_sparse_report sparse;            /* of block_sparse */
     check_result check, gradient_check; /* gradient_check: with --backward */
 } bench_row;
 
@@ -88,7 +91,7 @@ static json_t *json_row(const bench *run, const bench_row *row) {
     double counted = row->cost.counted_flops / row->taken.median, distinct = row->distinct_flops / row->taken.median;
     return json_pack(
         "{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:f,"
-        " s:o, s:o*, s:o*}",
+        " s:o, s:o*, s:o*, s:o*}",
         "implementation", row->implementation, "n", (json_int_t)row->n, "median_seconds", row->taken.median,
         "fastest_seconds", row->taken.fastest, "slowest_seconds", row->taken.slowest, "tokens_per_second",
         tokens / row->taken.median, "counted_flops", row->cost.counted_flops, "distinct_flops", row->distinct_flops,
@@ -96,7 +99,8 @@ static json_t *json_row(const bench *run, const bench_row *row) {
         counted / run->peak.best, "distinct_fraction_of_peak", distinct / run->peak.best, "workspace_bytes",
         (json_int_t)row->workspace, "estimated_seconds", row->estimate, "tuning", planning_json_tuning(&row->tuning),
         "check", run->options->check ? json_check(&row->check) : NULL, "gradient_check",
-        run->options->check && run->options->backward ? json_check(&row->gradient_check) : NULL);
+        run->options->check && run->options->backward ? json_check(&row->gradient_check) : NULL, "sparse",
+        sparse_json(&row->sparse));
 }
 
 static void print_heading(const bench *run) {
@@ -128,6 +132,7 @@ static void print_row(const bench *run, const bench_row *row) {
            cli_grouped(row->n, n), row->taken.median, range, estimate, off,
            cli_grouped((int64_t)(tokens / row->taken.median), rate), counted * 1e-9, 100 * counted / run->peak.best,
            distinct * 1e-9, 100 * distinct / run->peak.best);
+    sparse_print("               computes ", &row->sparse);
     if (run->options->check) {
         printf("%-14s %d queries against f64: largest error %.2g, of the logsumexp %.2g; %.2g of what is allowed: %s\n",
                "", row->check.queries, row->check.largest_error, row->check.largest_lse_error, row->check.worst,
@@ -158,8 +163,27 @@ static da_status estimate_row(const bench *run, const da_problem *problem, bench
     return status;
 }
 
+/* What the tiles that are computed hold of the pattern's pairs, and the row's figures of them alone. */
+static da_status find_tiles(const da_attention *attention, const workload *work, bench_row *row, da_tile_mask **tiles) {
+    da_status status = sparse_tiles(attention, &work->q, &work->k, NULL, tiles, &row->sparse);
+    if (status == DA_OK && row->sparse.pairs_all > 0) {
+        row->cost.counted_flops *= row->sparse.pairs_kept / row->sparse.pairs_all;
+        row->distinct_flops *= row->sparse.pairs_kept / row->sparse.pairs_all;
+    }
+    return status;
+}
+
+static da_status check_row(const bench *run, const workload *work, const da_tile_mask *tiles, bench_row *row) {
+    int threads = da_context_threads(run->context);
+    da_status status = check_sample(&run->config, work, tiles, threads, &row->check);
+    return status == DA_OK && work->backward
+               ? check_gradient_sample(&run->config, work, tiles, threads, &row->gradient_check)
+               : status;
+}
+
 static da_status measure_row(bench *run, const da_attention *attention, workload *work, bench_row *row) {
     const bench_options *options = run->options;
+    da_tile_mask *tiles = NULL;
     row->cost.size = sizeof(row->cost);
     da_status status = da_pattern_cost(&run->config, &work->problem, &row->cost);
     row->distinct_flops = 4.0 * (double)work->problem.head_dim * row->cost.distinct_pairs;
@@ -176,12 +200,13 @@ static da_status measure_row(bench *run, const da_attention *attention, workload
     if (status == DA_OK) {
         status = measure_passes(attention, work, (int)options->repeats, true, &row->taken);
     }
+    if (status == DA_OK) {
+        status = find_tiles(attention, work, row, &tiles);
+    }
     if (status == DA_OK && options->check) {
-        status = check_sample(&run->config, work, da_context_threads(run->context), &row->check);
+        status = check_row(run, work, tiles, row);
     }
-    if (status == DA_OK && options->check && work->backward) {
-        status = check_gradient_sample(&run->config, work, da_context_threads(run->context), &row->gradient_check);
-    }
+    da_tile_mask_free(tiles);
     return status;
 }
 
@@ -220,11 +245,14 @@ static int bench_length(bench *run, int64_t n) {
     da_problem problem = options->problem;
     problem.n = n;
     workload work;
+    int code = sparse_open(&run->options->sparse, &options->configuration, COMMAND, n, &run->config);
+    if (code != CLI_CONTINUE) {
+        return code;
+    }
     da_status status = workload_create(&work, &problem, options->backward, da_context_threads(run->context));
     if (status != DA_OK) {
         return cli_refused(COMMAND, status);
     }
-    int code = CLI_CONTINUE;
     for (size_t i = 0; i < options->implementations.count && code == CLI_CONTINUE; i++) {
         code = bench_one(run, options->implementations.names[i], &work);
     }
@@ -342,6 +370,18 @@ static json_t *json_bench(const bench *run) {
                      (json_int_t)run->options->repeats, "peak", peak_found, "results", run->rows);
 }
 
+/* Options of block_sparse are of effect on that alone, and on "auto", which may choose it. */
+static int check_sparse(const bench_options *options) {
+    bool takes_notice = false;
+    for (size_t i = 0; i < options->implementations.count; i++) {
+        const char *name = options->implementations.names[i];
+        takes_notice = takes_notice || strcmp(name, "block_sparse") == 0 ||
+                       (strcmp(name, "auto") == 0 && options->configuration.quality_target.is_set);
+    }
+    return sparse_check(&options->sparse, &options->configuration, COMMAND, "the implementations of --impl",
+                        takes_notice);
+}
+
 /* Names, configuration and shapes are refused before anything is measured. */
 static int check_request(const bench *run) {
     const bench_options *options = run->options;
@@ -354,6 +394,10 @@ static int check_request(const bench *run) {
                                                              : cli_refused(COMMAND, status);
         }
         da_attention_free(attention);
+    }
+    int code = check_sparse(options);
+    if (code != CLI_CONTINUE) {
+        return code;
     }
     int64_t kv_heads = options->problem.kv_heads;
     if (kv_heads != 0 && options->problem.heads % kv_heads != 0) {
@@ -403,6 +447,7 @@ static int run_bench(bench_options *options) {
         code = code == CLI_CONTINUE ? bench_over_ranks(&run) : code;
     }
     da_context_free(run.context);
+    sparse_close(&options->sparse);
     planning_close(&options->planning);
     return code;
 }
@@ -429,17 +474,20 @@ int command_bench(int argc, char **argv) {
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option tiling[SPARSE_OPTION_COUNT];
     cli_option networking[NETWORK_OPTION_COUNT + 1] = {{"ranks", "P",
                                                         "bench ring and distributed over P threads as ranks: in "
                                                         "one\nprocess, over a free network, over the limited one",
                                                         cli_read_integer, &options.ranks, 2, 64}};
     network_options(&options.network, &networking[1]);
     configuration_options(&options.configuration, shared);
+    sparse_options(&options.sparse, tiling);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
     const cli_group groups[] = {
         {"problem", own, CLI_COUNT(own)},
         {"configuration (default: segments 2048,4096,8192, rates 1,2,4)", shared, CLI_COUNT(shared)},
+        {"tiles (--impl block_sparse)", tiling, CLI_COUNT(tiling)},
         {"computing", computing, CLI_COUNT(computing)},
         {"tuning", tuning, CLI_COUNT(tuning)},
         {"ranks", networking, CLI_COUNT(networking)}};

@@ -7,6 +7,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
+#include "sparse.h"
 
 /* One sampled query: what it should give, and how far off the output is. */
 typedef struct sample {
@@ -18,6 +19,7 @@ typedef struct sample {
 typedef struct check_job {
     const da_attention_config *config;
     const workload *work;
+    const da_tile_mask *tiles;
     sample *samples;
 } check_job;
 
@@ -138,8 +140,9 @@ static double score_of(const da_attention_config *config, const workload *work, 
     return check_product(&work->q, &work->k, of_query, of_key, NULL) * check_scale(config, work->q.shape[3]);
 }
 
-static da_status find_scores(const da_attention_config *config, const workload *work, const sample *query,
-                             int64_t kv_head, seen_keys *seen) {
+static da_status find_scores(const check_job *job, const sample *query, int64_t kv_head, seen_keys *seen) {
+    const da_attention_config *config = job->config;
+    const workload *work = job->work;
     int64_t n = work->q.shape[1], heads = work->q.shape[2], head_dim = work->q.shape[3];
     seen->zeros = all_zeros_of(config, n, heads, query->head, query->i);
     seen->maximum = seen->zeros > 0 ? 0 : -INFINITY;
@@ -148,6 +151,9 @@ static da_status find_scores(const da_attention_config *config, const workload *
         da_status status = da_pattern_multiplicity(config, n, heads, query->head, query->i, j, &seen->multiplicity[at]);
         if (status != DA_OK) {
             return status;
+        }
+        if (seen->multiplicity[at] != 0 && !sparse_keeps(job->tiles, query->batch, query->head, query->i, j)) {
+            seen->multiplicity[at] = 0;
         }
         if (seen->multiplicity[at] == 0) {
             continue;
@@ -225,7 +231,7 @@ static void check_query(int64_t index, int thread, void *user) {
     query->status = DA_ERROR_OUT_OF_MEMORY;
     if (seen.score != NULL && seen.multiplicity != NULL) {
         int64_t kv_head = query->head / (work->q.shape[2] / work->k.shape[2]);
-        query->status = find_scores(job->config, work, query, kv_head, &seen);
+        query->status = find_scores(job, query, kv_head, &seen);
         if (query->status == DA_OK) {
             compare(job->config, work, query, kv_head, &seen);
         }
@@ -240,14 +246,15 @@ void check_place(const da_tensor *tensor, int64_t s, int64_t count, int64_t plac
     place[2] = s * 7 % tensor->shape[2];
 }
 
-da_status check_sample(const da_attention_config *config, const workload *work, int threads, check_result *result) {
+da_status check_sample(const da_attention_config *config, const workload *work, const da_tile_mask *tiles, int threads,
+                       check_result *result) {
     sample samples[CHECK_QUERIES];
     for (int64_t s = 0; s < CHECK_QUERIES; s++) {
         int64_t place[3];
         check_place(&work->q, s, CHECK_QUERIES, place);
         samples[s] = (sample){.batch = place[0], .i = place[1], .head = place[2]};
     }
-    check_job job = {config, work, samples};
+    check_job job = {config, work, tiles, samples};
     da_parallel_for(threads, CHECK_QUERIES, check_query, &job);
     *result = (check_result){.queries = CHECK_QUERIES};
     for (int s = 0; s < CHECK_QUERIES; s++) {

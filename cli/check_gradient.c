@@ -9,6 +9,7 @@
 #include "check.h"
 #include "check_parts.h"
 #include "core/parallel.h"
+#include "sparse.h"
 
 /* One sampled row of one of the three. */
 typedef struct row {
@@ -24,6 +25,7 @@ typedef struct row {
 typedef struct gradient_job {
     const da_attention_config *config;
     const workload *work;
+    const da_tile_mask *tiles;
     row *rows;
 } gradient_job;
 
@@ -63,7 +65,7 @@ static da_status add_pairs(const gradient_job *job, row *r) {
             if (status != DA_OK) {
                 return status;
             }
-            if (count > 0) {
+            if (count > 0 && sparse_keeps(job->tiles, i[0], h, i[1], j[1])) {
                 add_pair(job, r, i, j, count);
             }
         }
@@ -88,14 +90,14 @@ static void check_row(int64_t index, int thread, void *user) {
     }
 }
 
-da_status check_gradient_sample(const da_attention_config *config, const workload *work, int threads,
-                                check_result *result) {
+da_status check_gradient_sample(const da_attention_config *config, const workload *work, const da_tile_mask *tiles,
+                                int threads, check_result *result) {
     row rows[CHECK_GRADIENT_ROWS] = {{0}};
     for (int s = 0; s < CHECK_GRADIENT_ROWS; s++) {
         rows[s].which = s % 3;
         check_place(&work->gradients[s % 3], s / 3, CHECK_GRADIENT_ROWS / 3, rows[s].place);
     }
-    gradient_job job = {config, work, rows};
+    gradient_job job = {config, work, tiles, rows};
     da_parallel_for(threads, CHECK_GRADIENT_ROWS, check_row, &job);
     *result = (check_result){.queries = CHECK_GRADIENT_ROWS};
     for (int s = 0; s < CHECK_GRADIENT_ROWS; s++) {

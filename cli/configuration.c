@@ -1,5 +1,6 @@
 #include "configuration.h"
 
+#include <stdio.h>
 #include <string.h>
 
 CLI_NAME_READER(read_preset, da_preset, da_preset_from_name)
@@ -17,6 +18,47 @@ static bool read_window(const cli_option *option, const char *text, char *allowe
     number.target = &chosen->window;
     chosen->window_is_set = cli_read_integer(&number, text, allowed, allowed_size);
     return chosen->window_is_set;
+}
+
+/* Tiles that files describe have options of their own, in sparse.c. */
+static bool read_sparse_pattern(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    da_sparse_pattern pattern = DA_SPARSE_CONTENT;
+    da_status status = da_sparse_pattern_from_name(text, &pattern);
+    if (status == DA_OK && (pattern == DA_SPARSE_MASK || pattern == DA_SPARSE_PROFILE)) {
+        snprintf(allowed, allowed_size, "is said by its file: %s FILE",
+                 pattern == DA_SPARSE_MASK ? "--tile-mask" : "--sparse-profile");
+        return false;
+    }
+    return cli_keep_name(option, text, status, allowed, allowed_size);
+}
+
+static bool read_fraction(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    cli_option number = *option;
+    cli_number fraction;
+    number.target = &fraction;
+    if (!cli_read_number(&number, text, allowed, allowed_size) || !(fraction.value > 0 && fraction.value <= 1)) {
+        snprintf(allowed, allowed_size, "is not a number above 0, at most 1");
+        return false;
+    }
+    *(cli_number *)option->target = fraction;
+    return true;
+}
+
+static bool read_count(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    cli_count *count = option->target;
+    cli_option number = *option;
+    number.target = &count->value;
+    count->is_set = cli_read_integer(&number, text, allowed, allowed_size);
+    return count->is_set;
+}
+
+static bool read_block_size(const cli_option *option, const char *text, char *allowed, size_t allowed_size) {
+    cli_count *count = option->target;
+    if (!read_count(option, text, allowed, allowed_size) || count->value % DA_MIN_TILE_BLOCK != 0) {
+        snprintf(allowed, allowed_size, "is not a multiple of %d up to %d", DA_MIN_TILE_BLOCK, DA_MAX_TILE_BLOCK);
+        return false;
+    }
+    return true;
 }
 
 void configuration_options(configuration *chosen, cli_option table[CONFIGURATION_OPTION_COUNT]) {
@@ -46,6 +88,22 @@ void configuration_options(configuration *chosen, cli_option table[CONFIGURATION
          &chosen->split, 0, 0},
         {"stripe", "T", "tokens in a block of the striped partition\n(0: the library's choice)", cli_read_integer,
          &chosen->stripe, 0, INT64_MAX},
+        {"sparse-pattern", "P",
+         "which tiles block_sparse computes: content (default),\nlocal_window, global_local, dilated_sparse, axial, "
+         "random,"
+         "\nhybrid",
+         read_sparse_pattern, &chosen->sparse_pattern, 0, 0},
+        {"sparsity-ratio", "X", "the part of the tiles that block_sparse computes (0.1)", read_fraction,
+         &chosen->sparsity_ratio, 0, 0},
+        {"block-size", "B", "tokens of a side of a tile, a multiple of 16 (128)", read_block_size, &chosen->block_size,
+         DA_MIN_TILE_BLOCK, DA_MAX_TILE_BLOCK},
+        {"quality-target", "X",
+         "below 1: so much of the attention is kept, by as many tiles\nas that takes; lets auto choose block_sparse",
+         read_fraction, &chosen->quality_target, 0, 0},
+        {"global-blocks", "G", "blocks that see and are seen by all, of global_local (1)", read_count,
+         &chosen->global_blocks, 0, INT64_MAX},
+        {"sparse-seed", "S", "of tiles that are drawn, and of sampled queries (0)", read_count, &chosen->sparse_seed, 0,
+         INT64_MAX},
     };
     memcpy(table, options, sizeof(options));
 }
@@ -86,6 +144,43 @@ static void apply_rules(const configuration *chosen, da_attention_config *config
     }
 }
 
+const char *configuration_sparse_option(const configuration *chosen) {
+    const struct {
+        const char *name;
+        bool given;
+    } options[] = {
+        {"--sparse-pattern", chosen->sparse_pattern != NULL}, {"--sparsity-ratio", chosen->sparsity_ratio.is_set},
+        {"--block-size", chosen->block_size.is_set},          {"--quality-target", chosen->quality_target.is_set},
+        {"--global-blocks", chosen->global_blocks.is_set},    {"--sparse-seed", chosen->sparse_seed.is_set}};
+    for (size_t i = 0; i < CLI_COUNT(options); i++) {
+        if (options[i].given) {
+            return options[i].name;
+        }
+    }
+    return NULL;
+}
+
+static void apply_sparse(const configuration *chosen, da_attention_config *config) {
+    if (chosen->sparse_pattern != NULL) {
+        da_sparse_pattern_from_name(chosen->sparse_pattern, &config->sparse_pattern);
+    }
+    if (chosen->sparsity_ratio.is_set) {
+        config->sparsity_ratio = chosen->sparsity_ratio.value;
+    }
+    if (chosen->quality_target.is_set) {
+        config->quality_target = chosen->quality_target.value;
+    }
+    if (chosen->block_size.is_set) {
+        config->block_size = chosen->block_size.value;
+    }
+    if (chosen->global_blocks.is_set) {
+        config->global_blocks = chosen->global_blocks.value;
+    }
+    if (chosen->sparse_seed.is_set) {
+        config->sparse_seed = (uint64_t)chosen->sparse_seed.value;
+    }
+}
+
 int configuration_finish(const configuration *chosen, const char *command, da_attention_config *config) {
     if (chosen->segments.count == 0) {
         return cli_usage(command, "--segments: missing; give the segment lengths, such as 2048,4096,8192");
@@ -100,6 +195,7 @@ int configuration_finish(const configuration *chosen, const char *command, da_at
         return cli_usage(command, "--segments, --rates: %s", da_last_error_message());
     }
     apply_rules(chosen, config);
+    apply_sparse(chosen, config);
     config->causal = chosen->causal;
     config->window = chosen->window_is_set ? chosen->window : DA_NO_WINDOW;
     config->scale_is_set = chosen->scale.is_set;

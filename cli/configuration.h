@@ -13,7 +13,13 @@
 
 #include "options.h"
 
-#define CONFIGURATION_OPTION_COUNT 14
+#define CONFIGURATION_OPTION_COUNT 20
+
+/* An integer that may not have been given. */
+typedef struct cli_count {
+    bool is_set;
+    int64_t value;
+} cli_count;
 
 /* What the user gave. Names are kept as text until all options are read, so that an explicit rule overrides the preset
  * whatever their order; NULL: not given. */
@@ -25,10 +31,17 @@ typedef struct configuration {
     bool window_is_set;
     cli_number scale;
     int64_t stripe;
+    /* of block_sparse */
+    const char *sparse_pattern;
+    cli_number sparsity_ratio, quality_target;
+    cli_count block_size, global_blocks, sparse_seed;
 } configuration;
 
 /* Writes the table of shared options, whose targets lie in `chosen`. */
 void configuration_options(configuration *chosen, cli_option table[CONFIGURATION_OPTION_COUNT]);
+
+/* The first of the options of block_sparse that was given, as "--name"; NULL: none was. */
+const char *configuration_sparse_option(const configuration *chosen);
 
 /* Takes these patterns if neither --segments nor --rates was given. Between parsing and configuration_finish. */
 void configuration_default_patterns(configuration *chosen, const int64_t *segments, const int64_t *rates, size_t count);

@@ -35,6 +35,13 @@ static int check_ranks(const run_options *options, run_state *state) {
     return CLI_CONTINUE;
 }
 
+static int check_sparse(const run_options *options) {
+    const char *name = options->implementation;
+    bool takes_notice = strcmp(name, "block_sparse") == 0 ||
+                        (strcmp(name, "auto") == 0 && options->configuration.quality_target.is_set);
+    return sparse_check(&options->sparse, &options->configuration, RUN, name, takes_notice);
+}
+
 /* Ranks may have been started with different words. What is not here, the library compares. */
 static int agree(const run_options *options, run_state *state) {
     const da_problem *problem = &state->problem;
@@ -57,6 +64,10 @@ static int agree(const run_options *options, run_state *state) {
 /* "auto" is resolved here, with the tensors in sight, so that the reason given is that of the choice made. */
 static int create(run_options *options, run_state *state) {
     const char *name = options->implementation;
+    int opened = sparse_open(&options->sparse, &options->configuration, RUN, state->problem.n, &state->config);
+    if (opened != CLI_CONTINUE) {
+        return opened;
+    }
     state->config.sequence_length = state->problem.n;
     da_explanation *explanation = NULL;
     da_status status = DA_OK;
@@ -103,6 +114,9 @@ static int prepare(run_options *options, run_state *state) {
     if (code == CLI_CONTINUE) {
         code = check_ranks(options, state);
     }
+    if (code == CLI_CONTINUE) {
+        code = check_sparse(options);
+    }
     return code == CLI_CONTINUE ? run_load(options, state) : code;
 }
 
@@ -128,6 +142,7 @@ static int run(run_options *options, cli_ranks *ranks) {
     partial_free(&state.blocks.state);
     da_attention_free(state.attention);
     da_context_free(state.context);
+    sparse_close(&options->sparse);
     planning_close(&options->planning);
     return code;
 }
@@ -169,13 +184,15 @@ int command_run(int argc, char **argv) {
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
-    cli_option by_blocks[BLOCKS_OPTION_COUNT];
+    cli_option tiling[SPARSE_OPTION_COUNT], by_blocks[BLOCKS_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
+    sparse_options(&options.sparse, tiling);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
     blocks_options(&options.blocks, by_blocks);
     const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
                                 {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
+                                {"tiles (--impl block_sparse)", tiling, CLI_COUNT(tiling)},
                                 {"computing", computing, CLI_COUNT(computing)},
                                 {"tuning", tuning, CLI_COUNT(tuning)},
                                 {"more than memory (--impl ring)", by_blocks, CLI_COUNT(by_blocks)},
@@ -193,7 +210,9 @@ int command_run(int argc, char **argv) {
         "      --segments 2048,4096,8192 --rates 1,2,4 --out out.npy\n"
         "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 256,4096 --rates 1,16 --out out.npy "
         "\\\n"
-        "      --impl ring --memory 512M",
+        "      --impl ring --memory 512M\n"
+        "  dilated-attention run --q q.npy --k k.npy --v v.npy --segments 32768 --rates 1 --out out.npy \\\n"
+        "      --impl block_sparse --sparsity-ratio 0.1 --block-size 64",
         groups,
         CLI_COUNT(groups)};
     ranks_begin(&ranks, RUN);

@@ -8,12 +8,14 @@
 #include "planning.h"
 #include "ranks.h"
 #include "results.h"
+#include "sparse.h"
 #include "tensors.h"
 
 #define RUN "run" /* the command, in messages */
 
 typedef struct run_options {
     configuration configuration;
+    sparse_files sparse;
     machine machine;
     planning planning;
     blocks_wish blocks;
@@ -37,6 +39,7 @@ typedef struct run_state {
     da_problem problem;
     char reason[512]; /* of the choice; "" if the user chose */
     double seconds;
+    da_sparse_report sparse; /* of block_sparse */
     size_t workspace;
 } run_state;
 

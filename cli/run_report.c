@@ -13,7 +13,7 @@ static json_t *json_report(const run_options *options, const run_state *state, d
         json_integer((json_int_t)(state->q.converted_bytes + state->k.converted_bytes + state->v.converted_bytes));
     return json_pack(
         "{s:s, s:s, s:s*, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:o, s:s,"
-        " s:s*, s:o*, s:o*, s:I}",
+        " s:s*, s:o*, s:o*, s:o*, s:I}",
         "implementation", da_attention_implementation(state->attention), "requested", options->implementation, "reason",
         state->reason[0] != '\0' ? state->reason : NULL, "instruction_set", da_isa_name(da_context_isa(state->context)),
         "threads", da_context_threads(state->context), "batch", (json_int_t)problem->batch, "n", (json_int_t)problem->n,
@@ -25,8 +25,8 @@ static json_t *json_report(const run_options *options, const run_state *state, d
         flops / state->seconds * 1e-9, "workspace_bytes", (json_int_t)state->workspace, "converted_input_bytes",
         converted, "out", options->out, "lse", options->lse, "block",
         block > 0 ? json_integer((json_int_t)block) : NULL, "resumed_from",
-        block > 0 ? json_integer((json_int_t)state->blocks.resumed_from) : NULL, "peak_resident_bytes",
-        (json_int_t)resident_peak());
+        block > 0 ? json_integer((json_int_t)state->blocks.resumed_from) : NULL, "sparse", sparse_json(&state->sparse),
+        "peak_resident_bytes", (json_int_t)resident_peak());
 }
 
 /* What several ranks add to a report; `report` may be NULL. */
@@ -76,6 +76,7 @@ static void print_report(const run_state *state, double tokens_per_second, doubl
                cli_bytes((double)resident_peak(), memory));
     }
     printf(state->reason[0] != '\0' ? "; chosen because: %s\n" : "%s\n", state->reason);
+    sparse_print("computed ", &state->sparse);
 }
 
 int run_report(const run_options *options, run_state *state) {
@@ -97,6 +98,9 @@ int run_report(const run_options *options, run_state *state) {
     double computed = (double)(state->problem.n - state->blocks.resumed_from); /* by this run */
     double tokens_per_second = (double)state->problem.batch * computed / state->seconds;
     double flops = cost.counted_flops * computed / (double)state->problem.n;
+    if (state->sparse.pairs_all > 0) {
+        flops *= state->sparse.pairs_kept / state->sparse.pairs_all;
+    }
     if (options->json) {
         return cli_print_json(RUN, json_ranks(state, json_report(options, state, tokens_per_second, flops)));
     }
