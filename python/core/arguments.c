@@ -63,19 +63,35 @@ static int set_window(PyObject *window, da_attention_config *config) {
     return window == Py_None ? 0 : integer_from(window, "window", &config->window);
 }
 
+static int set_sparse(const char *pattern, PyObject *block_size, PyObject *global_blocks, PyObject *seed,
+                      da_attention_config *config) {
+    da_status status = da_sparse_pattern_from_name(pattern, &config->sparse_pattern);
+    if (status != DA_OK) {
+        return core_raise_last(status), -1;
+    }
+    config->sparse_seed = PyLong_AsUnsignedLongLongMask(seed);
+    return PyErr_Occurred() || integer_from(block_size, "block_size", &config->block_size) ||
+                   integer_from(global_blocks, "global_blocks", &config->global_blocks)
+               ? -1
+               : 0;
+}
+
 int core_config_from(PyObject *options, da_attention_config *config) {
-    PyObject *segments, *rates, *scale, *window, *stripe;
-    const char *mixing, *offset_rule, *tail_rule, *overlap, *partition;
+    PyObject *segments, *rates, *scale, *window, *stripe, *block_size, *global_blocks, *seed;
+    const char *mixing, *offset_rule, *tail_rule, *overlap, *partition, *sparse_pattern;
     int causal;
     da_attention_config_init(config);
-    if (!PyArg_ParseTuple(options, "OOpOOsssssOd", &segments, &rates, &causal, &scale, &window, &mixing, &offset_rule,
-                          &tail_rule, &overlap, &partition, &stripe, &config->dropout)) {
+    if (!PyArg_ParseTuple(options, "OOpOOsssssOsdOdOOd", &segments, &rates, &causal, &scale, &window, &mixing,
+                          &offset_rule, &tail_rule, &overlap, &partition, &stripe, &sparse_pattern,
+                          &config->sparsity_ratio, &block_size, &config->quality_target, &global_blocks, &seed,
+                          &config->dropout)) {
         return -1;
     }
     config->causal = causal != 0;
     return set_patterns(segments, rates, config) || set_scale(scale, config) || set_window(window, config) ||
                    integer_from(stripe, "stripe", &config->stripe) ||
-                   set_names(mixing, offset_rule, tail_rule, overlap, partition, config)
+                   set_names(mixing, offset_rule, tail_rule, overlap, partition, config) ||
+                   set_sparse(sparse_pattern, block_size, global_blocks, seed, config)
                ? -1
                : 0;
 }

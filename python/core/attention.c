@@ -78,6 +78,8 @@ typedef struct call {
     const da_attention *handle;
     const da_tensor *query, *key, *value, *out, *lse; /* of a forward pass */
     const da_backward_tensors *backward;              /* or NULL */
+    da_tile_mask **tiles;                             /* to be chosen alone; or NULL */
+    da_sparse_report *report;                         /* of them; or NULL */
     da_call_options options;
     da_status status;
     char message[1024];
@@ -85,13 +87,16 @@ typedef struct call {
 
 static void run_call(void *data) {
     call *c = data;
-    c->status = c->backward ? da_attention_backward(c->handle, c->backward, &c->options)
-                            : da_attention_forward(c->handle, c->query, c->key, c->value, c->out, c->lse, &c->options);
+    c->status = c->tiles ? da_attention_tiles(c->handle, c->query, c->key, &c->options, c->tiles, c->report)
+                : c->backward
+                    ? da_attention_backward(c->handle, c->backward, &c->options)
+                    : da_attention_forward(c->handle, c->query, c->key, c->value, c->out, c->lse, &c->options);
     if (c->status != DA_OK) {
         snprintf(c->message, sizeof c->message, "%s", da_last_error_message());
     }
 }
 
+/* None, or NULL with an exception. */
 static PyObject *finish(call *c, const attention *self) {
     c->handle = self->handle;
     core_communicator_begin(self->communicator);
@@ -102,8 +107,9 @@ static PyObject *finish(call *c, const attention *self) {
     Py_RETURN_NONE;
 }
 
-/* key_lengths: the address of batch values of int64, or None. seed: of dropout, or None where there is none. */
-static int options_from(PyObject *key_lengths, PyObject *seed, da_call_options *options) {
+/* key_lengths: the address of batch values of int64, or None. seed: of dropout, or None where there is none. tiles: a TileMask
+ * or None. */
+static int options_from(PyObject *key_lengths, PyObject *seed, PyObject *tiles, da_call_options *options) {
     da_call_options_init(options);
     if (key_lengths != Py_None) {
         options->key_lengths = PyLong_AsVoidPtr(key_lengths);
@@ -112,17 +118,17 @@ static int options_from(PyObject *key_lengths, PyObject *seed, da_call_options *
         options->training = true;
         options->dropout_seed = PyLong_AsUnsignedLongLongMask(seed);
     }
-    return PyErr_Occurred() ? -1 : 0;
+    return PyErr_Occurred() || core_tile_mask_of(tiles, &options->tiles) ? -1 : 0;
 }
 
 static PyObject *attention_forward(PyObject *object, PyObject *args) {
     static const char *const names[5] = {"query", "key", "value", "out", "lse"};
-    PyObject *given[5], *key_lengths, *seed;
+    PyObject *given[5], *key_lengths, *seed, *tiles = Py_None;
     da_tensor views[5];
     const da_tensor *tensors[5];
     call c = {0};
-    if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &key_lengths,
-                          &seed)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOO|O", &given[0], &given[1], &given[2], &given[3], &given[4], &key_lengths, &seed,
+                          &tiles)) {
         return NULL;
     }
     for (int k = 0; k < 5; k++) {
@@ -130,7 +136,7 @@ static PyObject *attention_forward(PyObject *object, PyObject *args) {
             return NULL;
         }
     }
-    if (options_from(key_lengths, seed, &c.options)) {
+    if (options_from(key_lengths, seed, tiles, &c.options)) {
         return NULL;
     }
     c.query = tensors[0];
@@ -145,7 +151,7 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
     enum { COUNT = 10 };
     static const char *const names[COUNT] = {"query",    "key",      "value",      "out",      "lse",
                                              "grad_out", "grad_lse", "grad_query", "grad_key", "grad_value"};
-    PyObject *given[COUNT], *key_lengths, *seed;
+    PyObject *given[COUNT], *key_lengths, *seed, *tiles = Py_None;
     da_tensor views[COUNT];
     da_backward_tensors tensors;
     call c = {.backward = &tensors};
@@ -153,8 +159,8 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
     const da_tensor **const fields[COUNT] = {
         &tensors.query,    &tensors.key,      &tensors.value,      &tensors.out,      &tensors.lse,
         &tensors.grad_out, &tensors.grad_lse, &tensors.grad_query, &tensors.grad_key, &tensors.grad_value};
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOO", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5],
-                          &given[6], &given[7], &given[8], &given[9], &key_lengths, &seed)) {
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOO|O", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5],
+                          &given[6], &given[7], &given[8], &given[9], &key_lengths, &seed, &tiles)) {
         return NULL;
     }
     for (int k = 0; k < COUNT; k++) {
@@ -162,17 +168,58 @@ static PyObject *attention_backward(PyObject *object, PyObject *args) {
             return NULL;
         }
     }
-    if (options_from(key_lengths, seed, &c.options)) {
+    if (options_from(key_lengths, seed, tiles, &c.options)) {
         return NULL;
     }
     return finish(&c, (attention *)object);
 }
 
+/* What is NaN was not measured. */
+static PyObject *report_of(const da_sparse_report *report) {
+    return Py_BuildValue("LLddddLd", (long long)report->tiles_kept, (long long)report->tiles_all, report->pairs_kept,
+                         report->pairs_all, report->mass_kept, report->mass_error, (long long)report->sampled_queries,
+                         report->choose_seconds);
+}
+
+static PyObject *attention_tiles(PyObject *object, PyObject *args) {
+    PyObject *given[2], *key_lengths;
+    da_tensor views[2];
+    const da_tensor *tensors[2];
+    da_tile_mask *mask;
+    da_sparse_report report;
+    int wants_report;
+    if (!PyArg_ParseTuple(args, "OOOp", &given[0], &given[1], &key_lengths, &wants_report)) {
+        return NULL;
+    }
+    da_sparse_report_init(&report);
+    call c = {.tiles = &mask, .report = wants_report ? &report : NULL};
+    if (core_view(given[0], "query", 4, &views[0], &tensors[0]) ||
+        core_view(given[1], "key", 4, &views[1], &tensors[1]) ||
+        options_from(key_lengths, Py_None, Py_None, &c.options)) {
+        return NULL;
+    }
+    c.query = tensors[0];
+    c.key = tensors[1];
+    PyObject *none = finish(&c, (attention *)object);
+    if (!none) {
+        return NULL;
+    }
+    Py_DECREF(none);
+    PyObject *tiles = core_tile_mask_from(mask);
+    PyObject *described = !tiles ? NULL : wants_report ? report_of(&report) : Py_BuildValue("");
+    PyObject *both = described ? PyTuple_Pack(2, tiles, described) : NULL;
+    Py_XDECREF(tiles);
+    Py_XDECREF(described);
+    return both;
+}
+
 static PyMethodDef methods[] = {
-    {"forward", attention_forward, METH_VARARGS, "forward(query, key, value, out, lse, key_lengths, seed, /)"},
+    {"forward", attention_forward, METH_VARARGS,
+     "forward(query, key, value, out, lse, key_lengths, seed, tiles=None, /)"},
+    {"tiles", attention_tiles, METH_VARARGS, "tiles(query, key, key_lengths, report, /)"},
     {"backward", attention_backward, METH_VARARGS,
      "backward(query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value, key_lengths, seed, "
-     "/)"},
+     "tiles=None, /)"},
     {NULL, NULL, 0, NULL},
 };
 

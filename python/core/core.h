@@ -47,6 +47,19 @@ void core_communicator_begin(core_communicator *communicator);
  * itself. communicator may be NULL. */
 PyObject *core_raise_with_cause(core_communicator *communicator, da_status status, const char *message);
 
+/* tiles.c */
+
+typedef struct core_tile_mask core_tile_mask;
+
+/* Makes the type; NULL with an exception. */
+PyObject *core_tile_mask_type(void);
+
+/* An object that owns the mask; NULL with an exception, and then it is freed. */
+PyObject *core_tile_mask_from(da_tile_mask *mask);
+
+/* *out is NULL for None, otherwise the object's mask, which lives as long as that; -1 with an exception. */
+int core_tile_mask_of(PyObject *object, const da_tile_mask **out);
+
 /* arguments.c */
 
 /* Fills a configuration from the arguments that Attention() and explain() share; -1 with an exception. */

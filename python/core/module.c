@@ -32,8 +32,10 @@ PyMODINIT_FUNC PyInit__core(void) {
     PyObject *module = PyModule_Create(&definition);
     PyObject *type = module ? PyType_FromSpec(&core_attention_spec) : NULL;
     PyObject *communicator = type ? core_communicator_type() : NULL;
-    if (!communicator || PyModule_AddObject(module, "Attention", type) ||
-        PyModule_AddObject(module, "Communicator", communicator) || follow_forks(module)) {
+    PyObject *tiles = communicator ? core_tile_mask_type() : NULL;
+    if (!tiles || PyModule_AddObject(module, "Attention", type) ||
+        PyModule_AddObject(module, "Communicator", communicator) || PyModule_AddObject(module, "TileMask", tiles) ||
+        follow_forks(module)) {
         Py_XDECREF(module);
         return NULL;
     }

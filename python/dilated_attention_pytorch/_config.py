@@ -31,6 +31,11 @@ OVERLAPS = ("count", "once")
 PARTITIONS = ("contiguous", "zigzag", "striped")
 MAX_PATTERNS = 64
 
+# What "block_sparse" chooses tiles by, as da_sparse_pattern names it; a mask is an argument of its own.
+SPARSE_PATTERNS = ("content", "local_window", "global_local", "dilated_sparse", "axial", "random", "hybrid")
+MIN_BLOCK, MAX_BLOCK = 16, 1024
+DEFAULT_BLOCK = 128
+
 
 class Options(NamedTuple):
     """What an attention computes, in normal form: every name spelled out, defaults put in, except the scale's, which
@@ -47,6 +52,12 @@ class Options(NamedTuple):
     overlap: str
     partition: str
     stripe: int
+    sparse_pattern: str
+    sparsity_ratio: float
+    block_size: int
+    quality_target: float
+    global_blocks: int
+    sparse_seed: int
     implementation: str
     process_group: str = ""  # the name of PyTorch's group whose ranks hold parts of the tokens; "": no other process
 
@@ -95,6 +106,22 @@ def probability(name: str, value: object) -> float:
     return float(number)
 
 
+def fraction(name: str, value: object) -> float:
+    """A number in (0, 1]; TypeError, ValueError."""
+    number = real(name, value)
+    if not 0 < number <= 1:
+        raise ValueError(f"{name} is {number}; allowed: a number above 0, at most 1")
+    return number
+
+
+def tile_block(name: str, value: object) -> int:
+    """Tokens of a side of a tile; TypeError, ValueError."""
+    number = integer(name, value, MIN_BLOCK)
+    if number > MAX_BLOCK or number % MIN_BLOCK:
+        raise ValueError(f"{name} is {number}; allowed: multiples of {MIN_BLOCK} up to {MAX_BLOCK}")
+    return number
+
+
 def patterns(segment_lengths: object, dilation_rates: object) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Both as tuples of integers, checked together."""
     found = []
@@ -129,6 +156,12 @@ def normal_options(
     window: object = None,
     partition: object = "contiguous",
     stripe: object = None,
+    sparse_pattern: object = None,
+    sparsity_ratio: object = None,
+    block_size: object = None,
+    quality_target: object = None,
+    global_blocks: object = None,
+    sparse_seed: object = None,
     implementation: object = "auto",
     process_group: object = "",
 ) -> Options:
@@ -155,6 +188,12 @@ def normal_options(
         "count" if overlap is None else one_of("overlap", overlap, OVERLAPS),
         one_of("partition", partition, PARTITIONS),
         0 if stripe is None else integer("stripe", stripe, 0),
+        "content" if sparse_pattern is None else one_of("sparse_pattern", sparse_pattern, SPARSE_PATTERNS),
+        0.1 if sparsity_ratio is None else fraction("sparsity_ratio", sparsity_ratio),
+        DEFAULT_BLOCK if block_size is None else tile_block("block_size", block_size),
+        1.0 if quality_target is None else fraction("quality_target", quality_target),
+        1 if global_blocks is None else integer("global_blocks", global_blocks, 0),
+        0 if sparse_seed is None else integer("sparse_seed", sparse_seed, 0),
         implementation,
         process_group,
     )

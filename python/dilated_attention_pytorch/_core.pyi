@@ -7,10 +7,30 @@ from typing import Any, Optional, Protocol
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 # segment_lengths, dilation_rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, partition,
-# stripe, dropout
+# stripe, sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed, dropout
 Options = tuple[
-    tuple[int, ...], tuple[int, ...], bool, Optional[float], Optional[int], str, str, str, str, str, int, float
+    tuple[int, ...],
+    tuple[int, ...],
+    bool,
+    Optional[float],
+    Optional[int],
+    str,
+    str,
+    str,
+    str,
+    str,
+    int,
+    str,
+    float,
+    int,
+    float,
+    int,
+    int,
+    float,
 ]
+
+# tiles_kept, tiles_all, pairs_kept, pairs_all, mass_kept, mass_error, sampled_queries, choose_seconds (da_sparse_report)
+Report = tuple[int, int, float, float, float, float, int, float]
 
 class Transport(Protocol):
     """What a Communicator calls; see _connection.py. An exception becomes RuntimeError on this rank."""
@@ -27,6 +47,20 @@ class Communicator:
     thread that called an Attention."""
 
     def __new__(cls, rank: int, ranks: int, timeout: float, transport: Transport, /) -> Communicator: ...
+
+class TileMask:
+    """Tiles (da_tile_mask). `counts` is the address of `rows` values of int32, the tiles of each row of tiles by batch,
+    head and block of queries; `columns` that of `tiles` values of int32, their blocks of keys, ascending in each row."""
+
+    def __new__(
+        cls, batch: int, heads: int, n: int, block_size: int, rows: int, tiles: int, counts: int, columns: int, /
+    ) -> TileMask: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """batch, heads, n, block_size, tiles."""
+
+    def write(self, counts: int, columns: int, /) -> None:
+        """The two arrays, to these addresses."""
 
 class Attention:
     """A handle. Calls release the interpreter's lock, and any number of threads may use one handle at once.
@@ -50,10 +84,11 @@ class Attention:
         lse: Optional[View],
         key_lengths: Optional[int],
         seed: Optional[int],
+        tiles: Optional[TileMask] = None,
         /,
     ) -> None:
         """Writes `out` and, where it is given, `lse`. `key_lengths` is the address of batch values of int64. With a
-        `seed` the options' dropout is applied."""
+        `seed` the options' dropout is applied. `tiles`: of block_sparse, in place of those that it would choose."""
 
     def backward(
         self,
@@ -69,9 +104,15 @@ class Attention:
         grad_value: Optional[View],
         key_lengths: Optional[int],
         seed: Optional[int],
+        tiles: Optional[TileMask] = None,
         /,
     ) -> None:
         """Writes those of the three gradients that are given."""
+
+    def tiles(
+        self, query: View, key: View, key_lengths: Optional[int], report: bool, /
+    ) -> tuple[TileMask, Optional[Report]]:
+        """The tiles that block_sparse computes, and what they are of the pattern."""
 
 def version() -> str: ...
 def implementations() -> list[str]: ...

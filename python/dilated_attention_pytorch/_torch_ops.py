@@ -1,12 +1,13 @@
 """The attention and its backward pass as PyTorch operators, `torch.ops.dilated_attention.forward` and `.backward`.
 
 Options travel as one line of text (`_config.encode`), the seed of dropout as a tensor, so that both can stand in a
-traced graph and the seed be drawn anew each time it runs.
+traced graph and the seed be drawn anew each time it runs. Tiles that "block_sparse" has chosen, or is told, travel as
+two tensors (see tiles.TileMask), so that the backward pass has those of the forward pass; `.tiles` chooses them.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Optional
 
 import torch
@@ -14,22 +15,28 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 from . import _core
-from ._config import encode, handle
+from ._config import decode, encode, handle
 from .functional import options_of
 from .ranks import name_for
+from .tiles import TileMask
 
 # The library's number of each data type (da_dtype).
 _DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 3, torch.float16: 4}
 
 _library = torch.library.Library("dilated_attention", "DEF")
 _library.define(
-    "forward(Tensor query, Tensor key, Tensor value, Tensor? key_lengths, Tensor? seed, str config, float dropout)"
-    " -> (Tensor out, Tensor lse)",
+    "forward(Tensor query, Tensor key, Tensor value, Tensor? key_lengths, Tensor? seed, str config, float dropout,"
+    " Tensor? tile_counts=None, Tensor? tile_columns=None) -> (Tensor out, Tensor lse)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "backward(Tensor grad_out, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, Tensor out, Tensor lse,"
-    " Tensor? key_lengths, Tensor? seed, str config, float dropout, bool[3] wanted) -> (Tensor, Tensor, Tensor)",
+    " Tensor? key_lengths, Tensor? seed, str config, float dropout, bool[3] wanted,"
+    " Tensor? tile_counts=None, Tensor? tile_columns=None) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "tiles(Tensor query, Tensor key, Tensor? key_lengths, str config) -> (Tensor tile_counts, Tensor tile_columns)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -60,6 +67,25 @@ def _number(seed: Optional[Tensor]) -> Optional[int]:
     return None if seed is None else int(seed)
 
 
+def _mask(
+    counts: Optional[Tensor], columns: Optional[Tensor], query: Tensor, config: str
+) -> tuple[_core.TileMask, ...]:
+    """The last argument of the library's calls, where there are tiles."""
+    if counts is None or columns is None:
+        return ()
+    options = decode(config)
+    for name, tensor, dimensions in (("tile_counts", counts, 3), ("tile_columns", columns, 1)):
+        if tensor.dtype != torch.int32 or tensor.dim() != dimensions:
+            raise ValueError(
+                f"{name} is of {tensor.dtype} and shape {tuple(tensor.shape)}; allowed: int32 and {dimensions} axes"
+            )
+    counts, columns = counts.contiguous(), columns.contiguous()
+    batch, heads, _ = counts.shape
+    sizes = counts.numel(), columns.numel()
+    addresses = counts.data_ptr(), columns.data_ptr()
+    return (_core.TileMask(batch, heads, query.shape[1], options.block_size, *sizes, *addresses),)
+
+
 def _forward(
     query: Tensor,
     key: Tensor,
@@ -68,6 +94,8 @@ def _forward(
     seed: Optional[Tensor],
     config: str,
     dropout: float,
+    tile_counts: Optional[Tensor] = None,
+    tile_columns: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
     dtype = query.dtype
     if not (query.is_cpu and key.is_cpu and value.is_cpu and dtype in _DTYPES and dtype == key.dtype == value.dtype):
@@ -80,7 +108,14 @@ def _forward(
     lse = torch.empty_strided((batch, n, heads), (n * heads, heads, 1), dtype=_lse_dtype(dtype), device="cpu")
     if batch != 0:  # PyTorch's users expect an empty batch to do nothing
         handle(config, dropout, torch.get_num_threads()).forward(
-            _view(query), _view(key), _view(value), _view(out), _view(lse), _address(key_lengths, query), _number(seed)
+            _view(query),
+            _view(key),
+            _view(value),
+            _view(out),
+            _view(lse),
+            _address(key_lengths, query),
+            _number(seed),
+            *_mask(tile_counts, tile_columns, query, config),
         )
     return out, lse
 
@@ -98,6 +133,8 @@ def _backward(
     config: str,
     dropout: float,
     wanted: list[bool],
+    tile_counts: Optional[Tensor] = None,
+    tile_columns: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grads = _empty_gradients((query, key, value), wanted)
     if query.shape[:1] != (0,):
@@ -115,6 +152,7 @@ def _backward(
             grad_value,
             _address(key_lengths, query),
             _number(seed),
+            *_mask(tile_counts, tile_columns, query, config),
         )
     return grads
 
@@ -123,6 +161,26 @@ def _empty_gradients(tensors: tuple[Tensor, Tensor, Tensor], wanted: list[bool])
     """Dense tensors for the gradients that are wanted, and empty ones in place of the others."""
     query, key, value = (x.new_empty(x.shape if want else (0,)) for x, want in zip(tensors, wanted))
     return query, key, value
+
+
+def _tiles(query: Tensor, key: Tensor, key_lengths: Optional[Tensor], config: str) -> tuple[Tensor, Tensor]:
+    """The tiles of a call, of each batch element and head even where all have the same."""
+    batch, n, heads, _ = query.shape
+    blocks = -(-n // decode(config).block_size)
+    if batch == 0:
+        return query.new_empty((0, heads, blocks), dtype=torch.int32), query.new_empty((0,), dtype=torch.int32)
+    found, _ = handle(config, 0.0, torch.get_num_threads()).tiles(
+        _view(query), _view(key), _address(key_lengths, query), False
+    )
+    of_batch, of_heads, _, _, tiles = found.shape
+    counts = torch.empty((of_batch, of_heads, blocks), dtype=torch.int32)
+    columns = torch.empty(tiles, dtype=torch.int32)
+    found.write(counts.data_ptr(), columns.data_ptr())
+    if (of_batch, of_heads) == (batch, heads):
+        return counts, columns
+    parts = columns.split(counts.sum(-1).flatten().tolist())
+    alike = [parts[b % of_batch * of_heads + h % of_heads] for b in range(batch) for h in range(heads)]
+    return counts.expand(batch, heads, blocks).contiguous(), torch.cat(alike)
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -138,6 +196,7 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 torch.library.impl("dilated_attention::forward", "CPU", _forward, lib=_library)
 torch.library.impl("dilated_attention::backward", "CPU", _backward, lib=_library)
+torch.library.impl("dilated_attention::tiles", "CPU", _tiles, lib=_library)
 
 
 # ---- CUDA tensors: composed of other libraries' kernels --------------------------------------------------------------
@@ -146,13 +205,13 @@ torch.library.impl("dilated_attention::backward", "CPU", _backward, lib=_library
 def _composed_forward(*inputs: Any) -> Any:
     from . import composition
 
-    return composition.operator_forward(*inputs)
+    return composition.operator_forward(*inputs[:7])  # which refuses what takes tiles
 
 
 def _composed_backward(*inputs: Any) -> Any:
     from . import composition
 
-    return composition.operator_backward(*inputs)
+    return composition.operator_backward(*inputs[:12])
 
 
 torch.library.impl("dilated_attention::forward", "CUDA", _composed_forward, lib=_library)
@@ -163,7 +222,15 @@ torch.library.impl("dilated_attention::backward", "CUDA", _composed_backward, li
 
 
 def _fake_forward(
-    query: Tensor, key: Tensor, value: Tensor, key_lengths: Any, seed: Any, config: str, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: Any,
+    seed: Any,
+    config: str,
+    dropout: float,
+    tile_counts: Any = None,
+    tile_columns: Any = None,
 ) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=_lse_dtype(query.dtype))
 
@@ -181,32 +248,57 @@ def _fake_backward(
     config: str,
     dropout: float,
     wanted: list[bool],
+    tile_counts: Any = None,
+    tile_columns: Any = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_gradients((query, key, value), wanted)
 
 
+def _fake_tiles(query: Tensor, key: Tensor, key_lengths: Any, config: str) -> tuple[Tensor, Tensor]:
+    batch, n, heads, _ = query.shape
+    size = decode(config).block_size
+    tiles = torch.library.get_ctx().new_dynamic_size()
+    counts = query.new_empty((batch, heads, (n + size - 1) // size), dtype=torch.int32)
+    return counts, query.new_empty((tiles,), dtype=torch.int32)
+
+
 torch.library.register_fake("dilated_attention::forward", _fake_forward, lib=_library)
 torch.library.register_fake("dilated_attention::backward", _fake_backward, lib=_library)
+torch.library.register_fake("dilated_attention::tiles", _fake_tiles, lib=_library)
 
 
 # ---- Gradients -----------------------------------------------------------------------------------------------------
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    query, key, value, key_lengths, seed, ctx.config, ctx.dropout = inputs
-    ctx.save_for_backward(query, key, value, *output, key_lengths, seed)
+    query, key, value, key_lengths, seed, ctx.config, ctx.dropout, *tiles = inputs
+    ctx.save_for_backward(query, key, value, *output, key_lengths, seed, *(tiles or (None, None)))
+    ctx.extra_inputs = len(tiles)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad_out: Optional[Tensor], grad_lse: Optional[Tensor]) -> tuple[Any, ...]:
-    query, key, value, out, lse, key_lengths, seed = ctx.saved_tensors
+    query, key, value, out, lse, key_lengths, seed, counts, columns = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     grads = _call_backward(
-        grad_out, grad_lse, query, key, value, out, lse, key_lengths, seed, ctx.config, ctx.dropout, wanted
+        grad_out,
+        grad_lse,
+        query,
+        key,
+        value,
+        out,
+        lse,
+        key_lengths,
+        seed,
+        ctx.config,
+        ctx.dropout,
+        wanted,
+        counts,
+        columns,
     )
-    return *(grad if want else None for grad, want in zip(grads, wanted)), None, None, None, None
+    return *(grad if want else None for grad, want in zip(grads, wanted)), *(None,) * (4 + ctx.extra_inputs)
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -240,17 +332,19 @@ def _unfold(tensor: Tensor, size: int) -> Any:
 
 def _vmap_forward(call: Any, info: Any, in_dims: tuple[Optional[int], ...], *args: Any) -> tuple[Any, Any]:
     query, key, value, key_lengths = (_fold(x, dim, info.batch_size) for x, dim in zip(args[:4], in_dims))
-    seed, config, dropout = args[4:]
+    seed, config, dropout, *tiles = args[4:]
     _refuse_seeds(in_dims[4])
-    outputs = call(query, key, value, key_lengths, seed, config, dropout)
+    _refuse_tiles_of_batch(tiles)
+    outputs = call(query, key, value, key_lengths, seed, config, dropout, *tiles)
     return tuple(_unfold(x, info.batch_size) for x in outputs), (0, 0)
 
 
 def _vmap_backward(call: Any, info: Any, in_dims: tuple[Optional[int], ...], *args: Any) -> tuple[Any, Any]:
     tensors = [_fold(x, dim, info.batch_size) for x, dim in zip(args[:8], in_dims)]
-    seed, config, dropout, wanted = args[8:]
+    seed, config, dropout, wanted, *tiles = args[8:]
     _refuse_seeds(in_dims[8])
-    grads = call(*tensors, seed, config, dropout, wanted)
+    _refuse_tiles_of_batch(tiles)
+    grads = call(*tensors, seed, config, dropout, wanted, *tiles)
     unfolded = tuple(_unfold(x, info.batch_size) if want else x for x, want in zip(grads, wanted))
     return unfolded, tuple(0 if want else None for want in wanted)
 
@@ -260,6 +354,14 @@ def _refuse_seeds(dim: Optional[int]) -> None:
         raise RuntimeError(
             "vmap's randomness is 'different' and dropout_p above 0; allowed: 'same', which drops other weights for "
             "each element all the same, since each has its own place in the batch"
+        )
+
+
+def _refuse_tiles_of_batch(tiles: list[Optional[Tensor]]) -> None:
+    """What is mapped over joins the batch, to whose elements the mask would no longer belong."""
+    if tiles and tiles[0] is not None and tiles[0].shape[0] != 1:
+        raise RuntimeError(
+            f"tile_mask is of {tiles[0].shape[0]} batch elements, under vmap; allowed: a mask that is the same for all"
         )
 
 
@@ -288,10 +390,12 @@ class _Attention(torch.autograd.Function):
         seed: Optional[Tensor],
         config: str,
         dropout: float,
+        tile_counts: Optional[Tensor],
+        tile_columns: Optional[Tensor],
     ) -> Any:
-        out, lse = _forward(query, key, value, key_lengths, seed, config, dropout)
-        ctx.config, ctx.dropout = config, dropout
-        ctx.save_for_backward(query, key, value, out, lse, key_lengths, seed)
+        out, lse = _forward(query, key, value, key_lengths, seed, config, dropout, tile_counts, tile_columns)
+        ctx.config, ctx.dropout, ctx.extra_inputs = config, dropout, 2
+        ctx.save_for_backward(query, key, value, out, lse, key_lengths, seed, tile_counts, tile_columns)
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -421,6 +525,7 @@ def attention(
     options: tuple[Any, ...],
     key_lengths: Any,
     dropout: float,
+    tile_mask: Optional[TileMask] = None,
 ) -> tuple[Tensor, Tensor]:
     """`dilated_attention` for PyTorch tensors: out and lse."""
     for name, tensor in (("key", key), ("value", value)):
@@ -435,8 +540,66 @@ def attention(
         query, key, value = _autocast(query, key, value)
     lengths = None if key_lengths is None else _key_lengths(key_lengths, query)
     seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu") if dropout > 0 else None
-    out, lse = _call_forward(query, key, value, lengths, seed, config, dropout)
+    counts = columns = None
+    if tile_mask is not None:
+        counts, columns = _tensors_of(tile_mask)
+    elif torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        counts, columns = _tiles_for_gradients(query, key, lengths, config)
+    out, lse = _call_forward(query, key, value, lengths, seed, config, dropout, counts, columns)
     return out, lse
+
+
+def _tensors_of(tile_mask: TileMask) -> tuple[Tensor, Tensor]:
+    if tile_mask.tensors is None:
+        tile_mask.tensors = torch.from_numpy(tile_mask.counts), torch.from_numpy(tile_mask.columns)
+    return tile_mask.tensors  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=256)
+def _chooses_by_content(config: str) -> bool:
+    """Whether a call chooses tiles by what its tensors hold, so that the backward pass would choose them again."""
+    options = decode(config)
+    if options.process_group or options.implementation not in ("auto", "block_sparse"):
+        return False
+    if options.sparse_pattern != "content" and options.quality_target == 1:
+        return False
+    return handle(config, 0.0, torch.get_num_threads()).implementation == "block_sparse"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _chooses_when_traced(config: str) -> bool:
+    return _chooses_by_content(config)
+
+
+def _tiles_for_gradients(
+    query: Tensor, key: Tensor, key_lengths: Optional[Tensor], config: str
+) -> tuple[Optional[Tensor], Optional[Tensor]]:
+    """The tiles of this call, to be kept for its backward pass, where choosing them takes time. Under vmap each pass
+    chooses them, alike, since the transforms know nothing of sizes that depend on data."""
+    if torch.compiler.is_compiling():
+        chooses = _chooses_when_traced(config)
+    else:
+        chooses = not _transforms_active() and query.is_cpu and _chooses_by_content(config)
+    if not chooses:
+        return None, None
+    with torch.no_grad():
+        if not torch.compiler.is_compiling() and _surroundings_are_plain() and _is_plain(query) and _is_plain(key):
+            return _tiles(query, key, key_lengths, config)
+        counts, columns = torch.ops.dilated_attention.tiles.default(query.detach(), key.detach(), key_lengths, config)
+        return counts, columns
+
+
+def views_for_tiles(
+    query: Tensor, key: Tensor, key_lengths: Any
+) -> tuple[tuple[_core.View, _core.View], int, Optional[Tensor]]:
+    """What functional.chosen_tiles needs of tensors."""
+    if not isinstance(key, Tensor):
+        raise TypeError(f"key is a {type(key).__name__}; allowed: a PyTorch tensor, as the query")
+    _check_tensors(query, key, key)
+    if not query.is_cpu:
+        raise ValueError(f"query.device is {query.device}; allowed: the CPU")
+    lengths = None if key_lengths is None else _key_lengths(key_lengths, query)
+    return (_view(query), _view(key)), torch.get_num_threads(), lengths
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

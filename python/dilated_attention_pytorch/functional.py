@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _core, _threads
 from ._config import Options, boolean, encode, handle, normal_options, probability
+from .tiles import TileMask, checked
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,8 @@ def _cached_options(
 
 def _options(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
     is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window = options[:8]
-    partition, stripe, implementation, process_group = options[8:]
+    partition, stripe, sparse, implementation, process_group = options[8:]
+    pattern, ratio, block_size, quality_target, global_blocks, sparse_seed = sparse  # type: ignore[misc]
     return normal_options(
         segment_lengths,
         dilation_rates,
@@ -46,6 +48,12 @@ def _options(segment_lengths: object, dilation_rates: object, *options: object) 
         window=window,
         partition=partition,
         stripe=stripe,
+        sparse_pattern=pattern,
+        sparsity_ratio=ratio,
+        block_size=block_size,
+        quality_target=quality_target,
+        global_blocks=global_blocks,
+        sparse_seed=sparse_seed,
         implementation=implementation,
         process_group=process_group,
     )
@@ -88,6 +96,13 @@ def dilated_attention(
     return_lse: bool = False,
     process_group: Any = None,
     comm: Any = None,
+    sparse_pattern: Optional[str] = None,
+    sparsity_ratio: Optional[float] = None,
+    block_size: Optional[int] = None,
+    quality_target: Optional[float] = None,
+    global_blocks: Optional[int] = None,
+    sparse_seed: Optional[int] = None,
+    tile_mask: Any = None,
 ) -> Any:
     """LongNet's dilated attention (arXiv:2307.02486), over all patterns in one softmax.
 
@@ -116,6 +131,15 @@ def dilated_attention(
     return_lse: returns (out, lse), lse of the shape (batch, n, heads): the natural logarithm of the softmax's sum, in
     float32, for float64 tensors in float64. -inf where a query has no key; its output is 0.
 
+    What "block_sparse" computes of the pattern, in tiles of block_size queries and keys (128; docs/block-sparse.md):
+    sparse_pattern: "content" (by default: the tiles with the most attention, estimated from the queries and keys),
+    "local_window", "global_local" (global_blocks: 1), "dilated_sparse", "axial", "random" (sparse_seed: 0), "hybrid".
+    sparsity_ratio: the part of the tiles that is computed, in (0, 1]; 0.1.
+    quality_target: below 1, so much of the attention is kept, by as many tiles as that takes; "auto" chooses
+    "block_sparse" with such a target and never without.
+    tile_mask: the tiles themselves, in place of all these: a TileMask, FlexAttention's BlockMask, or a bool array or
+    tensor (blocks, blocks), with heads, or batch and heads, before that. For "block_sparse" only.
+
     Tensors are differentiable in query, key and value, once, through out and lse. On CUDA tensors the patterns are
     composed of the best kernels that are installed (composition.py).
 
@@ -125,7 +149,10 @@ def dilated_attention(
     """
     global _tensor_attention
     names = (preset, mixing, offset_rule, tail_rule, overlap)
-    options = (is_causal, softmax_scale, *names, window, partition, stripe, implementation, process_group)
+    sparse = (sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed)
+    if tile_mask is not None:
+        tile_mask, sparse = _with_mask(tile_mask, query, implementation, sparse)
+    options = (is_causal, softmax_scale, *names, window, partition, stripe, sparse, implementation, process_group)
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         if _tensor_attention is None:
             from . import _torch_ops
@@ -139,8 +166,23 @@ def dilated_attention(
     else:
         compute = _numpy_attention
     dropout = probability("dropout_p", dropout_p)
-    out, lse = compute(query, key, value, segment_lengths, dilation_rates, options, key_lengths, dropout)
+    out, lse = compute(query, key, value, segment_lengths, dilation_rates, options, key_lengths, dropout, tile_mask)
     return (out, lse) if boolean("return_lse", return_lse) else out
+
+
+def _with_mask(
+    tile_mask: Any, query: Any, implementation: object, sparse: tuple[Any, ...]
+) -> tuple[TileMask, tuple[Any, ...]]:
+    """The mask, checked, and the options of "block_sparse" that are left beside it."""
+    pattern, ratio, block_size, quality_target = sparse[:4]
+    if implementation != "block_sparse":
+        raise ValueError(f"tile_mask is given with implementation {implementation!r}; allowed: 'block_sparse'")
+    for name, value in (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target)):
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, and tile_mask says which tiles; allowed: one of them")
+    shape = getattr(query, "shape", ())
+    mask = checked(tile_mask, shape[1] if len(shape) == 4 else 0, block_size)
+    return mask, (None, None, mask.block_size, None, None, None)
 
 
 def _view(array: Any) -> _core.View:
@@ -187,6 +229,7 @@ def _numpy_attention(
     options: tuple[Any, ...],
     key_lengths: Any,
     dropout: float,
+    tile_mask: Optional[TileMask] = None,
     comm: Any = None,
 ) -> tuple[Any, Any]:
     if options[-1] is not None and options[-1] is not False:
@@ -211,7 +254,40 @@ def _numpy_attention(
         _view(value),
         _view(out),
         _view(lse),
-        None if lengths is None else lengths.__array_interface__["data"][0],
+        None if lengths is None else _address(lengths),
         seed,
+        *(() if tile_mask is None else (tile_mask._handle,)),
     )
     return out, lse
+
+
+def chosen_tiles(
+    query: Any,
+    key: Any,
+    segment_lengths: Any,
+    dilation_rates: Any,
+    key_lengths: Any,
+    report: bool,
+    options: dict[str, Any],
+) -> tuple[_core.TileMask, Optional[_core.Report]]:
+    """What tiles.attention_tiles() is made of."""
+    checked_options = normal_options(segment_lengths, dilation_rates, **{"implementation": "block_sparse", **options})
+    if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
+        from . import _torch_ops
+
+        views, threads, lengths = _torch_ops.views_for_tiles(query, key, key_lengths)
+    else:
+        query, key = _checked("query", query), _checked("key", key)
+        views, threads = (_view(query), _view(key)), _threads.get()
+        lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
+    computed_by = handle(encode(checked_options), 0.0, threads)
+    if computed_by.implementation != "block_sparse":
+        raise ValueError(
+            f"implementation is {checked_options.implementation!r}, which is {computed_by.implementation!r} here; "
+            "allowed: 'block_sparse', or 'auto' with a quality_target below 1"
+        )
+    return computed_by.tiles(*views, None if lengths is None else _address(lengths), boolean("report", report))
+
+
+def _address(lengths: Any) -> int:
+    return int(lengths.data_ptr() if hasattr(lengths, "data_ptr") else lengths.__array_interface__["data"][0])
