@@ -182,20 +182,20 @@ static PyObject *report_of(const da_sparse_report *report) {
 }
 
 static PyObject *attention_tiles(PyObject *object, PyObject *args) {
-    PyObject *given[2], *key_lengths;
+    PyObject *given[2], *key_lengths, *theirs = Py_None;
     da_tensor views[2];
     const da_tensor *tensors[2];
     da_tile_mask *mask;
     da_sparse_report report;
     int wants_report;
-    if (!PyArg_ParseTuple(args, "OOOp", &given[0], &given[1], &key_lengths, &wants_report)) {
+    if (!PyArg_ParseTuple(args, "OOOp|O", &given[0], &given[1], &key_lengths, &wants_report, &theirs)) {
         return NULL;
     }
     da_sparse_report_init(&report);
     call c = {.tiles = &mask, .report = wants_report ? &report : NULL};
     if (core_view(given[0], "query", 4, &views[0], &tensors[0]) ||
         core_view(given[1], "key", 4, &views[1], &tensors[1]) ||
-        options_from(key_lengths, Py_None, Py_None, &c.options)) {
+        options_from(key_lengths, Py_None, theirs, &c.options)) {
         return NULL;
     }
     c.query = tensors[0];
@@ -216,7 +216,7 @@ static PyObject *attention_tiles(PyObject *object, PyObject *args) {
 static PyMethodDef methods[] = {
     {"forward", attention_forward, METH_VARARGS,
      "forward(query, key, value, out, lse, key_lengths, seed, tiles=None, /)"},
-    {"tiles", attention_tiles, METH_VARARGS, "tiles(query, key, key_lengths, report, /)"},
+    {"tiles", attention_tiles, METH_VARARGS, "tiles(query, key, key_lengths, report, tiles=None, /)"},
     {"backward", attention_backward, METH_VARARGS,
      "backward(query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value, key_lengths, seed, "
      "tiles=None, /)"},

@@ -18,13 +18,22 @@ from ._config import explain
 from ._threads import get as get_num_threads
 from ._threads import set as set_num_threads
 from .functional import dilated_attention
+from .tiles import SparseReport, TileMask, attention_tiles
 
 if TYPE_CHECKING:
+    from .block_sparse_ring_dilated_attention import BlockSparseRingDilatedAttention as BlockSparseRingDilatedAttention
+    from .block_sparse_ring_multihead_dilated_attention import (
+        BlockSparseRingMultiheadDilatedAttention as BlockSparseRingMultiheadDilatedAttention,
+    )
     from .composition import composed_attention as composed_attention
     from .core import BaseDilatedAttention as BaseDilatedAttention
     from .core import BaseMultiheadDilatedAttention as BaseMultiheadDilatedAttention
     from .core import DilatedAttentionConfig as DilatedAttentionConfig
     from .core import MultiheadConfig as MultiheadConfig
+    from .core import SparseAttentionConfig as SparseAttentionConfig
+    from .core import SparsePatternConfig as SparsePatternConfig
+    from .core import create_adaptive_sparse_attention as create_adaptive_sparse_attention
+    from .core import create_block_sparse_attention as create_block_sparse_attention
     from .core import create_dilated_attention as create_dilated_attention
     from .core import create_multihead_dilated_attention as create_multihead_dilated_attention
     from .core import get_available_implementations as get_available_implementations
@@ -62,6 +71,12 @@ _LAZY = {
     "MultiheadDilatedAttention": "multihead_dilated_attention",
     "RingDilatedAttention": "ring_dilated_attention",
     "RingMultiheadDilatedAttention": "ring_multihead_dilated_attention",
+    "BlockSparseRingDilatedAttention": "block_sparse_ring_dilated_attention",
+    "BlockSparseRingMultiheadDilatedAttention": "block_sparse_ring_multihead_dilated_attention",
+    "SparseAttentionConfig": "core",
+    "SparsePatternConfig": "core",
+    "create_adaptive_sparse_attention": "core",
+    "create_block_sparse_attention": "core",
     "attention_weights": "weights",
     "composed_attention": "composition",
     "create_dilated_attention": "core",
@@ -75,7 +90,16 @@ _LAZY = {
     "unshard_sequence": "ranks",
 }
 
-__all__ = ["dilated_attention", "explain", "get_num_threads", "set_num_threads", *_LAZY]
+__all__ = [
+    "SparseReport",
+    "TileMask",
+    "attention_tiles",
+    "dilated_attention",
+    "explain",
+    "get_num_threads",
+    "set_num_threads",
+    *_LAZY,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -226,6 +226,13 @@ def handle(config: str, dropout: float, threads: int) -> Union[_core.Attention, 
     return _core.Attention(options.implementation, for_core(options, dropout), threads)
 
 
+def own_handle(config: str, threads: int) -> _core.Attention:
+    """The handle of an attention that this process computes alone, without dropout."""
+    found = handle(config, 0.0, threads)
+    assert isinstance(found, _core.Attention)
+    return found
+
+
 def for_core(options: Options, dropout: float) -> _core.Options:
     return (*options[: Options._fields.index("implementation")], dropout)  # type: ignore[return-value]
 
@@ -255,4 +262,3 @@ def explain(
         integer("head_dim", head_dim, 1),
         dtype,
     )
-

@@ -29,7 +29,7 @@ Options = tuple[
     float,
 ]
 
-# tiles_kept, tiles_all, pairs_kept, pairs_all, mass_kept, mass_error, sampled_queries, choose_seconds (da_sparse_report)
+# da_sparse_report: tiles_kept, tiles_all, pairs_kept, pairs_all, mass_kept, mass_error, sampled_queries, choose_seconds
 Report = tuple[int, int, float, float, float, float, int, float]
 
 class Transport(Protocol):
@@ -50,7 +50,8 @@ class Communicator:
 
 class TileMask:
     """Tiles (da_tile_mask). `counts` is the address of `rows` values of int32, the tiles of each row of tiles by batch,
-    head and block of queries; `columns` that of `tiles` values of int32, their blocks of keys, ascending in each row."""
+    head and block of queries; `columns` that of `tiles` values of int32, their blocks of keys, ascending in each
+    row."""
 
     def __new__(
         cls, batch: int, heads: int, n: int, block_size: int, rows: int, tiles: int, counts: int, columns: int, /
@@ -110,9 +111,15 @@ class Attention:
         """Writes those of the three gradients that are given."""
 
     def tiles(
-        self, query: View, key: View, key_lengths: Optional[int], report: bool, /
+        self,
+        query: View,
+        key: View,
+        key_lengths: Optional[int],
+        report: bool,
+        tiles: Optional[TileMask] = None,
+        /,
     ) -> tuple[TileMask, Optional[Report]]:
-        """The tiles that block_sparse computes, and what they are of the pattern."""
+        """The tiles that block_sparse computes, those that are given among them, and what they are of the pattern."""
 
 def version() -> str: ...
 def implementations() -> list[str]: ...
@@ -123,12 +130,8 @@ def info(name: str, /) -> dict[str, Any]:
 def hardware() -> dict[str, Any]:
     """cpu_name, architecture, cores, isa, l1_cache, l2_cache, l3_cache, memory, gpus, gpu_note."""
 
-def explain(
-    options: Options, batch: int, n: int, heads: int, kv_heads: int, head_dim: int, dtype: str, /
-) -> str: ...
-def partition_rows(
-    partition: str, stripe: int, n: int, ranks: int, rank: int, address: Optional[int], /
-) -> int:
+def explain(options: Options, batch: int, n: int, heads: int, kv_heads: int, head_dim: int, dtype: str, /) -> str: ...
+def partition_rows(partition: str, stripe: int, n: int, ranks: int, rank: int, address: Optional[int], /) -> int:
     """The number of rows of n that a rank holds; at `address`, if there is one, their positions are written as
     int64."""
 

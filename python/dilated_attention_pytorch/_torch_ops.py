@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 from . import _core
-from ._config import decode, encode, handle
+from ._config import decode, encode, handle, own_handle
 from .functional import options_of
 from .ranks import name_for
 from .tiles import TileMask
@@ -67,13 +67,17 @@ def _number(seed: Optional[Tensor]) -> Optional[int]:
     return None if seed is None else int(seed)
 
 
+@lru_cache(maxsize=256)
+def _block_size(config: str) -> int:
+    return decode(config).block_size
+
+
 def _mask(
     counts: Optional[Tensor], columns: Optional[Tensor], query: Tensor, config: str
 ) -> tuple[_core.TileMask, ...]:
     """The last argument of the library's calls, where there are tiles."""
     if counts is None or columns is None:
         return ()
-    options = decode(config)
     for name, tensor, dimensions in (("tile_counts", counts, 3), ("tile_columns", columns, 1)):
         if tensor.dtype != torch.int32 or tensor.dim() != dimensions:
             raise ValueError(
@@ -83,7 +87,7 @@ def _mask(
     batch, heads, _ = counts.shape
     sizes = counts.numel(), columns.numel()
     addresses = counts.data_ptr(), columns.data_ptr()
-    return (_core.TileMask(batch, heads, query.shape[1], options.block_size, *sizes, *addresses),)
+    return (_core.TileMask(batch, heads, query.shape[1], _block_size(config), *sizes, *addresses),)
 
 
 def _forward(
@@ -166,10 +170,10 @@ def _empty_gradients(tensors: tuple[Tensor, Tensor, Tensor], wanted: list[bool])
 def _tiles(query: Tensor, key: Tensor, key_lengths: Optional[Tensor], config: str) -> tuple[Tensor, Tensor]:
     """The tiles of a call, of each batch element and head even where all have the same."""
     batch, n, heads, _ = query.shape
-    blocks = -(-n // decode(config).block_size)
+    blocks = -(-n // _block_size(config))
     if batch == 0:
         return query.new_empty((0, heads, blocks), dtype=torch.int32), query.new_empty((0,), dtype=torch.int32)
-    found, _ = handle(config, 0.0, torch.get_num_threads()).tiles(
+    found, _ = own_handle(config, torch.get_num_threads()).tiles(
         _view(query), _view(key), _address(key_lengths, query), False
     )
     of_batch, of_heads, _, _, tiles = found.shape
@@ -256,7 +260,7 @@ def _fake_backward(
 
 def _fake_tiles(query: Tensor, key: Tensor, key_lengths: Any, config: str) -> tuple[Tensor, Tensor]:
     batch, n, heads, _ = query.shape
-    size = decode(config).block_size
+    size = _block_size(config)
     tiles = torch.library.get_ctx().new_dynamic_size()
     counts = query.new_empty((batch, heads, (n + size - 1) // size), dtype=torch.int32)
     return counts, query.new_empty((tiles,), dtype=torch.int32)
@@ -542,17 +546,11 @@ def attention(
     seed = torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu") if dropout > 0 else None
     counts = columns = None
     if tile_mask is not None:
-        counts, columns = _tensors_of(tile_mask)
+        counts, columns = tile_mask.as_tensors()
     elif torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         counts, columns = _tiles_for_gradients(query, key, lengths, config)
     out, lse = _call_forward(query, key, value, lengths, seed, config, dropout, counts, columns)
     return out, lse
-
-
-def _tensors_of(tile_mask: TileMask) -> tuple[Tensor, Tensor]:
-    if tile_mask.tensors is None:
-        tile_mask.tensors = torch.from_numpy(tile_mask.counts), torch.from_numpy(tile_mask.columns)
-    return tile_mask.tensors  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=256)
@@ -563,7 +561,7 @@ def _chooses_by_content(config: str) -> bool:
         return False
     if options.sparse_pattern != "content" and options.quality_target == 1:
         return False
-    return handle(config, 0.0, torch.get_num_threads()).implementation == "block_sparse"
+    return own_handle(config, torch.get_num_threads()).implementation == "block_sparse"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from . import functional
 from .core.base import BaseDilatedAttention
-from .core.config import Device, DilatedAttentionConfig
+from .core.config import SPARSE, Device, DilatedAttentionConfig, sparse_options
 from .core.registry import require_available
 from .masks import causal_and_window, hidden_keys, key_lengths_of
 from .ranks import whole_key_lengths
+from .tiles import TileMask, attention_tiles
 
 # Arguments of the packages that this one takes the place of, which choose how something was computed there.
 WITHOUT_EFFECT = frozenset(
@@ -34,15 +35,28 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+# The same of block-sparse modules, whose blocks are of effect.
+WITHOUT_EFFECT_ON_SPARSE = WITHOUT_EFFECT - {"block_size"} | {
+    "enable_batched_ops",
+    "enable_memory_pool",
+    "local_window_size",
+    "max_sparsity",
+    "min_sparsity",
+    "pattern_cache_size",
+    "use_adaptive_sparsity",
+}
 
-def drop_old_options(options: dict[str, Any], class_name: str) -> dict[str, Any]:
+
+def drop_old_options(
+    options: dict[str, Any], class_name: str, without_effect: frozenset[str] = WITHOUT_EFFECT
+) -> dict[str, Any]:
     """The options without those that have no effect here; a warning names them, if they ask for something."""
-    asked = sorted(name for name in WITHOUT_EFFECT & options.keys() if options[name] is not None)
+    asked = sorted(name for name in without_effect & options.keys() if options[name] is not None)
     if asked:
         warnings.warn(
             f"{class_name}: {', '.join(asked)} has no effect here; the C library chooses", UserWarning, stacklevel=4
         )
-    return {name: value for name, value in options.items() if name not in WITHOUT_EFFECT}
+    return {name: value for name, value in options.items() if name not in without_effect}
 
 
 class KernelAttention(BaseDilatedAttention):
@@ -76,6 +90,7 @@ class KernelAttention(BaseDilatedAttention):
         key_padding_mask: Optional[Tensor] = None,
         key_lengths: Union[Tensor, Sequence[int], None] = None,
         return_lse: bool = False,
+        tile_mask: Any = None,
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
         """Attention of query (batch, n, heads, head_dim) and key and value (batch, n, kv_heads, head_dim).
 
@@ -84,6 +99,7 @@ class KernelAttention(BaseDilatedAttention):
         key_padding_mask: (batch, n), True where a key is padding, at the end of a sequence; or key_lengths, their
         numbers.
         return_lse: also return the logsumexp, (batch, n, heads).
+        tile_mask: of "block_sparse", the tiles to compute in this call, see functional.dilated_attention.
 
         Returns the output, like query; a query without keys gives 0. In training mode, dropout is applied."""
         return functional.dilated_attention(  # type: ignore[no-any-return]
@@ -93,7 +109,7 @@ class KernelAttention(BaseDilatedAttention):
             dropout_p=self.dropout if self.training else 0.0,
             return_lse=return_lse,
             **self.call_arguments(
-                query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths
+                query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths, tile_mask
             ),
         )
 
@@ -105,6 +121,7 @@ class KernelAttention(BaseDilatedAttention):
         attention_mask: Optional[Tensor] = None,
         key_padding_mask: Optional[Tensor] = None,
         key_lengths: Union[Tensor, Sequence[int], None] = None,
+        tile_mask: Any = None,
     ) -> dict[str, Any]:
         """What forward hands to functional.dilated_attention beside the tensors: the configuration, and the masks of a
         call in the library's terms."""
@@ -128,6 +145,8 @@ class KernelAttention(BaseDilatedAttention):
                 key_lengths = whole_key_lengths(hidden, group, self.config.partition, self.config.stripe)
             else:
                 key_lengths = key_lengths_of(key_padding_mask, batch, n)
+        if tile_mask is not None:
+            arguments.update(dict.fromkeys(SPARSE), tile_mask=tile_mask)
         return {
             **arguments,
             "segment_lengths": self.segment_lengths,
@@ -199,7 +218,44 @@ class DistributedDilatedAttention(ImprovedDilatedAttention):
     implementation = "distributed"
 
 
-class BlockSparseDilatedAttention(ImprovedDilatedAttention):
-    """Dilated attention that computes only some tiles of the pattern; approximate."""
+class BlockSparseDilatedAttention(KernelAttention):
+    """Dilated attention that computes only some tiles of the pattern, as docs/block-sparse.md has it; approximate.
+
+    sparse_config: a SparsePatternConfig, or its fields in a dict. options: the other fields of DilatedAttentionConfig,
+    those of "block_sparse" among them (sparse_pattern, sparsity_ratio, block_size, quality_target, ...), which win over
+    sparse_config; pattern_type is another name of sparse_pattern."""
 
     implementation = "block_sparse"
+
+    def __init__(
+        self,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        dropout: float = 0.0,
+        use_tf32: bool = True,
+        device: Device = None,
+        dtype: Optional[torch.dtype] = None,
+        **options: Any,
+    ) -> None:
+        options = sparse_options(drop_old_options(options, type(self).__name__, WITHOUT_EFFECT_ON_SPARSE))
+        self._start(
+            DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options)
+        )
+
+    def tiles(
+        self,
+        query: Tensor,
+        key: Tensor,
+        is_causal: bool = False,
+        attention_mask: Optional[Tensor] = None,
+        *,
+        key_padding_mask: Optional[Tensor] = None,
+        key_lengths: Union[Tensor, Sequence[int], None] = None,
+        report: bool = True,
+    ) -> TileMask:
+        """The tiles that forward computes for these tensors, as a TileMask; with `report`, its `report` says what they
+        are of the pattern, and how much of the attention they keep."""
+        arguments = self.call_arguments(
+            query.shape[0], query.shape[1], is_causal, attention_mask, key_padding_mask, key_lengths
+        )
+        return attention_tiles(query, key, report=report, **arguments)

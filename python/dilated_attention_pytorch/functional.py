@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 
 from . import _core, _threads
-from ._config import Options, boolean, encode, handle, normal_options, probability
+from ._config import Options, boolean, encode, handle, normal_options, own_handle, probability
 from .tiles import TileMask, checked
 
 if TYPE_CHECKING:
@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 # package ml_dtypes, joins them when it is first met.
 _NUMPY_DTYPES = {np.dtype(np.float32): 1, np.dtype(np.float64): 2, np.dtype(np.float16): 4}
 
+SPARSE_OPTIONS = (
+    "sparse_pattern",
+    "sparsity_ratio",
+    "block_size",
+    "quality_target",
+    "global_blocks",
+    "sparse_seed",
+)
+
 _tensor_attention: Any = None  # _torch_ops.attention, once there was a tensor
 
 
 @lru_cache(maxsize=256, typed=True)
-def _cached_options(
-    segment_lengths: tuple[int, ...], dilation_rates: tuple[int, ...], *options: object
-) -> Options:
+def _cached_options(segment_lengths: tuple[int, ...], dilation_rates: tuple[int, ...], *options: object) -> Options:
     return _options(segment_lengths, dilation_rates, *options)
 
 
 def _options(segment_lengths: object, dilation_rates: object, *options: object) -> Options:
     is_causal, softmax_scale, preset, mixing, offset_rule, tail_rule, overlap, window = options[:8]
     partition, stripe, sparse, implementation, process_group = options[8:]
-    pattern, ratio, block_size, quality_target, global_blocks, sparse_seed = sparse  # type: ignore[misc]
     return normal_options(
         segment_lengths,
         dilation_rates,
@@ -48,14 +54,9 @@ def _options(segment_lengths: object, dilation_rates: object, *options: object) 
         window=window,
         partition=partition,
         stripe=stripe,
-        sparse_pattern=pattern,
-        sparsity_ratio=ratio,
-        block_size=block_size,
-        quality_target=quality_target,
-        global_blocks=global_blocks,
-        sparse_seed=sparse_seed,
         implementation=implementation,
         process_group=process_group,
+        **dict(zip(SPARSE_OPTIONS, sparse)),  # type: ignore[call-overload]
     )
 
 
@@ -180,7 +181,7 @@ def _with_mask(
     for name, value in (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target)):
         if value is not None:
             raise ValueError(f"{name} is {value!r}, and tile_mask says which tiles; allowed: one of them")
-    shape = getattr(query, "shape", ())
+    shape: Any = getattr(query, "shape", ())
     mask = checked(tile_mask, shape[1] if len(shape) == 4 else 0, block_size)
     return mask, (None, None, mask.block_size, None, None, None)
 
@@ -271,7 +272,16 @@ def chosen_tiles(
     options: dict[str, Any],
 ) -> tuple[_core.TileMask, Optional[_core.Report]]:
     """What tiles.attention_tiles() is made of."""
-    checked_options = normal_options(segment_lengths, dilation_rates, **{"implementation": "block_sparse", **options})
+    options = {"implementation": "block_sparse", **options}
+    if options.pop("process_group", None):
+        raise ValueError("process_group is given; allowed: None, since 'block_sparse' takes whole sequences")
+    mask = options.pop("tile_mask", None)
+    if mask is not None:
+        sparse = tuple(options.pop(name, None) for name in SPARSE_OPTIONS)
+        mask, sparse = _with_mask(mask, query, options["implementation"], sparse)
+        options.update(zip(SPARSE_OPTIONS, sparse))
+    checked_options = normal_options(segment_lengths, dilation_rates, **options)
+    lengths: Any
     if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
         from . import _torch_ops
 
@@ -280,13 +290,18 @@ def chosen_tiles(
         query, key = _checked("query", query), _checked("key", key)
         views, threads = (_view(query), _view(key)), _threads.get()
         lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
-    computed_by = handle(encode(checked_options), 0.0, threads)
+    computed_by = own_handle(encode(checked_options), threads)
     if computed_by.implementation != "block_sparse":
         raise ValueError(
             f"implementation is {checked_options.implementation!r}, which is {computed_by.implementation!r} here; "
             "allowed: 'block_sparse', or 'auto' with a quality_target below 1"
         )
-    return computed_by.tiles(*views, None if lengths is None else _address(lengths), boolean("report", report))
+    return computed_by.tiles(
+        *views,
+        None if lengths is None else _address(lengths),
+        boolean("report", report),
+        None if mask is None else mask._handle,
+    )
 
 
 def _address(lengths: Any) -> int:

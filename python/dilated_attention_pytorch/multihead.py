@@ -10,9 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import functional
-from .attention import KernelAttention, drop_old_options
+from .attention import (
+    WITHOUT_EFFECT,
+    WITHOUT_EFFECT_ON_SPARSE,
+    BlockSparseDilatedAttention,
+    KernelAttention,
+    drop_old_options,
+)
 from .core.base import BaseMultiheadDilatedAttention
-from .core.config import Device, DilatedAttentionConfig, MultiheadConfig
+from .core.config import Device, DilatedAttentionConfig, MultiheadConfig, sparse_options
 from .core.factory import _MULTIHEAD_FIELDS
 from .core.registry import require_available
 from .masks import key_lengths_of
@@ -29,6 +35,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
     options: the other fields of both."""
 
     implementation = "standard"
+    without_effect = WITHOUT_EFFECT  # options of other packages
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
         op: Any = None,
         **options: Any,
     ) -> None:
-        options = drop_old_options({"op": op, **options}, type(self).__name__)
+        options = drop_old_options({"op": op, **options}, type(self).__name__, self.without_effect)
         around = {name: options.pop(name) for name in list(options) if name in _MULTIHEAD_FIELDS}
         self._start(
             MultiheadConfig(
@@ -163,6 +170,9 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
                 )
             queries = range(n)
         arguments = self.attention.call_arguments(batch, n, **call)
+        if isinstance(self.attention, BlockSparseDilatedAttention):
+            mask = self.attention.tiles(q, k, report=False, **call)
+            arguments.update(dict.fromkeys(functional.SPARSE_OPTIONS), tile_mask=mask)
         _, lse = functional.dilated_attention(q, k, v, return_lse=True, **arguments)
         del arguments["implementation"], arguments["process_group"]
         found: Tensor = weights.attention_weights(q, k, lse, queries=[int(i) for i in queries], **arguments)
@@ -238,6 +248,34 @@ class DistributedMultiheadDilatedAttention(_SegmentsFirst):
 
 
 class BlockSparseMultiheadDilatedAttention(_SegmentsFirst):
-    """Multihead dilated attention around the implementation "block_sparse"."""
+    """Multihead dilated attention around the implementation "block_sparse"; sparse_config and the options of tiles as
+    in BlockSparseDilatedAttention."""
 
     implementation = "block_sparse"
+    without_effect = WITHOUT_EFFECT_ON_SPARSE
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        segment_lengths: Sequence[int],
+        dilation_rates: Sequence[int],
+        dropout: float = 0.0,
+        bias: bool = True,
+        layer_norm: bool = True,
+        layer_norm_eps: float = 1e-5,
+        gamma_init: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            embed_dim,
+            num_heads,
+            segment_lengths,
+            dilation_rates,
+            dropout,
+            bias,
+            layer_norm,
+            layer_norm_eps,
+            gamma_init,
+            **sparse_options(options),
+        )

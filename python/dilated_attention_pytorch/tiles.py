@@ -1,8 +1,8 @@
 """Tiles: which parts of a dilated pattern the implementation "block_sparse" computes.
 
-A tile is a block of queries and a block of keys, of `block_size` tokens each by their places in the sequence. A TileMask
-says which tiles are computed, of one sequence or of each batch element and head; docs/block-sparse.md says how they are
-chosen.
+A tile is a block of queries and a block of keys, of `block_size` tokens each by their places in the sequence. A
+TileMask says which tiles are computed, of one sequence or of each batch element and head; docs/block-sparse.md says how
+they are chosen.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from . import _config, _core
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class TileMask:
                 f"counts has the shape {self.counts.shape} and columns {self.columns.shape}; allowed: (batch, heads, "
                 f"{self.blocks}), the blocks of n = {self.n}, and one axis"
             )
+        batch, heads, _ = self.counts.shape
         self._handle = _core.TileMask(
-            *self.counts.shape[:2],
+            batch,
+            heads,
             self.n,
             self.block_size,
             self.counts.size,
@@ -70,11 +73,9 @@ class TileMask:
             self.counts.__array_interface__["data"][0],
             self.columns.__array_interface__["data"][0],
         )
-        self.tensors: Any = None
+        self._tensors: Any = None
         if "torch" in sys.modules:
-            import torch
-
-            self.tensors = torch.from_numpy(self.counts), torch.from_numpy(self.columns)
+            self.as_tensors()  # now, and not where a call is traced
 
     @classmethod
     def from_dense(cls, kept: Any, n: int, block_size: int = _config.DEFAULT_BLOCK) -> TileMask:
@@ -125,6 +126,14 @@ class TileMask:
         dense[np.repeat(np.arange(rows), self.counts.ravel()), self.columns] = True
         return dense.reshape(*self.counts.shape, self.blocks)
 
+    def as_tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """counts and columns, as PyTorch's operators take them."""
+        if self._tensors is None:
+            import torch
+
+            self._tensors = torch.from_numpy(self.counts), torch.from_numpy(self.columns)
+        return self._tensors  # type: ignore[no-any-return]
+
     def __repr__(self) -> str:
         return (
             f"TileMask(batch={self.batch}, heads={self.heads}, n={self.n}, block_size={self.block_size}, "
@@ -153,6 +162,18 @@ def of_core(found: _core.TileMask) -> TileMask:
     return TileMask(counts, columns, n, block_size)
 
 
+def of_configuration(tile_mask: Any) -> TileMask:
+    """A mask that knows its number of tokens, as a configuration holds it; TypeError."""
+    if hasattr(tile_mask, "kv_num_blocks"):
+        return TileMask.from_block_mask(tile_mask)
+    if not isinstance(tile_mask, TileMask):
+        raise TypeError(
+            f"tile_mask is a {type(tile_mask).__name__}; allowed in a configuration: TileMask, FlexAttention's "
+            "BlockMask"
+        )
+    return tile_mask
+
+
 def checked(tile_mask: Any, n: int, block_size: Optional[int]) -> TileMask:
     """The argument `tile_mask`: a TileMask, a BlockMask, or a dense array or tensor with block_size."""
     if type(tile_mask) is not TileMask:
@@ -162,8 +183,8 @@ def checked(tile_mask: Any, n: int, block_size: Optional[int]) -> TileMask:
             return TileMask.from_dense(tile_mask, n, _config.DEFAULT_BLOCK if block_size is None else block_size)
         else:
             raise TypeError(
-                f"tile_mask is a {type(tile_mask).__name__}; allowed: TileMask, FlexAttention's BlockMask, a bool array "
-                "or tensor"
+                f"tile_mask is a {type(tile_mask).__name__}; allowed: TileMask, FlexAttention's BlockMask, a bool "
+                "array or tensor"
             )
     if tile_mask.n != n:
         raise ValueError(f"tile_mask is for {tile_mask.n} tokens; allowed: those of the query, {n}")
@@ -182,8 +203,8 @@ def attention_tiles(
     report: bool = True,
     **options: Any,
 ) -> TileMask:
-    """The tiles that `dilated_attention(..., implementation="block_sparse")` computes for these queries and keys, to look
-    at, or to hand to later calls as tile_mask.
+    """The tiles that `dilated_attention(..., implementation="block_sparse")` computes for these queries and keys, to
+    look at, or to hand to later calls as tile_mask.
 
     query, key: NumPy arrays or CPU tensors, as of dilated_attention, and so are segment_lengths, dilation_rates,
     key_lengths and the options. report: also fill the mask's `report`, which costs time: pairs are counted, and the

@@ -10,8 +10,15 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import BaseDilatedAttention, BaseMultiheadDilatedAttention
-from .config import DilatedAttentionConfig, MultiheadConfig
-from .factory import Choice, create_dilated_attention, create_multihead_dilated_attention, select_implementation
+from .config import DilatedAttentionConfig, MultiheadConfig, SparseAttentionConfig, SparsePatternConfig
+from .factory import (
+    Choice,
+    create_adaptive_sparse_attention,
+    create_block_sparse_attention,
+    create_dilated_attention,
+    create_multihead_dilated_attention,
+    select_implementation,
+)
 from .registry import (
     get_available_implementations,
     get_implementation_info,
@@ -25,6 +32,10 @@ __all__ = [
     "Choice",
     "DilatedAttentionConfig",
     "MultiheadConfig",
+    "SparseAttentionConfig",
+    "SparsePatternConfig",
+    "create_adaptive_sparse_attention",
+    "create_block_sparse_attention",
     "create_dilated_attention",
     "create_multihead_dilated_attention",
     "get_available_implementations",

@@ -7,12 +7,12 @@ keyword arguments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Optional, Union
+from dataclasses import InitVar, dataclass
+from typing import Any, Callable, Optional, Union
 
 import torch
 
-from .. import _config
+from .. import _config, tiles
 from ..ranks import Group, name_for
 from ..ranks import checked as checked_group
 
@@ -21,6 +21,15 @@ CHOICES = {
     "offset_rule": _config.OFFSET_RULES,
     "tail_rule": _config.TAIL_RULES,
     "overlap": _config.OVERLAPS,
+}
+# Of "block_sparse": each field, and what checks a value of it.
+SPARSE: dict[str, Callable[[str, Any], Any]] = {
+    "sparse_pattern": lambda name, value: _config.one_of(name, value, _config.SPARSE_PATTERNS),
+    "sparsity_ratio": _config.fraction,
+    "block_size": _config.tile_block,
+    "quality_target": _config.fraction,
+    "global_blocks": lambda name, value: _config.integer(name, value, 0),
+    "sparse_seed": lambda name, value: _config.integer(name, value, 0),
 }
 POSITIONS = ("none", "rope", "xpos")
 ROTARY_LAYOUTS = ("adjacent", "halves")
@@ -63,6 +72,11 @@ class DilatedAttentionConfig:
     process_group: the ranks of torch.distributed that hold parts of the tokens: a ProcessGroup or its name, which is
         what is kept. None: at each call, the default group for "ring" and "distributed" where torch.distributed is
         initialised, and otherwise this process alone, as with False.
+    sparse_pattern, sparsity_ratio, block_size, global_blocks, sparse_seed: which tiles of the pattern "block_sparse"
+        computes, see functional.dilated_attention; without effect on other implementations. None: "content", 0.1, 128,
+        1, 0.
+    quality_target: None, or below 1 so much of the attention that "block_sparse" is to keep; "auto" chooses it then.
+    tile_mask: of "block_sparse" alone, the tiles themselves: a TileMask, or FlexAttention's BlockMask.
     implementation: what computes it; the factory and the modules set this.
     """
 
@@ -84,6 +98,13 @@ class DilatedAttentionConfig:
     stripe: Optional[int] = None
     process_group: Group = None
     implementation: str = "auto"
+    sparse_pattern: Optional[str] = None
+    sparsity_ratio: Optional[float] = None
+    block_size: Optional[int] = None
+    quality_target: Optional[float] = None
+    global_blocks: Optional[int] = None
+    sparse_seed: Optional[int] = None
+    tile_mask: Any = None
 
     def __post_init__(self) -> None:
         lengths, rates = _config.patterns(self.segment_lengths, self.dilation_rates)
@@ -104,6 +125,11 @@ class DilatedAttentionConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) is not None:
                 _config.one_of(name, getattr(self, name), allowed)
+        for name, check in SPARSE.items():
+            if getattr(self, name) is not None:
+                setattr(self, name, check(name, getattr(self, name)))
+        if self.tile_mask is not None:
+            self.tile_mask = tiles.of_configuration(self.tile_mask)
 
     @property
     def num_groups(self) -> int:
@@ -121,8 +147,94 @@ class DilatedAttentionConfig:
     def attention_arguments(self) -> dict[str, Any]:
         """The keyword arguments of functional.dilated_attention that do not depend on the call."""
         of_ranks = ("partition", "stripe", "process_group")
-        names = ("softmax_scale", "window", "preset", *CHOICES, *of_ranks, "implementation")
+        names = ("softmax_scale", "window", "preset", *CHOICES, *of_ranks, "implementation", *SPARSE, "tile_mask")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class SparseAttentionConfig(DilatedAttentionConfig):
+    """A DilatedAttentionConfig for "block_sparse".
+
+    pattern_type: another name of sparse_pattern, and `seed` of sparse_seed; enable_adaptive: True means the pattern
+    "content". All three go into those fields."""
+
+    implementation: str = "block_sparse"
+    pattern_type: InitVar[Optional[str]] = None
+    seed: InitVar[Optional[int]] = None
+    enable_adaptive: InitVar[bool] = False
+
+    def __post_init__(self, pattern_type: Any, seed: Any, enable_adaptive: Any) -> None:
+        if _config.boolean("enable_adaptive", enable_adaptive) and pattern_type is None:
+            pattern_type = "content"
+        for name, other, value in (("sparse_pattern", "pattern_type", pattern_type), ("sparse_seed", "seed", seed)):
+            if value is not None:
+                if getattr(self, name) not in (None, value):
+                    raise ValueError(f"{other} is {value!r} and {name} {getattr(self, name)!r}; allowed: one of them")
+                setattr(self, name, value)
+        super().__post_init__()
+
+
+@dataclass
+class SparsePatternConfig:
+    """The tiles that "block_sparse" computes, apart from an attention's other settings: the argument `sparse_config` of
+    BlockSparseDilatedAttention.
+
+    pattern_type: "content", "local_window", ... (sparse_pattern of DilatedAttentionConfig); "adaptive" is "content".
+    sparsity_ratio: the part of the tiles that is computed, in (0, 1]. block_size: tokens of a side of a tile.
+    global_tokens: tokens that all see and that see all, rounded up to blocks; None: one block. seed: of what is drawn.
+    quality_target, tile_mask: as in DilatedAttentionConfig."""
+
+    pattern_type: str = "content"
+    sparsity_ratio: float = 0.1
+    block_size: int = _config.DEFAULT_BLOCK
+    global_tokens: Optional[int] = None
+    seed: int = 0
+    quality_target: Optional[float] = None
+    tile_mask: Any = None
+
+    def __post_init__(self) -> None:
+        self.pattern_type = _config.one_of(
+            "pattern_type",
+            "content" if self.pattern_type == "adaptive" else self.pattern_type,
+            _config.SPARSE_PATTERNS,
+        )
+        self.sparsity_ratio = _config.fraction("sparsity_ratio", self.sparsity_ratio)
+        self.block_size = _config.tile_block("block_size", self.block_size)
+        self.seed = _config.integer("seed", self.seed, 0)
+        if self.global_tokens is not None:
+            self.global_tokens = _config.integer("global_tokens", self.global_tokens, 0)
+        if self.quality_target is not None:
+            self.quality_target = _config.fraction("quality_target", self.quality_target)
+
+    def attention_options(self) -> dict[str, Any]:
+        """The fields of DilatedAttentionConfig that say the same."""
+        if self.tile_mask is not None:
+            return {"tile_mask": self.tile_mask}
+        return {
+            "sparse_pattern": self.pattern_type,
+            "sparsity_ratio": self.sparsity_ratio,
+            "block_size": self.block_size,
+            "sparse_seed": self.seed,
+            "quality_target": self.quality_target,
+            "global_blocks": None if self.global_tokens is None else -(-self.global_tokens // self.block_size),
+        }
+
+
+def sparse_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a block-sparse module by the names of DilatedAttentionConfig. `sparse_config`, a
+    SparsePatternConfig or its fields in a dict, and `pattern_type` are what other packages call them; single options
+    win over it."""
+    options = dict(options)
+    given = options.pop("sparse_config", None)
+    if isinstance(given, dict):
+        given = SparsePatternConfig(**given)
+    if given is not None and not isinstance(given, SparsePatternConfig):
+        raise TypeError(f"sparse_config is a {type(given).__name__}; allowed: SparsePatternConfig, dict")
+    found = {} if given is None else given.attention_options()
+    pattern = options.pop("pattern_type", None)
+    if pattern is not None:
+        found["sparse_pattern"] = "content" if pattern == "adaptive" else pattern
+    return {**found, **{name: value for name, value in options.items() if value is not None or name not in found}}
 
 
 @dataclass
