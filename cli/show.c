@@ -7,6 +7,7 @@
 #include "drawing/figure.h"
 #include "drawing/reach.h"
 #include "output.h"
+#include "sparse.h"
 
 #define TEXT_TOKENS 200
 #define MAX_TOKENS INT64_C(1000000000000)
@@ -104,7 +105,26 @@ static void print_ruler(int64_t n, int margin) {
     }
 }
 
-static da_status print_matrix(const visibility *view) {
+/* The tiles of block_sparse by a pattern that asks for no data, for which one number stands. */
+static da_status find_tiles(const visibility *view, da_tile_mask **tiles, da_sparse_report *report) {
+    float zero = 0;
+    da_tensor any = {.data = &zero, .dtype = DA_F32, .shape = {1, view->n, view->heads, 1}, .stride = {0, 0, 0, 1}};
+    da_context *context = NULL;
+    da_attention *attention = NULL;
+    da_status status = da_context_create(NULL, &context);
+    if (status == DA_OK) {
+        status = da_attention_create(context, "block_sparse", view->config, &attention);
+    }
+    if (status == DA_OK) {
+        status = da_attention_tiles(attention, &any, &any, NULL, tiles, report);
+    }
+    da_attention_free(attention);
+    da_context_free(context);
+    return status;
+}
+
+/* tiles NULL: all. */
+static da_status print_matrix(const visibility *view, const da_tile_mask *tiles) {
     const int label = 4, gap = 2;
     printf("rows: queries, columns: keys; . not seen, 1 to 9 patterns that hold the pair (+ more than 9)\n\n");
     print_ruler(view->n, label + gap);
@@ -116,6 +136,7 @@ static da_status print_matrix(const visibility *view) {
             if (status != DA_OK) {
                 return status;
             }
+            count = sparse_keeps(tiles, 0, view->head, i, j) ? count : 0;
             row[j] = (char)(count == 0 ? '.' : count > 9 ? '+' : '0' + count);
         }
         printf("%*lld%*s%s\n", label, (long long)i, gap, "", row);
@@ -209,12 +230,51 @@ static int show_picture(const show_options *options, const visibility *view, int
     return code;
 }
 
+/* What block_sparse computes is shown as text, where pairs can be told apart. */
+static int check_sparse(const show_options *options) {
+    const configuration *chosen = &options->configuration;
+    const char *option = configuration_sparse_option(chosen);
+    if (option != NULL && (options->out != NULL || options->json)) {
+        return cli_usage("show", "%s: tiles are shown as text; not with --out, --json", option);
+    }
+    if (option != NULL && (chosen->sparse_pattern == NULL || strcmp(chosen->sparse_pattern, "content") == 0 ||
+                           chosen->quality_target.is_set)) {
+        return cli_usage("show",
+                         "%s: tiles that data decide cannot be shown; allowed: --sparse-pattern local_window, "
+                         "global_local, dilated_sparse, axial, random, hybrid",
+                         option);
+    }
+    return CLI_CONTINUE;
+}
+
+static int show_text(const show_options *options, const visibility *view, int64_t query) {
+    da_tile_mask *tiles = NULL;
+    da_sparse_report report;
+    da_sparse_report_init(&report);
+    da_status status = DA_OK;
+    if (configuration_sparse_option(&options->configuration) != NULL) {
+        status = find_tiles(view, &tiles, &report);
+    }
+    if (status == DA_OK) {
+        status = print_matrix(view, tiles);
+    }
+    if (status == DA_OK) {
+        sparse_print("block_sparse computes, of all heads: ", &report);
+        print_reach(view, query);
+    }
+    da_tile_mask_free(tiles);
+    return status == DA_OK ? CLI_OK : cli_refused("show", status);
+}
+
 int command_show(int argc, char **argv) {
     show_options options = {.heads = 1, .query = -1};
     da_attention_config config;
     int code = parse(argc, argv, &options);
     if (code == CLI_CONTINUE) {
         code = check(&options);
+    }
+    if (code == CLI_CONTINUE) {
+        code = check_sparse(&options);
     }
     if (code == CLI_CONTINUE) {
         code = configuration_finish(&options.configuration, "show", &config);
@@ -230,10 +290,5 @@ int command_show(int argc, char **argv) {
     if (options.json) {
         return print_json(&view, query, NULL, NULL);
     }
-    da_status status = print_matrix(&view);
-    if (status != DA_OK) {
-        return cli_refused("show", status);
-    }
-    print_reach(&view, query);
-    return CLI_OK;
+    return show_text(&options, &view, query);
 }

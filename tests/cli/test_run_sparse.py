@@ -133,6 +133,20 @@ def test_explain_offers_it_only_for_a_target():
     assert succeed(*words, "--quality-target", 0.95).startswith("choice: block_sparse\n")
 
 
+def test_show_leaves_out_what_is_not_computed():
+    words = ["show", "--n", 64, "--heads", 2, "--segments", 64, "--rates", 1]
+    rows = {}
+    for pattern in ([], ["--sparse-pattern", "local_window", "--sparsity-ratio", 0.25, "--block-size", 16]):
+        text = succeed(*words, *pattern)
+        rows[len(pattern)] = [line.split()[1] for line in text.splitlines() if re.match(r" *\d+ +[.1]{64}$", line)]
+    assert "block_sparse computes, of all heads: 8 of 32 tiles (25.00%), 25.00% of the pairs" in text
+    assert rows[0] == ["1" * 64] * 64
+    assert rows[6] == ["." * (i // 16 * 16) + "1" * 16 + "." * (48 - i // 16 * 16) for i in range(64)]
+    for wrong in (["--sparsity-ratio", 0.1], ["--sparse-pattern", "content"], ["--quality-target", 0.9]):
+        assert "tiles that data decide cannot be shown" in refuse(2, *words, *wrong)
+    assert "tiles are shown as text" in refuse(2, *words, "--sparse-pattern", "axial", "--out", "pattern.png")
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
