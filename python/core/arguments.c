@@ -64,10 +64,16 @@ static int set_window(PyObject *window, da_attention_config *config) {
 }
 
 static int set_sparse(const char *pattern, PyObject *block_size, PyObject *global_blocks, PyObject *seed,
-                      da_attention_config *config) {
+                      PyObject *profile, da_attention_config *config) {
     da_status status = da_sparse_pattern_from_name(pattern, &config->sparse_pattern);
     if (status != DA_OK) {
         return core_raise_last(status), -1;
+    }
+    if (core_profile_of(profile, &config->sparse_profile)) {
+        return -1;
+    }
+    if (config->sparse_profile) {
+        config->sparse_pattern = DA_SPARSE_PROFILE;
     }
     config->sparse_seed = PyLong_AsUnsignedLongLongMask(seed);
     return PyErr_Occurred() || integer_from(block_size, "block_size", &config->block_size) ||
@@ -77,21 +83,21 @@ static int set_sparse(const char *pattern, PyObject *block_size, PyObject *globa
 }
 
 int core_config_from(PyObject *options, da_attention_config *config) {
-    PyObject *segments, *rates, *scale, *window, *stripe, *block_size, *global_blocks, *seed;
+    PyObject *segments, *rates, *scale, *window, *stripe, *block_size, *global_blocks, *seed, *profile;
     const char *mixing, *offset_rule, *tail_rule, *overlap, *partition, *sparse_pattern;
     int causal;
     da_attention_config_init(config);
-    if (!PyArg_ParseTuple(options, "OOpOOsssssOsdOdOOd", &segments, &rates, &causal, &scale, &window, &mixing,
+    if (!PyArg_ParseTuple(options, "OOpOOsssssOsdOdOOOd", &segments, &rates, &causal, &scale, &window, &mixing,
                           &offset_rule, &tail_rule, &overlap, &partition, &stripe, &sparse_pattern,
                           &config->sparsity_ratio, &block_size, &config->quality_target, &global_blocks, &seed,
-                          &config->dropout)) {
+                          &profile, &config->dropout)) {
         return -1;
     }
     config->causal = causal != 0;
     return set_patterns(segments, rates, config) || set_scale(scale, config) || set_window(window, config) ||
                    integer_from(stripe, "stripe", &config->stripe) ||
                    set_names(mixing, offset_rule, tail_rule, overlap, partition, config) ||
-                   set_sparse(sparse_pattern, block_size, global_blocks, seed, config)
+                   set_sparse(sparse_pattern, block_size, global_blocks, seed, profile, config)
                ? -1
                : 0;
 }

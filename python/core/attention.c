@@ -6,6 +6,7 @@
 typedef struct attention {
     PyObject_HEAD da_attention *handle;
     core_communicator *communicator; /* NULL: this process alone */
+    PyObject *options;               /* which own what the handle borrows */
 } attention;
 
 /* Creation, which all ranks of a communicator do together; the interpreter's lock is not held. */
@@ -55,6 +56,8 @@ static PyObject *attention_new(PyTypeObject *type, PyObject *args, PyObject *key
     }
     self->handle = c.handle;
     self->communicator = communicator;
+    self->options = options;
+    Py_INCREF(options);
     Py_XINCREF((PyObject *)communicator);
     return (PyObject *)self;
 }
@@ -64,6 +67,7 @@ static void attention_dealloc(PyObject *object) {
     attention *self = (attention *)object;
     da_attention_free(self->handle);
     Py_XDECREF((PyObject *)self->communicator);
+    Py_XDECREF(self->options);
     PyObject_Free(object);
     Py_DECREF(type);
 }

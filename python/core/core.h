@@ -60,9 +60,23 @@ PyObject *core_tile_mask_from(da_tile_mask *mask);
 /* *out is NULL for None, otherwise the object's mask, which lives as long as that; -1 with an exception. */
 int core_tile_mask_of(PyObject *object, const da_tile_mask **out);
 
+/* profile.c */
+
+typedef struct core_profile core_profile;
+
+/* Makes the type; NULL with an exception. */
+PyObject *core_profile_type(void);
+
+/* *out is NULL for None, otherwise the object's profile, which lives as long as that; -1 with an exception. */
+int core_profile_of(PyObject *object, const da_sparse_profile **out);
+
+/* find_profile() of the module. */
+PyObject *core_find_profile(PyObject *module, PyObject *args);
+
 /* arguments.c */
 
-/* Fills a configuration from the arguments that Attention() and explain() share; -1 with an exception. */
+/* Fills a configuration from the arguments that Attention(), explain() and find_profile() share; -1 with an exception. A
+ * profile among them is borrowed from `options`. */
 int core_config_from(PyObject *options, da_attention_config *config);
 
 /* A view of the tensor that a tuple (address, data type, shape, strides) describes: of rank 4, or 3 for a logsumexp, which

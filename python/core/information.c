@@ -173,6 +173,8 @@ PyMethodDef core_functions[] = {
     {"hardware", hardware, METH_NOARGS, "This machine, as a dict."},
     {"explain", explain, METH_VARARGS,
      "explain(options, batch, n, heads, kv_heads, head_dim, dtype, /): what \"auto\" chooses, and why."},
+    {"find_profile", core_find_profile, METH_VARARGS,
+     "find_profile(options, threads, query, key, key_lengths, quality_target, /): what each head needs."},
     {"partition_rows", partition_rows, METH_VARARGS,
      "partition_rows(partition, stripe, n, ranks, rank, address, /): number of a rank's rows; their positions to "
      "address."},

@@ -33,9 +33,10 @@ PyMODINIT_FUNC PyInit__core(void) {
     PyObject *type = module ? PyType_FromSpec(&core_attention_spec) : NULL;
     PyObject *communicator = type ? core_communicator_type() : NULL;
     PyObject *tiles = communicator ? core_tile_mask_type() : NULL;
-    if (!tiles || PyModule_AddObject(module, "Attention", type) ||
+    PyObject *profile = tiles ? core_profile_type() : NULL;
+    if (!profile || PyModule_AddObject(module, "Attention", type) ||
         PyModule_AddObject(module, "Communicator", communicator) || PyModule_AddObject(module, "TileMask", tiles) ||
-        follow_forks(module)) {
+        PyModule_AddObject(module, "SparseProfile", profile) || follow_forks(module)) {
         Py_XDECREF(module);
         return NULL;
     }

@@ -18,7 +18,7 @@ from ._config import explain
 from ._threads import get as get_num_threads
 from ._threads import set as set_num_threads
 from .functional import dilated_attention
-from .tiles import SparseReport, TileMask, attention_tiles
+from .tiles import SparseProfile, SparseReport, TileMask, attention_tiles, profile_attention
 
 if TYPE_CHECKING:
     from .block_sparse_ring_dilated_attention import BlockSparseRingDilatedAttention as BlockSparseRingDilatedAttention
@@ -91,12 +91,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "SparseProfile",
     "SparseReport",
     "TileMask",
     "attention_tiles",
     "dilated_attention",
     "explain",
     "get_num_threads",
+    "profile_attention",
     "set_num_threads",
     *_LAZY,
 ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import operator
+import os
+import tempfile
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
@@ -58,6 +60,7 @@ class Options(NamedTuple):
     quality_target: float
     global_blocks: int
     sparse_seed: int
+    sparse_profile: Optional[str]  # as a file holds it
     implementation: str
     process_group: str = ""  # the name of PyTorch's group whose ranks hold parts of the tokens; "": no other process
 
@@ -122,6 +125,20 @@ def tile_block(name: str, value: object) -> int:
     return number
 
 
+def profile_text(profile: object, pattern: object, ratio: object, target: object) -> Optional[str]:
+    """A SparseProfile, or its text, as text; what says otherwise which tiles are computed is not allowed beside it."""
+    if profile is None:
+        return None
+    others = (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", target))
+    for name, value in others if not isinstance(profile, str) else ():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, and sparse_profile says which tiles; allowed: one of them")
+    text = profile if isinstance(profile, str) else getattr(profile, "text", None)
+    if not isinstance(text, str):
+        raise TypeError(f"sparse_profile is a {type(profile).__name__}; allowed: SparseProfile")
+    return text
+
+
 def patterns(segment_lengths: object, dilation_rates: object) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Both as tuples of integers, checked together."""
     found = []
@@ -162,6 +179,7 @@ def normal_options(
     quality_target: object = None,
     global_blocks: object = None,
     sparse_seed: object = None,
+    sparse_profile: object = None,
     implementation: object = "auto",
     process_group: object = "",
 ) -> Options:
@@ -194,6 +212,7 @@ def normal_options(
         1.0 if quality_target is None else fraction("quality_target", quality_target),
         1 if global_blocks is None else integer("global_blocks", global_blocks, 0),
         0 if sparse_seed is None else integer("sparse_seed", sparse_seed, 0),
+        profile_text(sparse_profile, sparse_pattern, sparsity_ratio, quality_target),
         implementation,
         process_group,
     )
@@ -234,7 +253,18 @@ def own_handle(config: str, threads: int) -> _core.Attention:
 
 
 def for_core(options: Options, dropout: float) -> _core.Options:
-    return (*options[: Options._fields.index("implementation")], dropout)  # type: ignore[return-value]
+    profile = None if options.sparse_profile is None else profile_from(options.sparse_profile)
+    return (*options[: Options._fields.index("sparse_profile")], profile, dropout)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def profile_from(text: str) -> _core.SparseProfile:
+    """The profile that a text holds, which the library reads from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "profile.json")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return _core.SparseProfile(path)
 
 
 def explain(

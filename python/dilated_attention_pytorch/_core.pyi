@@ -7,7 +7,8 @@ from typing import Any, Optional, Protocol
 View = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 # segment_lengths, dilation_rates, causal, scale, window, mixing, offset_rule, tail_rule, overlap, partition,
-# stripe, sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed, dropout
+# stripe, sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed, sparse_profile,
+# dropout
 Options = tuple[
     tuple[int, ...],
     tuple[int, ...],
@@ -26,6 +27,7 @@ Options = tuple[
     float,
     int,
     int,
+    Optional["SparseProfile"],
     float,
 ]
 
@@ -62,6 +64,20 @@ class TileMask:
 
     def write(self, counts: int, columns: int, /) -> None:
         """The two arrays, to these addresses."""
+
+class SparseProfile:
+    """What each head needs (da_sparse_profile), from a file. ValueError: it holds no profile; OSError."""
+
+    def __new__(cls, path: str, /) -> SparseProfile: ...
+    @property
+    def heads(self) -> list[tuple[str, float]]:
+        """Each head's pattern and ratio."""
+
+    @property
+    def info(self) -> tuple[int, float]:
+        """The block_size that it was found with, and the quality_target that it was made for."""
+
+    def save(self, path: str, /) -> None: ...
 
 class Attention:
     """A handle. Calls release the interpreter's lock, and any number of threads may use one handle at once.
@@ -131,6 +147,17 @@ def hardware() -> dict[str, Any]:
     """cpu_name, architecture, cores, isa, l1_cache, l2_cache, l3_cache, memory, gpus, gpu_note."""
 
 def explain(options: Options, batch: int, n: int, heads: int, kv_heads: int, head_dim: int, dtype: str, /) -> str: ...
+def find_profile(
+    options: Options,
+    threads: int,
+    query: View,
+    key: View,
+    key_lengths: Optional[int],
+    quality_target: float,
+    /,
+) -> SparseProfile:
+    """What each head needs to keep so much of the attention of sample data. ValueError."""
+
 def partition_rows(partition: str, stripe: int, n: int, ranks: int, rank: int, address: Optional[int], /) -> int:
     """The number of rows of n that a rank holds; at `address`, if there is one, their positions are written as
     int64."""

@@ -559,7 +559,7 @@ def _chooses_by_content(config: str) -> bool:
     options = decode(config)
     if options.process_group or options.implementation not in ("auto", "block_sparse"):
         return False
-    if options.sparse_pattern != "content" and options.quality_target == 1:
+    if options.sparse_pattern != "content" and options.quality_target == 1 and options.sparse_profile is None:
         return False
     return own_handle(config, torch.get_num_threads()).implementation == "block_sparse"
 
@@ -590,7 +590,7 @@ def _tiles_for_gradients(
 def views_for_tiles(
     query: Tensor, key: Tensor, key_lengths: Any
 ) -> tuple[tuple[_core.View, _core.View], int, Optional[Tensor]]:
-    """What functional.chosen_tiles needs of tensors."""
+    """functional._views_for_tiles for tensors."""
     if not isinstance(key, Tensor):
         raise TypeError(f"key is a {type(key).__name__}; allowed: a PyTorch tensor, as the query")
     _check_tensors(query, key, key)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 
 from . import _core, _threads
-from ._config import Options, boolean, encode, handle, normal_options, own_handle, probability
-from .tiles import TileMask, checked
+from ._config import Options, boolean, encode, for_core, fraction, handle, normal_options, own_handle, probability
+from .tiles import SparseProfile, TileMask, checked, checked_profile
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,7 @@ SPARSE_OPTIONS = (
     "quality_target",
     "global_blocks",
     "sparse_seed",
+    "sparse_profile",
 )
 
 _tensor_attention: Any = None  # _torch_ops.attention, once there was a tensor
@@ -103,6 +104,7 @@ def dilated_attention(
     quality_target: Optional[float] = None,
     global_blocks: Optional[int] = None,
     sparse_seed: Optional[int] = None,
+    sparse_profile: Optional[SparseProfile] = None,
     tile_mask: Any = None,
 ) -> Any:
     """LongNet's dilated attention (arXiv:2307.02486), over all patterns in one softmax.
@@ -138,6 +140,7 @@ def dilated_attention(
     sparsity_ratio: the part of the tiles that is computed, in (0, 1]; 0.1.
     quality_target: below 1, so much of the attention is kept, by as many tiles as that takes; "auto" chooses
     "block_sparse" with such a target and never without.
+    sparse_profile: what profile_attention() found for each head, in place of pattern, ratio and target.
     tile_mask: the tiles themselves, in place of all these: a TileMask, FlexAttention's BlockMask, or a bool array or
     tensor (blocks, blocks), with heads, or batch and heads, before that. For "block_sparse" only.
 
@@ -150,7 +153,9 @@ def dilated_attention(
     """
     global _tensor_attention
     names = (preset, mixing, offset_rule, tail_rule, overlap)
-    sparse = (sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed)
+    sparse = (sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed, sparse_profile)
+    if sparse_profile is not None:
+        checked_profile(sparse_profile)
     if tile_mask is not None:
         tile_mask, sparse = _with_mask(tile_mask, query, implementation, sparse)
     options = (is_causal, softmax_scale, *names, window, partition, stripe, sparse, implementation, process_group)
@@ -175,15 +180,16 @@ def _with_mask(
     tile_mask: Any, query: Any, implementation: object, sparse: tuple[Any, ...]
 ) -> tuple[TileMask, tuple[Any, ...]]:
     """The mask, checked, and the options of "block_sparse" that are left beside it."""
-    pattern, ratio, block_size, quality_target = sparse[:4]
+    pattern, ratio, block_size, quality_target, _, _, profile = sparse
     if implementation != "block_sparse":
         raise ValueError(f"tile_mask is given with implementation {implementation!r}; allowed: 'block_sparse'")
-    for name, value in (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target)):
+    others = (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target))
+    for name, value in (*others, ("sparse_profile", profile)):
         if value is not None:
             raise ValueError(f"{name} is {value!r}, and tile_mask says which tiles; allowed: one of them")
     shape: Any = getattr(query, "shape", ())
     mask = checked(tile_mask, shape[1] if len(shape) == 4 else 0, block_size)
-    return mask, (None, None, mask.block_size, None, None, None)
+    return mask, (None, None, mask.block_size, None, None, None, None)
 
 
 def _view(array: Any) -> _core.View:
@@ -275,21 +281,15 @@ def chosen_tiles(
     options = {"implementation": "block_sparse", **options}
     if options.pop("process_group", None):
         raise ValueError("process_group is given; allowed: None, since 'block_sparse' takes whole sequences")
+    if options.get("sparse_profile") is not None:
+        checked_profile(options["sparse_profile"])
     mask = options.pop("tile_mask", None)
     if mask is not None:
         sparse = tuple(options.pop(name, None) for name in SPARSE_OPTIONS)
         mask, sparse = _with_mask(mask, query, options["implementation"], sparse)
         options.update(zip(SPARSE_OPTIONS, sparse))
     checked_options = normal_options(segment_lengths, dilation_rates, **options)
-    lengths: Any
-    if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
-        from . import _torch_ops
-
-        views, threads, lengths = _torch_ops.views_for_tiles(query, key, key_lengths)
-    else:
-        query, key = _checked("query", query), _checked("key", key)
-        views, threads = (_view(query), _view(key)), _threads.get()
-        lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
+    views, threads, lengths = _views_for_tiles(query, key, key_lengths)
     computed_by = own_handle(encode(checked_options), threads)
     if computed_by.implementation != "block_sparse":
         raise ValueError(
@@ -302,6 +302,33 @@ def chosen_tiles(
         boolean("report", report),
         None if mask is None else mask._handle,
     )
+
+
+def found_profile(
+    query: Any,
+    key: Any,
+    segment_lengths: Any,
+    dilation_rates: Any,
+    key_lengths: Any,
+    quality_target: Any,
+    options: dict[str, Any],
+) -> _core.SparseProfile:
+    """What tiles.profile_attention() is made of."""
+    chosen = normal_options(segment_lengths, dilation_rates, **options)
+    views, threads, lengths = _views_for_tiles(query, key, key_lengths)
+    address = None if lengths is None else _address(lengths)
+    target = fraction("quality_target", quality_target)
+    return _core.find_profile(for_core(chosen, 0.0), threads, *views, address, target)
+
+
+def _views_for_tiles(query: Any, key: Any, key_lengths: Any) -> tuple[tuple[_core.View, _core.View], int, Any]:
+    """Query and key as the library takes them, the threads of such a call, and the key lengths."""
+    if not isinstance(query, np.ndarray) and hasattr(query, "__torch_function__"):
+        from . import _torch_ops
+
+        return _torch_ops.views_for_tiles(query, key, key_lengths)
+    query, key = _checked("query", query), _checked("key", key)
+    return (_view(query), _view(key)), _threads.get(), _numpy_key_lengths(key_lengths, query.shape[:1])
 
 
 def _address(lengths: Any) -> int:

@@ -7,10 +7,12 @@ they are chosen.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 
@@ -154,6 +156,45 @@ def _whole(name: str, values: Any) -> npt.NDArray[np.int32]:
     return copy
 
 
+class SparseProfile:
+    """What each head of a layer needs, found by profile_attention() on sample data: a pattern of tiles and its ratio,
+    by which "block_sparse" computes where it is sparse_profile.
+
+    text: as a file holds it. heads: (pattern, ratio) of each. block_size: that it was found with; quality_target: that
+    it was made for. ValueError: a text that holds no profile."""
+
+    def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}; allowed: a string, as a profile's file holds it")
+        found = _config.profile_from(text)
+        self.text = text
+        self.heads = found.heads
+        self.block_size, self.quality_target = found.info
+
+    @classmethod
+    def load(cls, path: Union[str, os.PathLike[str]]) -> SparseProfile:
+        """From a file, also one of the command `dilated-attention profile`. OSError, ValueError."""
+        _core.SparseProfile(os.fspath(path))  # whose messages name the path
+        with open(path, encoding="utf-8") as file:
+            return cls(file.read())
+
+    def save(self, path: Union[str, os.PathLike[str]]) -> None:
+        """To a file, which is replaced as a whole. OSError."""
+        _config.profile_from(self.text).save(os.fspath(path))
+
+    def __repr__(self) -> str:
+        return f"SparseProfile({len(self.heads)} heads, quality_target={self.quality_target})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SparseProfile) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __reduce__(self) -> Any:
+        return SparseProfile, (self.text,)
+
+
 def of_core(found: _core.TileMask) -> TileMask:
     """What the library chose, as arrays."""
     batch, heads, n, block_size, tiles = found.shape
@@ -172,6 +213,13 @@ def of_configuration(tile_mask: Any) -> TileMask:
             "BlockMask"
         )
     return tile_mask
+
+
+def checked_profile(profile: Any) -> SparseProfile:
+    """TypeError where it is none."""
+    if not isinstance(profile, SparseProfile):
+        raise TypeError(f"sparse_profile is a {type(profile).__name__}; allowed: SparseProfile")
+    return profile
 
 
 def checked(tile_mask: Any, n: int, block_size: Optional[int]) -> TileMask:
@@ -217,3 +265,28 @@ def attention_tiles(
     mask = of_core(found)
     mask.report = None if told is None else SparseReport(*told)
     return mask
+
+
+def profile_attention(
+    query: Any,
+    key: Any,
+    segment_lengths: Sequence[int],
+    dilation_rates: Sequence[int],
+    *,
+    quality_target: float,
+    key_lengths: Any = None,
+    **options: Any,
+) -> SparseProfile:
+    """Finds for each head the pattern that keeps quality_target, in (0, 1), of the attention of these queries and keys
+    with the fewest tiles. query and key are sample data of one layer, otherwise as in attention_tiles, and so are the
+    options, block_size, global_blocks and sparse_seed among them.
+
+    Raises as dilated_attention does."""
+    from . import functional
+
+    found = functional.found_profile(query, key, segment_lengths, dilation_rates, key_lengths, quality_target, options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "profile.json")
+        found.save(path)
+        with open(path, encoding="utf-8") as file:
+            return SparseProfile(file.read())

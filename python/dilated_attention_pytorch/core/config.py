@@ -30,6 +30,7 @@ SPARSE: dict[str, Callable[[str, Any], Any]] = {
     "quality_target": _config.fraction,
     "global_blocks": lambda name, value: _config.integer(name, value, 0),
     "sparse_seed": lambda name, value: _config.integer(name, value, 0),
+    "sparse_profile": lambda name, value: tiles.checked_profile(value),
 }
 POSITIONS = ("none", "rope", "xpos")
 ROTARY_LAYOUTS = ("adjacent", "halves")
@@ -76,6 +77,7 @@ class DilatedAttentionConfig:
         computes, see functional.dilated_attention; without effect on other implementations. None: "content", 0.1, 128,
         1, 0.
     quality_target: None, or below 1 so much of the attention that "block_sparse" is to keep; "auto" chooses it then.
+    sparse_profile: what profile_attention() found for each head, in place of pattern, ratio and target.
     tile_mask: of "block_sparse" alone, the tiles themselves: a TileMask, or FlexAttention's BlockMask.
     implementation: what computes it; the factory and the modules set this.
     """
@@ -104,6 +106,7 @@ class DilatedAttentionConfig:
     quality_target: Optional[float] = None
     global_blocks: Optional[int] = None
     sparse_seed: Optional[int] = None
+    sparse_profile: Optional[tiles.SparseProfile] = None
     tile_mask: Any = None
 
     def __post_init__(self) -> None:
