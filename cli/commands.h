@@ -9,6 +9,7 @@ int command_run(int argc, char **argv);
 int command_show(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_plan(int argc, char **argv);
+int command_profile(int argc, char **argv);
 int command_train(int argc, char **argv);
 int command_plot(int argc, char **argv);
 int command_generate(int argc, char **argv);

@@ -20,6 +20,7 @@ static const command_entry commands[] = {
     {"explain", "say which implementation would be chosen for a problem, and why", command_explain},
     {"show", "draw which query sees which key", command_show},
     {"bench", "time the implementations against the machine's arithmetic peak", command_bench},
+    {"profile", "find which tiles each head needs, on sample data", command_profile},
     {"plan", "say what many ranks would send, hold and take", command_plan},
 #ifdef DA_CLI_HAS_NN
     {"train", "train a language model on plain text", command_train},
@@ -46,7 +47,7 @@ static void print_help(void) {
 
 static int dispatch(int argc, char **argv) {
     if (argc < 2) {
-        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, plan, " NN_COMMANDS
+        return cli_usage("", "a command is missing; allowed: run, explain, show, bench, profile, plan, " NN_COMMANDS
                              "info, --help, --version");
     }
     const char *word = argv[1];
@@ -63,9 +64,10 @@ static int dispatch(int argc, char **argv) {
             return commands[i].run(argc - 1, argv + 1);
         }
     }
-    return cli_usage(
-        "", "\"%s\": unknown command; allowed: run, explain, show, bench, plan, " NN_COMMANDS "info, --help, --version",
-        word);
+    return cli_usage("",
+                     "\"%s\": unknown command; allowed: run, explain, show, bench, profile, plan, " NN_COMMANDS
+                     "info, --help, --version",
+                     word);
 }
 
 int main(int argc, char **argv) {

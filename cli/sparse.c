@@ -15,13 +15,17 @@ void sparse_options(sparse_files *chosen, cli_option table[SPARSE_OPTION_COUNT])
          "the tiles that block_sparse computes, bool or u8\n(blocks, blocks), one of --block-size tokens each; also\n"
          "(heads, blocks, blocks), (batch, heads, blocks, blocks)",
          cli_read_text, &chosen->mask_path, 0, 0},
+        {"sparse-profile", "FILE", "what each head needs, as `dilated-attention profile` found it", cli_read_text,
+         &chosen->profile_path, 0, 0},
     };
     memcpy(table, options, sizeof(options));
 }
 
 int sparse_check(const sparse_files *files, const configuration *chosen, const char *command, const char *names,
                  bool takes_notice) {
-    const char *option = files->mask_path != NULL ? "--tile-mask" : configuration_sparse_option(chosen);
+    const char *option = files->mask_path != NULL      ? "--tile-mask"
+                         : files->profile_path != NULL ? "--sparse-profile"
+                                                       : configuration_sparse_option(chosen);
     if (option == NULL || takes_notice) {
         return CLI_CONTINUE;
     }
@@ -85,16 +89,32 @@ static int read_mask(sparse_files *chosen, const char *command, int64_t n, int64
     return code;
 }
 
+static int read_profile(sparse_files *chosen, const char *command, da_attention_config *config) {
+    if (da_sparse_profile_load(NULL, chosen->profile_path, &chosen->profile) != DA_OK) {
+        return cli_fail(command, "--sparse-profile: %s", da_last_error_message());
+    }
+    config->sparse_pattern = DA_SPARSE_PROFILE;
+    config->sparse_profile = chosen->profile;
+    return CLI_CONTINUE;
+}
+
 int sparse_open(sparse_files *chosen, const configuration *options, const char *command, int64_t n,
                 da_attention_config *config) {
-    if (chosen->mask_path == NULL) {
+    if (chosen->mask_path == NULL && chosen->profile_path == NULL) {
         return CLI_CONTINUE;
     }
-    if (options->sparse_pattern != NULL || options->sparsity_ratio.is_set || options->quality_target.is_set) {
-        return cli_usage(command, "--tile-mask: says which tiles are computed; not with --sparse-pattern, "
-                                  "--sparsity-ratio, --quality-target");
+    if (options->sparse_pattern != NULL || options->sparsity_ratio.is_set || options->quality_target.is_set ||
+        (chosen->mask_path != NULL && chosen->profile_path != NULL)) {
+        return cli_usage(command,
+                         "%s: says which tiles are computed; not with --sparse-pattern, --sparsity-ratio, "
+                         "--quality-target%s",
+                         chosen->mask_path != NULL ? "--tile-mask" : "--sparse-profile",
+                         chosen->mask_path != NULL ? ", --sparse-profile" : "");
     }
     sparse_close(chosen);
+    if (chosen->profile_path != NULL) {
+        return read_profile(chosen, command, config);
+    }
     int code = read_mask(chosen, command, n, config->block_size);
     if (code == CLI_CONTINUE) {
         config->sparse_pattern = DA_SPARSE_MASK;
@@ -105,7 +125,9 @@ int sparse_open(sparse_files *chosen, const configuration *options, const char *
 
 void sparse_close(sparse_files *chosen) {
     da_tile_mask_free(chosen->mask);
+    da_sparse_profile_free(chosen->profile);
     chosen->mask = NULL;
+    chosen->profile = NULL;
 }
 
 /* ---- what is computed --------------------------------------------------------------------------------------------- */

@@ -6,11 +6,12 @@
 
 #include "configuration.h"
 
-#define SPARSE_OPTION_COUNT 1
+#define SPARSE_OPTION_COUNT 2
 
 typedef struct sparse_files {
-    const char *mask_path; /* NULL: not given */
+    const char *mask_path, *profile_path; /* NULL: not given */
     da_tile_mask *mask;
+    da_sparse_profile *profile;
 } sparse_files;
 
 void sparse_options(sparse_files *chosen, cli_option table[SPARSE_OPTION_COUNT]);

@@ -125,18 +125,10 @@ def tile_block(name: str, value: object) -> int:
     return number
 
 
-def profile_text(profile: object, pattern: object, ratio: object, target: object) -> Optional[str]:
-    """A SparseProfile, or its text, as text; what says otherwise which tiles are computed is not allowed beside it."""
-    if profile is None:
-        return None
-    others = (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", target))
-    for name, value in others if not isinstance(profile, str) else ():
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}, and sparse_profile says which tiles; allowed: one of them")
-    text = profile if isinstance(profile, str) else getattr(profile, "text", None)
-    if not isinstance(text, str):
-        raise TypeError(f"sparse_profile is a {type(profile).__name__}; allowed: SparseProfile")
-    return text
+def text_of_profile(profile: object) -> str:
+    if not isinstance(profile, str):
+        raise TypeError(f"sparse_profile is a {type(profile).__name__}; allowed: the text of a profile")
+    return profile
 
 
 def patterns(segment_lengths: object, dilation_rates: object) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -212,7 +204,7 @@ def normal_options(
         1.0 if quality_target is None else fraction("quality_target", quality_target),
         1 if global_blocks is None else integer("global_blocks", global_blocks, 0),
         0 if sparse_seed is None else integer("sparse_seed", sparse_seed, 0),
-        profile_text(sparse_profile, sparse_pattern, sparsity_ratio, quality_target),
+        None if sparse_profile is None else text_of_profile(sparse_profile),
         implementation,
         process_group,
     )
@@ -261,7 +253,7 @@ def for_core(options: Options, dropout: float) -> _core.Options:
 def profile_from(text: str) -> _core.SparseProfile:
     """The profile that a text holds, which the library reads from a file."""
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "profile.json")
+        path = os.path.join(folder, "profile.txt")
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
         return _core.SparseProfile(path)

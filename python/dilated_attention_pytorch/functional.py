@@ -155,7 +155,7 @@ def dilated_attention(
     names = (preset, mixing, offset_rule, tail_rule, overlap)
     sparse = (sparse_pattern, sparsity_ratio, block_size, quality_target, global_blocks, sparse_seed, sparse_profile)
     if sparse_profile is not None:
-        checked_profile(sparse_profile)
+        sparse = _with_profile(sparse)
     if tile_mask is not None:
         tile_mask, sparse = _with_mask(tile_mask, query, implementation, sparse)
     options = (is_causal, softmax_scale, *names, window, partition, stripe, sparse, implementation, process_group)
@@ -176,6 +176,15 @@ def dilated_attention(
     return (out, lse) if boolean("return_lse", return_lse) else out
 
 
+def _with_profile(sparse: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The options of "block_sparse" with the profile among them, the last, as text."""
+    pattern, ratio, _, quality_target, *_, profile = sparse
+    for name, value in (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target)):
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, and sparse_profile says which tiles; allowed: one of them")
+    return (*sparse[:-1], checked_profile(profile).text)
+
+
 def _with_mask(
     tile_mask: Any, query: Any, implementation: object, sparse: tuple[Any, ...]
 ) -> tuple[TileMask, tuple[Any, ...]]:
@@ -184,7 +193,7 @@ def _with_mask(
     if implementation != "block_sparse":
         raise ValueError(f"tile_mask is given with implementation {implementation!r}; allowed: 'block_sparse'")
     others = (("sparse_pattern", pattern), ("sparsity_ratio", ratio), ("quality_target", quality_target))
-    for name, value in (*others, ("sparse_profile", profile)):
+    for name, value in (*others, ("sparse_profile", None if profile is None else "given")):
         if value is not None:
             raise ValueError(f"{name} is {value!r}, and tile_mask says which tiles; allowed: one of them")
     shape: Any = getattr(query, "shape", ())
@@ -281,13 +290,13 @@ def chosen_tiles(
     options = {"implementation": "block_sparse", **options}
     if options.pop("process_group", None):
         raise ValueError("process_group is given; allowed: None, since 'block_sparse' takes whole sequences")
-    if options.get("sparse_profile") is not None:
-        checked_profile(options["sparse_profile"])
     mask = options.pop("tile_mask", None)
+    sparse = tuple(options.pop(name, None) for name in SPARSE_OPTIONS)
+    if sparse[-1] is not None:
+        sparse = _with_profile(sparse)
     if mask is not None:
-        sparse = tuple(options.pop(name, None) for name in SPARSE_OPTIONS)
         mask, sparse = _with_mask(mask, query, options["implementation"], sparse)
-        options.update(zip(SPARSE_OPTIONS, sparse))
+    options.update(zip(SPARSE_OPTIONS, sparse))
     checked_options = normal_options(segment_lengths, dilation_rates, **options)
     views, threads, lengths = _views_for_tiles(query, key, key_lengths)
     computed_by = own_handle(encode(checked_options), threads)

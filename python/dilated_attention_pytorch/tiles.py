@@ -286,7 +286,7 @@ def profile_attention(
 
     found = functional.found_profile(query, key, segment_lengths, dilation_rates, key_lengths, quality_target, options)
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "profile.json")
+        path = os.path.join(folder, "profile.txt")
         found.save(path)
         with open(path, encoding="utf-8") as file:
             return SparseProfile(file.read())

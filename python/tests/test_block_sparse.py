@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiles_reference
 import torch
-from dilated_attention_pytorch import TileMask, attention_tiles, dilated_attention
+from dilated_attention_pytorch import SparseProfile, TileMask, attention_tiles, dilated_attention, profile_attention
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 N, BLOCK, BLOCKS = 150, 16, 10
@@ -273,6 +273,62 @@ def test_auto_approximates_only_with_a_target():
     torch.testing.assert_close(rough, expected)
     assert "block_sparse" in package.explain([256], [1], n=256, heads=2, head_dim=16, quality_target=0.6).split("\n")[0]
     assert "block_sparse" not in package.explain([256], [1], n=256, heads=2, head_dim=16).split("\n")[0]
+
+
+# ---- profiles --------------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_says_what_each_head_needs(tmp_path):
+    (q, k, v), _ = peaked(4)
+    profile = profile_attention(q, k, [256], [1], quality_target=0.9, block_size=32)
+    assert len(profile.heads) == 2 and profile.quality_target == 0.9 and profile.block_size == 32
+    assert all(pattern in ("content", *FIXED) and 0 < ratio <= 1 for pattern, ratio in profile.heads)
+    profile.save(tmp_path / "profile.txt")
+    for again in (SparseProfile.load(tmp_path / "profile.txt"), pickle.loads(pickle.dumps(profile))):
+        assert again == profile and again.heads == profile.heads
+    options = {"implementation": "block_sparse", "sparse_profile": profile, "block_size": 32}
+    mask = attention_tiles(q, k, [256], [1], sparse_profile=profile, block_size=32)
+    assert mask.report.tiles_kept < mask.report.tiles_all and mask.report.mass_kept > 0.85
+    out = dilated_attention(q, k, v, [256], [1], **options)
+    expected, _ = tiles_reference.attention(q, k, v, [256], [1], mask.to_dense(), 32)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-11)
+    found = torch.autograd.grad(out.sum(), (q, k, v))
+    for one, other in zip(found, torch.autograd.grad(expected.sum(), (q, k, v))):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+    arrays = [x.detach().numpy() for x in (q, k, v)]
+    assert profile_attention(*arrays[:2], [256], [1], quality_target=0.9, block_size=32) == profile
+    np.testing.assert_allclose(dilated_attention(*arrays, [256], [1], **options), out.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_profiles_that_cannot_be_used(tmp_path):
+    (q, k, v), _ = peaked(5)
+    profile = profile_attention(q, k, [256], [1], quality_target=0.9, block_size=32)
+
+    def compute(*inputs, **options):
+        return dilated_attention(*inputs, [256], [1], implementation="block_sparse", **options)
+
+    for name, value in (("sparsity_ratio", 0.5), ("sparse_pattern", "axial"), ("quality_target", 0.9)):
+        with pytest.raises(ValueError, match=f"{name} is {value!r}, and sparse_profile says which tiles"):
+            compute(q, k, v, sparse_profile=profile, **{name: value})
+    with pytest.raises(ValueError, match="and tile_mask says which tiles"):
+        compute(q, k, v, sparse_profile=profile, tile_mask=np.ones((2, 2), bool))
+    for value in (3, profile.text):
+        with pytest.raises(TypeError, match=f"sparse_profile is a {type(value).__name__}; allowed: SparseProfile"):
+            compute(q, k, v, sparse_profile=value)
+    with pytest.raises(ValueError, match="heads"):
+        compute(*(x[:, :, :1] for x in (q, k, v)), sparse_profile=profile)
+    for text in ("heads 2", profile.text.replace("heads 2", "heads 3"), profile.text[:-20]):
+        with pytest.raises(ValueError, match="damaged"):
+            SparseProfile(text)
+    with pytest.raises(ValueError, match="the file is empty"):
+        SparseProfile("")
+    with pytest.raises(TypeError, match="text is a bytes"):
+        SparseProfile(b"")
+    with pytest.raises(OSError, match=r"none\.txt"):
+        SparseProfile.load(tmp_path / "none.txt")
+    for target in (0, 1, 1.5):
+        with pytest.raises(ValueError, match="quality_target is"):
+            profile_attention(q, k, [256], [1], quality_target=target)
 
 
 # ---- PyTorch's compilers and transforms ------------------------------------------------------------------------------

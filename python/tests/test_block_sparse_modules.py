@@ -177,6 +177,21 @@ def test_an_adaptive_module_has_a_target():
     assert create_adaptive_sparse_attention(32, 4, quality_target=0.8).attention.config.quality_target == 0.8
 
 
+def test_a_module_by_a_profile():
+    from dilated_attention_pytorch import profile_attention
+
+    q, k, v = tensors(4)
+    profile = profile_attention(q, k, **PATTERNS, quality_target=0.7, block_size=16)
+    made = create_dilated_attention("block_sparse", **PATTERNS, sparse_profile=profile, block_size=16)
+    torch.testing.assert_close(made(q, k, v), expected(q, k, v, sparse_profile=profile, block_size=16))
+    assert made.tiles(q, k).report.mass_kept > 0.6
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), made(q, k, v))
+    assert copy.deepcopy(made).config.sparse_profile == profile
+    with pytest.raises(TypeError, match="sparse_profile is a str; allowed: SparseProfile"):
+        DilatedAttentionConfig(**PATTERNS, sparse_profile="profile.txt")
+
+
 def test_auto_takes_it_only_with_a_target():
     for lengths in (None, 1000, 60_000, 10**6):
         assert select_implementation(lengths).implementation != "block_sparse"

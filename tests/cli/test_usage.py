@@ -5,9 +5,10 @@ import pytest
 
 from cli_support import refuse, succeed
 
-COMMANDS = ["info", "run", "explain", "show", "bench", "plan"]
+COMMANDS = ["info", "run", "explain", "show", "bench", "profile", "plan"]
 CONFIGURATION = ["--segments", "--rates", "--preset", "--mixing", "--offset-rule", "--tail-rule", "--overlap",
-                 "--causal", "--window", "--scale", "--dtype", "--partition", "--stripe", "--split"]
+                 "--causal", "--window", "--scale", "--dtype", "--partition", "--stripe", "--split", "--sparse-pattern",
+                 "--sparsity-ratio", "--block-size", "--quality-target", "--global-blocks", "--sparse-seed"]
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
@@ -26,7 +27,7 @@ def test_help_of_a_command(command):
     assert max(map(len, text.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("command", ["run", "explain", "show", "bench", "plan"])
+@pytest.mark.parametrize("command", ["run", "explain", "show", "bench", "profile", "plan"])
 def test_configuration_is_the_same_everywhere(command):
     text = succeed(command, "--help")
     assert [option for option in CONFIGURATION if f"  {option}" not in text] == []
