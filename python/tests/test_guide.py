@@ -59,7 +59,10 @@ def test_what_the_blocks_defined(namespace):
     assert create(1000, 1).embed_dim == 768
     for arguments, name in (((200_000, 1), "ring"), ((60_000, 1, 2), "distributed"), ((20_000, 64), "block_sparse")):
         if name in get_available_implementations():
-            assert create(*arguments).attention.config.implementation == name
+            made = create(*arguments)
+            assert made.attention.config.implementation == name
+            x = torch.randn(1, 50, 768)
+            assert name == "distributed" or torch.isfinite(made(x)).all()
         else:
             with pytest.raises(ValueError, match=f"'{name}' is not available"):
                 create(*arguments)
