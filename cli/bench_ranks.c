@@ -60,6 +60,9 @@ static da_status open_kind(seat *s, int kind) {
     options.threads = bench->threads;
     options.isa = bench->isa;
     options.comm = &comm;
+    limits.forward_flops = bench->rank_flops[0];
+    limits.backward_flops = bench->rank_flops[1];
+    options.rates = &limits; /* calls are divided as the plan has them */
     status = da_context_create(&options, &s->contexts[kind]);
     return status == DA_OK
                ? da_attention_create(s->contexts[kind], s->place->implementation, bench->config, &s->attentions[kind])

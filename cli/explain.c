@@ -135,8 +135,10 @@ static json_t *json_tuning(const da_explanation *explanation) {
 }
 
 static json_t *json_ranks(const da_ranks_plan *plan) {
-    return json_pack("{s:s, s:o, s:o}", "choice", da_ranks_plan_choice(plan), "ring", plan_json_total(plan, "ring"),
-                     "distributed", plan_json_total(plan, "distributed"));
+    return json_pack(
+        "{s:s, s:o, s:o, s:o, s:o, s:o}", "choice", da_ranks_plan_choice(plan), "split", plan_json_split(plan), "ring",
+        plan_json_total(plan, "ring"), "distributed", plan_json_total(plan, "distributed"), "distributed_tokens",
+        plan_json_total(plan, "distributed_tokens"), "distributed_heads", plan_json_total(plan, "distributed_heads"));
 }
 
 static json_t *json_explanation(const da_explanation *explanation, const da_problem *problem,

@@ -19,7 +19,13 @@ void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]) {
 int machine_context(const machine *chosen, const char *command, const da_hardware *hardware, da_plans *plans,
                     da_context **context) {
     da_context_options options;
+    da_ranks_options rates;
     da_context_options_init(&options);
+    da_ranks_options_init(&rates);
+    if (chosen->network != NULL) {
+        network_apply(chosen->network, &rates);
+        options.rates = &rates;
+    }
     options.threads = (int)chosen->threads;
     options.hardware = hardware;
     options.plans = plans;

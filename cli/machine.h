@@ -2,14 +2,15 @@
 #ifndef DA_CLI_MACHINE_H
 #define DA_CLI_MACHINE_H
 
-#include "options.h"
+#include "network.h"
 
 #define MACHINE_OPTION_COUNT 2
 
 typedef struct machine {
-    int64_t threads;     /* 0: one per core */
-    const char *isa;     /* NULL: the best that runs here */
-    const da_comm *comm; /* NULL: this process is alone; no option says so */
+    int64_t threads;        /* 0: one per core */
+    const char *isa;        /* NULL: the best that runs here */
+    const da_comm *comm;    /* NULL: this process is alone; no option says so */
+    const network *network; /* of several ranks, for the choice of `distributed`; NULL: the library's default */
 } machine;
 
 void machine_options(machine *chosen, cli_option table[MACHINE_OPTION_COUNT]);

@@ -14,7 +14,16 @@
 
 #define COMMAND "plan"
 
-static const char *const implementations[] = {"ring", "distributed"};
+/* In the text, too, or only if asked for. */
+static const struct {
+    const char *name, *label;
+    bool in_text;
+} implementations[] = {{"ring", "ring", true},
+                       {"distributed", "distributed", true},
+                       {"distributed_tokens", "distributed by tokens", false},
+                       {"distributed_heads", "distributed by heads", false}};
+
+enum { RING, DISTRIBUTED };
 
 typedef struct plan_options {
     configuration configuration;
@@ -133,11 +142,11 @@ static bool is_wanted(const plan_options *options, const char *implementation) {
     return options->implementation == NULL || strcmp(options->implementation, implementation) == 0;
 }
 
-static void print_implementation(const da_ranks_plan *plan, const char *implementation) {
+static void print_implementation(const da_ranks_plan *plan, const char *implementation, const char *label) {
     da_ranks_total total;
     da_ranks_total_init(&total);
     da_ranks_plan_total(plan, implementation, &total);
-    printf("\n%s, of each rank %25s %18s %18s\n", implementation, "least", "mean", "most");
+    printf("\n%s, of each rank\n  %-22s %18s %18s %18s\n", label, "", "least", "mean", "most");
     for (size_t k = 0; k < CLI_COUNT(lines); k++) {
         char least[CLI_GROUPED_TEXT], mean[CLI_GROUPED_TEXT], most[CLI_GROUPED_TEXT];
         spread s = spread_of(plan, implementation, lines[k].number);
@@ -161,6 +170,14 @@ json_t *plan_json_total(const da_ranks_plan *plan, const char *implementation) {
                      total.balance);
 }
 
+json_t *plan_json_split(const da_ranks_plan *plan) {
+    json_t *object = json_pack("{s:s}", "forward", da_split_name(da_ranks_plan_split(plan, false)));
+    if (da_ranks_plan_split(plan, true) != DA_SPLIT_AUTO) {
+        json_object_set_new(object, "backward", json_string(da_split_name(da_ranks_plan_split(plan, true))));
+    }
+    return object;
+}
+
 static json_t *json_implementation(const da_ranks_plan *plan, const char *implementation) {
     json_t *object = plan_json_total(plan, implementation);
     for (size_t k = 0; k < CLI_COUNT(lines); k++) {
@@ -174,11 +191,12 @@ static json_t *json_implementation(const da_ranks_plan *plan, const char *implem
 }
 
 static json_t *json_plan(const plan_options *options, const da_ranks_plan *plan) {
-    json_t *object = json_pack("{s:s, s:i}", "choice", da_ranks_plan_choice(plan), "ranks_gone_through",
-                               (int)da_ranks_plan_count(plan));
+    json_t *object = json_pack("{s:s, s:o, s:i}", "choice", da_ranks_plan_choice(plan), "split", plan_json_split(plan),
+                               "ranks_gone_through", (int)da_ranks_plan_count(plan));
     for (size_t k = 0; k < CLI_COUNT(implementations); k++) {
-        if (is_wanted(options, implementations[k])) {
-            json_object_set_new(object, implementations[k], json_implementation(plan, implementations[k]));
+        const char *name = implementations[k].name;
+        if (is_wanted(options, name)) {
+            json_object_set_new(object, name, json_implementation(plan, name));
         }
     }
     return object;
@@ -219,10 +237,10 @@ static da_status scale_point(const plan_options *options, const da_context *cont
         return status;
     }
     *point = (scaling_point){.ranks = ranks, .tokens = problem.n};
-    for (size_t k = 0; k < CLI_COUNT(implementations); k++) {
+    for (size_t k = RING; k <= DISTRIBUTED; k++) {
         da_ranks_total total;
         da_ranks_total_init(&total);
-        da_ranks_plan_total(plan, implementations[k], &total);
+        da_ranks_plan_total(plan, implementations[k].name, &total);
         point->seconds[k] = total.seconds;
         point->bytes[k] = total.bytes_most;
         point->memory[k] = total.memory_most;
@@ -291,8 +309,9 @@ static int show(const plan_options *options, const da_ranks_plan *plan, const sc
     }
     printf("%s", da_ranks_plan_text(plan));
     for (size_t k = 0; k < CLI_COUNT(implementations); k++) {
-        if (is_wanted(options, implementations[k])) {
-            print_implementation(plan, implementations[k]);
+        if (is_wanted(options, implementations[k].name) &&
+            (implementations[k].in_text || options->implementation != NULL)) {
+            print_implementation(plan, implementations[k].name, implementations[k].label);
         }
     }
     if (all->count > 0) {
@@ -334,9 +353,14 @@ static int check_options(const plan_options *options) {
     if (options->problem.n == 0) {
         return cli_usage(COMMAND, "--tokens: missing; give the length of the whole sequence");
     }
-    if (options->implementation != NULL && strcmp(options->implementation, "ring") != 0 &&
-        strcmp(options->implementation, "distributed") != 0) {
-        return cli_usage(COMMAND, "--impl: \"%s\" is unknown; allowed: ring, distributed", options->implementation);
+    bool is_known = options->implementation == NULL;
+    for (size_t k = 0; k < CLI_COUNT(implementations); k++) {
+        is_known |= is_wanted(options, implementations[k].name);
+    }
+    if (!is_known) {
+        return cli_usage(COMMAND,
+                         "--impl: \"%s\" is unknown; allowed: ring, distributed, distributed_tokens, distributed_heads",
+                         options->implementation);
     }
     if (options->plot != NULL && !picture_path_is_known(options->plot)) {
         return cli_usage(COMMAND, "--plot \"%s\": a picture's name ends in .png or .svg", options->plot);
@@ -383,7 +407,8 @@ int command_plan(int argc, char **argv) {
         {"kv-heads", "H", "heads of key and value (as many as of the query)", cli_read_integer, &problem->kv_heads, 1,
          DA_MAX_PLANNED_HEADS},
         {"head-dim", "D", "numbers of a head (64)", cli_read_integer, &problem->head_dim, 1, DA_MAX_HEAD_DIM},
-        {"impl", "NAME", "ring or distributed alone (both)", cli_read_text, &options.implementation, 0, 0},
+        {"impl", "NAME", "ring, distributed, distributed_tokens or distributed_heads\nalone", cli_read_text,
+         &options.implementation, 0, 0},
         {"backward", NULL, "a forward and a backward call", cli_read_flag, &options.backward, 0, 0},
         {"scaling", "A,B,..", "also for these numbers of ranks, each with as many tokens\nas one of P has",
          cli_read_list, &options.scaling, 1, DA_MAX_PLANNED_RANKS},

@@ -6,7 +6,10 @@
 
 #include "dilated_attention.h"
 
-/* The totals of "ring" or "distributed". */
+/* The totals of "ring", "distributed" and the like. */
 json_t *plan_json_total(const da_ranks_plan *plan, const char *implementation);
+
+/* How `distributed` divides the forward call and, if it is planned, the backward call. */
+json_t *plan_json_split(const da_ranks_plan *plan);
 
 #endif

@@ -108,6 +108,7 @@ static int prepare(run_options *options, run_state *state) {
     }
     if (code == CLI_CONTINUE) {
         chosen.comm = state->ranks->comm;
+        chosen.network = &options->network;
         chosen.threads = chosen.threads != 0 ? chosen.threads : ranks_threads(state->ranks);
         code = machine_context(&chosen, RUN, NULL, options->planning.plans, &state->context);
     }
@@ -184,18 +185,20 @@ int command_run(int argc, char **argv) {
         {"quiet", NULL, "no report, no progress bar", cli_read_flag, &options.quiet, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
-    cli_option tiling[SPARSE_OPTION_COUNT], by_blocks[BLOCKS_OPTION_COUNT];
+    cli_option tiling[SPARSE_OPTION_COUNT], by_blocks[BLOCKS_OPTION_COUNT], networking[NETWORK_OPTION_COUNT];
     configuration_options(&options.configuration, shared);
     sparse_options(&options.sparse, tiling);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
     blocks_options(&options.blocks, by_blocks);
+    network_options(&options.network, networking);
     const cli_group groups[] = {{"files (.npy, or .safetensors with an optional \":name\")", files, CLI_COUNT(files)},
                                 {"configuration (--dtype converts the inputs)", shared, CLI_COUNT(shared)},
                                 {"tiles (--impl block_sparse)", tiling, CLI_COUNT(tiling)},
                                 {"computing", computing, CLI_COUNT(computing)},
                                 {"tuning", tuning, CLI_COUNT(tuning)},
                                 {"more than memory (--impl ring)", by_blocks, CLI_COUNT(by_blocks)},
+                                {"network (mpirun, for --split auto)", networking, CLI_COUNT(networking)},
                                 {"other", other, CLI_COUNT(other)}};
     const cli_command command = {
         RUN,

@@ -17,6 +17,7 @@ typedef struct run_options {
     configuration configuration;
     sparse_files sparse;
     machine machine;
+    network network;
     planning planning;
     blocks_wish blocks;
     const char *q, *k, *v, *out, *lse, *key_mask, *implementation;

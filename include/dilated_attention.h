@@ -175,6 +175,9 @@ typedef struct da_plans da_plans;
 /* A rank's connection to the others; see "Ranks" below. */
 typedef struct da_comm da_comm;
 
+/* What a network and a machine take; see "plans over ranks" below. */
+typedef struct da_ranks_options da_ranks_options;
+
 typedef struct da_context_options {
     size_t size;
     int threads;                 /* 0 (default): one per core that the process may use; otherwise 1..1024 */
@@ -185,12 +188,16 @@ typedef struct da_context_options {
     da_plans *plans;             /* NULL (default): none; otherwise borrowed, and must outlive the context */
     const da_comm *comm;         /* NULL (default): this process computes alone; otherwise checked and copied, and what
                                     is behind it must outlive the context */
+    const da_ranks_options *rates; /* NULL (default): those of da_ranks_options_init; otherwise checked and copied. By
+                                      them `distributed` chooses how to divide a call (da_split); ranks and backward have
+                                      no effect */
 } da_context_options;
 
 DA_API void da_context_options_init(da_context_options *options);
 
 /* Creates a context. options NULL means the defaults.
- * Errors: DA_ERROR_INVALID_ARGUMENT (threads, isa, an allocator with one function missing, a field of comm),
+ * Errors: DA_ERROR_INVALID_ARGUMENT (threads, isa, an allocator with one function missing, a field of comm or
+ *         of rates),
  *         DA_ERROR_UNAVAILABLE (an instruction set that this CPU lacks), DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
 DA_API da_status da_context_create(const da_context_options *options, da_context **out);
 
@@ -275,8 +282,10 @@ typedef enum da_partition {
 
 /* How `distributed` divides the work among ranks. tokens: each rank computes its tokens, for which it gathers the keys and
  * values that the patterns keep. heads: each rank computes some heads for all tokens; all tensors of the call travel, and
- * without as many key heads as ranks some ranks have nothing to do. auto: heads where there are enough key heads and a
- * model of bytes and arithmetic finds it faster. */
+ * without as many key heads as ranks some ranks have nothing to do. auto: heads where there are as many key heads as ranks and
+ * it takes less time by the model of da_plan_ranks: with the context's `rates` and, where they leave open what a pair takes,
+ * what the context has measured when it planned the same problem, or else 100 GFLOP/s. The slowest rank counts, and all
+ * come to the same. */
 typedef enum da_split { DA_SPLIT_AUTO = 0, DA_SPLIT_TOKENS = 1, DA_SPLIT_HEADS = 2 } da_split;
 
 typedef enum da_preset {
@@ -866,8 +875,8 @@ DA_API da_status da_explanation_cost(const da_explanation *explanation, da_cost 
  * plan for the problem, that plan's. What is still 0 is filled in where the implementation and the length are known.
  * *remembered (may be NULL) says whether a plan was used. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_explanation_tuning(const da_explanation *explanation, da_tuning *out, bool *remembered);
-/* All of it as text of several lines; in a context of several ranks, with what da_plan_ranks says of them for its default
- * network, the problem being the whole sequence. */
+/* All of it as text of several lines; in a context of several ranks, with what da_plan_ranks says of them by the
+ * context's rates, the problem being the whole sequence. */
 DA_API const char *da_explanation_text(const da_explanation *explanation);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -941,7 +950,7 @@ DA_API da_status da_plan(const da_context *context, const da_attention_config *c
 /* ---- plans over ranks: what `ring` and `distributed` would send, hold and take, on machines that need not exist ----- */
 
 /* The ranks, and the network between them. Every rank is a machine like the context's. */
-typedef struct da_ranks_options {
+struct da_ranks_options {
     size_t size;
     int ranks;             /* 1; 1..DA_MAX_PLANNED_RANKS */
     double latency;        /* 5e-6: seconds that a message takes beyond its bytes; >= 0 */
@@ -951,7 +960,7 @@ typedef struct da_ranks_options {
                               second that a rank does for the distinct pairs of a forward call */
     double backward_flops; /* 0: likewise, by a measured call; with forward_flops given, the same as that */
     bool backward;         /* false; true: a forward and a backward call, with the gradients of query, key and value */
-} da_ranks_options;
+};
 
 #define DA_MAX_PLANNED_RANKS 65536
 #define DA_MAX_PLANNED_HEADS 4096
@@ -967,12 +976,13 @@ typedef struct da_rank_share {
     int64_t messages_received, messages_sent;
     int64_t rows_received, rows_sent; /* of head_dim numbers, over batch and heads; a key with its value is two rows */
     double bytes_received, bytes_sent;
-    double pairs;        /* distinct pairs of this rank's queries and any key, over batch and heads */
-    double flops;        /* for them: 4 head_dim a pair; with a backward call 14 more, as scores are computed twice */
-    double tensor_bytes; /* the rank's query, key, value, out, logsumexp (f64), and with a backward call gradients */
-    double memory_bytes; /* that the library allocates beyond them, at the highest: messages with the lists of their
-                                 rows, sums carried from step to step, workspace, layout */
-    double compute_seconds;  /* arithmetic */
+    double pairs; /* distinct pairs of the forward call, over batch and heads: of this rank's queries and any key;
+                            with heads divided, of its heads */
+    double flops; /* for them: 4 head_dim a pair; with a backward call 14 more, as scores are computed twice */
+    double tensor_bytes;    /* the rank's query, key, value, out, logsumexp (f64), and with a backward call gradients */
+    double memory_bytes;    /* that the library allocates beyond them, at the highest: messages with the lists of their
+                            rows, sums carried from step to step, tensors of the rank's heads, workspace, layout */
+    double compute_seconds; /* arithmetic */
     double transfer_seconds; /* messages, if nothing were computed meanwhile */
     double seconds;          /* until this rank is done, all having begun at once */
 } da_rank_share;
@@ -1000,8 +1010,11 @@ typedef struct da_ranks_plan da_ranks_plan;
  * many, and sums and largest values are then of those, scaled.
  *
  * The time of a ring step is the longer of the computation with the rows at hand and the transfer of the next ones; ranks
- * wait for those that they receive from and send to. `distributed`, with tokens divided, transfers, then computes. Arithmetic takes
- * `forward_flops` and `backward_flops`, or what this machine takes with the context's threads.
+ * wait for those that they receive from and send to. `distributed`, with tokens divided, transfers, then computes; with
+ * heads divided it transfers, computes, and transfers the results once the slowest rank has computed. It is gone through by
+ * both, and by what the calls would take in a context with these rates (da_ranks_plan_split). Arithmetic takes
+ * `forward_flops` and `backward_flops`, or what this machine takes with the context's threads, which is timed once for a
+ * problem and then known to the context.
  *
  * problem: of the whole sequence, n >= 1 and heads <= DA_MAX_PLANNED_HEADS; the configuration's partition applies.
  * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */
@@ -1016,7 +1029,14 @@ DA_API const char *da_ranks_plan_choice(const da_ranks_plan *plan);
 /* Number of ranks that were gone through; 0 for NULL. */
 DA_API size_t da_ranks_plan_count(const da_ranks_plan *plan);
 
-/* implementation: "ring" or "distributed"; 0 <= index < da_ranks_plan_count(), in the order of ranks. Set out->size by
+/* How the forward call of `distributed` is divided, or the backward call: DA_SPLIT_TOKENS or DA_SPLIT_HEADS. That is what
+ * `split` says; with DA_SPLIT_AUTO what takes less time by the plan's model, which is that of the calls: these agree, if
+ * their context's `rates` are the plan's options, or if it is the plan's context and neither gives rates of arithmetic.
+ * DA_SPLIT_AUTO for NULL, and for a backward call that was not planned. */
+DA_API da_split da_ranks_plan_split(const da_ranks_plan *plan, bool backward);
+
+/* implementation: "ring" or "distributed", which divides its calls as da_ranks_plan_split says, or else
+ * "distributed_tokens" or "distributed_heads": the same with one split; 0 <= index < da_ranks_plan_count(), in the order of ranks. Set out->size by
  * its _init function first. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_ranks_plan_share(const da_ranks_plan *plan, const char *implementation, size_t index,
                                      da_rank_share *out);

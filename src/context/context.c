@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "planner/calibrate.h"
 #include "planner/plans.h"
+#include "planner/rates.h"
 
 struct da_context {
     da_allocator allocator;
@@ -19,6 +20,7 @@ struct da_context {
     da_plans *plans; /* borrowed; or NULL */
     da_comm comm;
     bool has_comm;
+    da_ranks_options rates;
     da_calibrations *calibrations;
 };
 
@@ -116,6 +118,8 @@ da_status da_context_create(const da_context_options *options, da_context **out)
     da_context_options ours;
     da_hardware hardware;
     da_comm comm = {0};
+    da_ranks_options rates;
+    da_ranks_options_init(&rates);
     if (!out) {
         return da_report(DA_ERROR_INVALID_ARGUMENT, "out is NULL; allowed: a place for the context");
     }
@@ -127,6 +131,9 @@ da_status da_context_create(const da_context_options *options, da_context **out)
     }
     if (status == DA_OK && ours.comm) {
         status = da_comm_import(ours.comm, &comm);
+    }
+    if (status == DA_OK && ours.rates) {
+        status = da_ranks_options_import(ours.rates, &rates, "rates");
     }
     if (status == DA_OK) {
         status = ours.hardware ? da_copy_sized(&hardware, sizeof hardware, ours.hardware, "hardware")
@@ -151,6 +158,7 @@ da_status da_context_create(const da_context_options *options, da_context **out)
         .plans = ours.plans,
         .comm = comm,
         .has_comm = ours.comm != NULL,
+        .rates = rates,
     };
     status = choose_isa(context, ours.isa);
     if (status == DA_OK) {
@@ -190,6 +198,10 @@ const da_allocator *da_context_allocator(const da_context *context) {
 
 const da_comm *da_context_comm(const da_context *context) {
     return context && context->has_comm ? &context->comm : NULL;
+}
+
+const da_ranks_options *da_context_rates(const da_context *context) {
+    return &context->rates;
 }
 
 da_plans *da_context_plans(const da_context *context) {

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #endif
 
-#define ALIGNMENT 64
+#define ALIGNMENT DA_ALLOCATED_LINE
 #define HUGE_PAGE ((size_t)2 << 20)
 
 bool da_multiply_sizes(size_t a, size_t b, size_t *out) {

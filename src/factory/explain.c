@@ -11,6 +11,7 @@
 #include "factory/select.h"
 #include "planner/estimate.h"
 #include "planner/plans.h"
+#include "planner/rates.h"
 #include "planner/work.h"
 
 typedef struct candidate {
@@ -148,13 +149,13 @@ static void append_tuning(da_text *text, const da_explanation *explanation) {
     }
 }
 
-/* Over ranks, what both ways to share the sequence would take, with a network as da_ranks_options has it by default. */
+/* Over ranks, what the ways to share the sequence would take, by the context's rates. */
 static da_status append_ranks(da_explanation *explanation, const da_context *context,
                               const da_attention_config *config) {
-    da_ranks_options options;
+    da_ranks_options options = *da_context_rates(context);
     da_ranks_plan *plan;
-    da_ranks_options_init(&options);
     options.ranks = da_context_comm(context)->ranks;
+    options.backward = false;
     da_status status = da_plan_ranks(context, config, &explanation->problem, &options, &plan);
     if (status == DA_OK) {
         da_text_append(&explanation->text, "\n%s", da_ranks_plan_text(plan));

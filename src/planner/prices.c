@@ -1,10 +1,10 @@
-/* What a pair of a query and a key takes on a rank. */
+#include "planner/prices.h"
+
 #include <math.h>
 
 #include "attention/improved/improved.h"
 #include "attention/improved/passes.h"
 #include "planner/estimate.h"
-#include "planner/ranks.h"
 #include "planner/trial.h"
 
 /* Floating-point operations of a timed backward call, and its tokens at most. */
@@ -21,27 +21,28 @@ static da_status pairs_of(const da_attention_config *config, const da_problem *p
     return status;
 }
 
-/* By the model that da_plan has of a call. */
-static da_status price_forward(const da_context *context, da_ranks_plan *plan) {
-    double seconds = 0, pairs = 1;
-    da_status status = da_estimate(context, &da_improved_implementation, &plan->config, &plan->problem, &seconds);
+da_status da_price_forward(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                           da_pair_seconds *seconds) {
+    double of_call = 0, pairs = 1;
+    da_status status = da_estimate(context, &da_improved_implementation, config, problem, &of_call);
     if (status == DA_OK) {
-        status = pairs_of(&plan->config, &plan->problem, &pairs);
+        status = pairs_of(config, problem, &pairs);
     }
-    plan->pair_seconds.forward = pairs > 0 ? seconds / pairs : 0;
+    seconds->forward = pairs > 0 ? of_call / pairs : 0;
     return status;
 }
 
 /* The problem, shortened: one sequence with a head for each thread, and as many tokens as take little time. */
-static da_status shorten(const da_context *context, const da_ranks_plan *plan, da_problem *problem, double *pairs) {
+static da_status shorten(const da_context *context, const da_attention_config *config, const da_problem *whole,
+                         da_problem *problem, double *pairs) {
     int64_t threads = da_context_threads(context);
-    *problem = plan->problem;
+    *problem = *whole;
     problem->batch = 1;
     problem->heads = problem->heads < threads ? problem->heads : threads;
     problem->kv_heads = problem->heads;
     problem->n = problem->n < TIMED_TOKENS ? problem->n : TIMED_TOKENS;
     for (;; problem->n = (problem->n + 1) / 2) {
-        da_status status = pairs_of(&plan->config, problem, pairs);
+        da_status status = pairs_of(config, problem, pairs);
         double flops = *pairs * FLOPS_BACKWARD * (double)problem->head_dim;
         if (status != DA_OK || flops <= TIMED_FLOPS * (double)problem->heads || problem->n == 1) {
             return status;
@@ -67,7 +68,8 @@ static da_status time_backward(const da_backward_call *call, const da_tensor *fi
 }
 
 /* The gradient of queries alone, then those of keys and values, as they are computed over ranks. */
-static da_status time_directions(const da_trial *trial, da_trial *gradients, da_ranks_plan *plan, double pairs) {
+static da_status time_directions(const da_trial *trial, da_trial *gradients, const da_attention_config *config,
+                                 double pairs, da_pair_seconds *found) {
     da_backward_tensors tensors;
     da_call_options options;
     double seconds[2] = {0};
@@ -79,7 +81,7 @@ static da_status time_directions(const da_trial *trial, da_trial *gradients, da_
     tensors.out = &trial->out;
     tensors.lse = &trial->lse;
     const da_backward_call call = {.context = trial->context,
-                                   .config = &plan->config,
+                                   .config = config,
                                    .tensors = &tensors,
                                    .options = &options,
                                    .scale = 1 / sqrt((double)trial->query.shape[3])};
@@ -91,51 +93,32 @@ static da_status time_directions(const da_trial *trial, da_trial *gradients, da_
     if (status == DA_OK) {
         status = time_backward(&call, &trial->query, &trial->query, &seconds[1]);
     }
-    plan->pair_seconds.grad_query = pairs > 0 ? seconds[0] / pairs : 0;
-    plan->pair_seconds.grad_keys = pairs > 0 ? seconds[1] / pairs : 0;
+    found->grad_query = pairs > 0 ? seconds[0] / pairs : 0;
+    found->grad_keys = pairs > 0 ? seconds[1] / pairs : 0;
     return status;
 }
 
-static da_status price_backward(const da_context *context, da_ranks_plan *plan) {
-    da_problem problem;
+da_status da_price_backward(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                            da_pair_seconds *found) {
+    da_problem shortened;
     da_trial trial, gradients = {0};
     double pairs, seconds;
-    da_status status = shorten(context, plan, &problem, &pairs);
+    da_status status = shorten(context, config, problem, &shortened, &pairs);
     if (status == DA_OK) {
-        status = da_trial_create(context, &problem, &trial);
+        status = da_trial_create(context, &shortened, &trial);
     }
     if (status != DA_OK) {
         return status;
     }
-    status = da_trial_create(context, &problem, &gradients);
+    status = da_trial_create(context, &shortened, &gradients);
     trial.implementation = &da_improved_implementation;
     if (status == DA_OK) {
-        status = da_trial_run(&trial, &plan->config, (da_trial_size){problem.batch, problem.n, problem.n}, &seconds);
+        status = da_trial_run(&trial, config, (da_trial_size){shortened.batch, shortened.n, shortened.n}, &seconds);
     }
     if (status == DA_OK) {
-        status = time_directions(&trial, &gradients, plan, pairs);
+        status = time_directions(&trial, &gradients, config, pairs, found);
     }
     da_trial_free(&trial);
     da_trial_free(&gradients);
-    return status;
-}
-
-da_status da_ranks_price(const da_context *context, da_ranks_plan *plan) {
-    const da_ranks_options *options = &plan->options;
-    da_pair_seconds *seconds = &plan->pair_seconds;
-    double d = (double)plan->problem.head_dim;
-    double backward_flops = options->backward_flops > 0 ? options->backward_flops : options->forward_flops;
-    da_status status = DA_OK;
-    if (options->forward_flops > 0) {
-        seconds->forward = DA_FLOPS_FORWARD * d / options->forward_flops;
-    } else {
-        status = price_forward(context, plan);
-    }
-    if (backward_flops > 0) {
-        seconds->grad_query = DA_FLOPS_GRAD_QUERY * d / backward_flops;
-        seconds->grad_keys = DA_FLOPS_GRAD_KEYS * d / backward_flops;
-    } else if (options->backward && status == DA_OK) {
-        status = price_backward(context, plan);
-    }
     return status;
 }

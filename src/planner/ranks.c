@@ -5,14 +5,11 @@
 #include "attention/ranks/columns.h"
 #include "core/dtype.h"
 #include "core/memory.h"
-#include "pattern/pairs.h"
 #include "planner/ranks.h"
 
 /* Calls of da_kept_count that a plan may take; with more, fewer ranks are gone through, but never less than MIN_RANKS. */
 #define MAX_COUNTS 3.0e6
 #define MIN_RANKS 5
-
-#define LINE 64
 
 /* Step s of a rank: rows of each tensor that come from the rank s before it, and go to the one s beyond it, and pairs with
  * the former's. */
@@ -34,8 +31,11 @@ typedef struct planning {
     const da_context *context;
     da_layout *layout;
     da_traffic traffic;
-    int *ranks;     /* that are gone through, in ascending order */
-    step *steps[2]; /* by da_travellers: [plan->count][ranks] */
+    int *ranks;               /* that are gone through, in ascending order */
+    step *steps[2];           /* by da_travellers: [plan->count][ranks] */
+    da_heads_sizes *heads[2]; /* by da_pass: [plan->count] */
+    double *heads_pairs;      /* that a rank computes if heads are divided */
+    da_split_seconds *split_seconds;
     double *begin, *end;
 } planning;
 
@@ -55,6 +55,11 @@ static const da_part *part_of(const planning *p, int rank) {
 /* Are all ranks gone through? */
 static bool is_complete(const planning *p) {
     return p->plan->count == p->layout->ranks;
+}
+
+/* Passes and, likewise, kinds of travellers. */
+static int passes(const planning *p) {
+    return p->plan->options.backward ? 2 : 1;
 }
 
 /* ---- counting ------------------------------------------------------------------------------------------------------ */
@@ -95,36 +100,45 @@ static void fill_out(const planning *p, da_travellers travellers) {
     }
 }
 
-/* Pairs that several of many patterns hold are not told apart by da_pairs_count. */
-static da_status scale_pairs(const planning *p, da_travellers travellers) {
-    const da_ranks_plan *plan = p->plan;
-    da_cost cost;
-    da_cost_init(&cost);
-    if (plan->config.mixing == DA_MIXING_HEAD_GROUPS || plan->config.segment_count <= DA_MAX_TOLD_APART) {
-        return DA_OK;
+/* Of what a rank holds if heads are divided. */
+static void count_heads(planning *p, int index) {
+    const da_problem *problem = &p->plan->problem;
+    int64_t first, end, group = problem->heads / problem->kv_heads;
+    int rank = p->ranks[index];
+    da_heads_of_rank(problem->kv_heads, p->layout->ranks, rank, &first, &end);
+    p->heads_pairs[index] = da_traffic_pairs_of_heads(&p->traffic, first * group, end * group);
+    for (int pass = 0; pass < passes(p); pass++) {
+        p->heads[pass][index] = da_heads_size(p->layout, problem, (da_pass)pass, rank);
     }
-    da_attention_config counting = plan->config;
-    counting.overlap = DA_OVERLAP_COUNT;
-    da_status status = da_pattern_cost(&counting, &plan->problem, &cost);
-    double share = cost.counted_pairs > 0 ? cost.distinct_pairs / cost.counted_pairs : 1;
-    for (size_t k = 0; k < (size_t)plan->count * (size_t)p->layout->ranks; k++) {
-        p->steps[travellers][k].pairs *= share;
+}
+
+static da_status scale_pairs(planning *p) {
+    double share;
+    da_status status = da_traffic_distinct_share(&p->traffic, &share);
+    for (int index = 0; index < p->plan->count && status == DA_OK; index++) {
+        p->heads_pairs[index] *= share;
+        for (size_t s = 0; s < (size_t)p->layout->ranks; s++) {
+            for (int t = 0; t < passes(p); t++) {
+                p->steps[t][(size_t)index * (size_t)p->layout->ranks + s].pairs *= share;
+            }
+        }
     }
     return status;
 }
 
 static da_status count_all(planning *p) {
-    da_status status = DA_OK;
-    for (int t = 0; t < (p->plan->options.backward ? 2 : 1) && status == DA_OK; t++) {
+    for (int t = 0; t < passes(p); t++) {
         for (int index = 0; index < p->plan->count; index++) {
             count_rank(p, (da_travellers)t, index);
         }
         if (is_complete(p)) {
             fill_out(p, (da_travellers)t);
         }
-        status = scale_pairs(p, (da_travellers)t);
     }
-    return status;
+    for (int index = 0; index < p->plan->count; index++) {
+        count_heads(p, index);
+    }
+    return scale_pairs(p);
 }
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
@@ -134,9 +148,8 @@ static double message_bytes(const planning *p, const direction *d, int64_t rows)
     return rows > 0 ? (double)da_parcel_message_bytes(rows, problem->head_dim, problem->dtype, d->with_terms) : 0;
 }
 
-/* Memory comes in lines of the cache. */
 static double allocated(size_t bytes) {
-    return (double)(bytes / LINE + (bytes % LINE != 0)) * LINE;
+    return (double)da_allocated_bytes(bytes);
 }
 
 /* With the list of its rows. */
@@ -147,20 +160,20 @@ static double parcel_bytes(const planning *p, const direction *d, int64_t rows, 
 }
 
 static double transfer_seconds(const planning *p, double bytes) {
-    return bytes > 0 ? p->plan->options.latency + bytes / p->plan->options.bandwidth : 0;
+    return bytes > 0 ? p->plan->rates.latency + bytes / p->plan->rates.bandwidth : 0;
 }
 
-static void add_messages(const planning *p, const direction *d, const step *s, da_rank_share *share) {
-    share->messages_received += s->in > 0;
-    share->messages_sent += s->out > 0;
-    share->rows_received += 2 * s->in;
-    share->rows_sent += 2 * s->out;
-    share->bytes_received += message_bytes(p, d, s->in);
-    share->bytes_sent += message_bytes(p, d, s->out);
+static void add_exchange(const da_exchange *e, da_rank_share *share) {
+    share->messages_received += e->messages_in;
+    share->messages_sent += e->messages_out;
+    share->rows_received += e->rows_in;
+    share->rows_sent += e->rows_out;
+    share->bytes_received += e->bytes_in;
+    share->bytes_sent += e->bytes_out;
 }
 
 static double overhead_of(const planning *p, const step *s) {
-    return p->plan->options.overhead * ((s->in > 0) + (s->out > 0));
+    return p->plan->rates.overhead * ((s->in > 0) + (s->out > 0));
 }
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
@@ -229,6 +242,22 @@ static double gathered_memory(const planning *p, const direction *d, int index, 
     return bytes;
 }
 
+static double heads_memory(const planning *p, da_pass pass, int index) {
+    const da_heads_sizes *sizes = &p->heads[pass][index];
+    da_problem problem = p->plan->problem;
+    int64_t first, end, group = problem.heads / problem.kv_heads;
+    da_heads_of_rank(problem.kv_heads, p->layout->ranks, p->ranks[index], &first, &end);
+    double workspace = 0;
+    if (first < end) {
+        problem.kv_heads = end - first;
+        problem.heads = problem.kv_heads * group;
+        workspace = allocated(pass == DA_PASS_FORWARD
+                                  ? da_improved_workspace(p->context, &p->plan->config, &problem, NULL)
+                                  : da_improved_backward_workspace(p->context, &p->plan->config, &problem, NULL));
+    }
+    return sizes->tensors + larger(workspace, larger(sizes->inputs_memory, sizes->outputs_memory));
+}
+
 /* ---- time ---------------------------------------------------------------------------------------------------------- */
 
 /* When another rank has begun what this one has: by its own time if that is known, or else at the same time. */
@@ -256,7 +285,9 @@ static void ring_step(planning *p, const direction *d, int s, int index) {
     p->end[index] = end;
     share->compute_seconds += computes;
     share->transfer_seconds += larger(in, out) + overhead_of(p, next);
-    add_messages(p, d, next, share);
+    da_exchange exchange = {0};
+    da_traffic_add_message(&p->traffic, d->travellers, next->in, next->out, &exchange);
+    add_exchange(&exchange, share);
 }
 
 static void run_ring(planning *p, const direction *d) {
@@ -270,77 +301,188 @@ static void run_ring(planning *p, const direction *d) {
     }
 }
 
-static void run_gathered(planning *p, const direction *d) {
+/* All messages of a direction by tokens, and all pairs. */
+static da_exchange sum_steps(const planning *p, const direction *d, int index, double *pairs) {
     size_t ranks = (size_t)p->layout->ranks;
+    const step *steps = &p->steps[d->travellers][(size_t)index * ranks];
+    da_exchange exchange = {0};
+    *pairs = 0;
+    for (size_t s = 0; s < ranks; s++) {
+        *pairs += steps[s].pairs;
+        da_traffic_add_message(&p->traffic, d->travellers, steps[s].in, steps[s].out, &exchange);
+    }
+    return exchange;
+}
+
+static void run_gathered(planning *p, const direction *d, da_scheme scheme) {
     for (int index = 0; index < p->plan->count; index++) {
-        da_rank_share *share = &p->plan->shares[DA_SCHEME_DISTRIBUTED][index];
-        double pairs = 0, overhead = 0, in = 0, out = 0;
-        for (size_t s = 0; s < ranks; s++) {
-            const step *now = &p->steps[d->travellers][(size_t)index * ranks + s];
-            pairs += now->pairs;
-            overhead += overhead_of(p, now);
-            in += message_bytes(p, d, now->in);
-            out += message_bytes(p, d, now->out);
-            add_messages(p, d, now, share);
-        }
-        double transfer = transfer_seconds(p, larger(in, out)) + overhead;
+        da_rank_share *share = &p->plan->shares[scheme][index];
+        double pairs;
+        da_exchange exchange = sum_steps(p, d, index, &pairs);
+        add_exchange(&exchange, share);
         share->compute_seconds += pairs * d->pair_seconds;
-        share->transfer_seconds += transfer;
-        p->begin[index] += transfer + pairs * d->pair_seconds;
+        share->transfer_seconds += da_exchange_seconds(&p->plan->rates, &exchange);
+        p->begin[index] += da_gathered_seconds(&p->plan->rates, &exchange, pairs, d->pair_seconds);
     }
 }
 
-/* All ranks say what they call for, in as many rounds as the logarithm of their number: nobody begins before the last. */
-static void meet(planning *p) {
-    const da_ranks_options *o = &p->plan->options;
+/* What comes of other ranks' heads comes once they have computed: all wait for the last. */
+static void run_heads(planning *p, da_pass pass, da_scheme scheme) {
+    const da_rates *rates = &p->plan->rates;
+    double last = 0;
+    for (int index = 0; index < p->plan->count; index++) {
+        const da_heads_sizes *sizes = &p->heads[pass][index];
+        da_rank_share *share = &p->plan->shares[scheme][index];
+        double inputs = da_exchange_seconds(rates, &sizes->inputs);
+        double computes = p->heads_pairs[index] * da_pass_pair_seconds(rates, pass);
+        add_exchange(&sizes->inputs, share);
+        add_exchange(&sizes->outputs, share);
+        share->compute_seconds += computes;
+        share->transfer_seconds += inputs + da_exchange_seconds(rates, &sizes->outputs);
+        last = larger(last, p->begin[index] + inputs + computes);
+    }
+    for (int index = 0; index < p->plan->count; index++) {
+        p->begin[index] = last + da_exchange_seconds(rates, &p->heads[pass][index].outputs);
+    }
+}
+
+/* All ranks say `bytes` bytes each, in as many rounds as the logarithm of their number: nobody goes on before the last. */
+static void gather(planning *p, size_t bytes) {
+    const da_rates *rates = &p->plan->rates;
     double last = 0, ranks = (double)p->layout->ranks;
     for (int index = 0; index < p->plan->count; index++) {
         last = larger(last, p->begin[index]);
     }
-    last +=
-        ceil(log2(ranks)) * (o->latency + 2 * o->overhead) + (ranks - 1) * (double)da_meeting_bytes() / o->bandwidth;
+    last += ceil(log2(ranks)) * (rates->latency + 2 * rates->overhead) + (ranks - 1) * (double)bytes / rates->bandwidth;
     for (int index = 0; index < p->plan->count; index++) {
         p->begin[index] = last;
     }
 }
 
-/* ---- both schemes -------------------------------------------------------------------------------------------------- */
+/* ---- how `distributed` divides the calls --------------------------------------------------------------------------- */
+
+/* The directions of a pass, by tokens. */
+static int directions_of(const da_ranks_plan *plan, da_pass pass, direction directions[2]) {
+    const da_pair_seconds *pair = &plan->rates.pair;
+    if (pass == DA_PASS_FORWARD) {
+        directions[0] = (direction){DA_TRAVEL_KEYS, false, pair->forward, plan->problem.kv_heads};
+        return 1;
+    }
+    directions[0] = (direction){DA_TRAVEL_KEYS, false, pair->grad_query, plan->problem.kv_heads};
+    directions[1] = (direction){DA_TRAVEL_QUERIES, true, pair->grad_keys, plan->problem.heads};
+    return 2;
+}
+
+static da_split_seconds reckon(const planning *p, da_pass pass, int index) {
+    const da_rates *rates = &p->plan->rates;
+    const da_heads_sizes *sizes = &p->heads[pass][index];
+    da_split_seconds found = {.heads_computed = da_exchange_seconds(rates, &sizes->inputs) +
+                                                p->heads_pairs[index] * da_pass_pair_seconds(rates, pass),
+                              .heads_results = da_exchange_seconds(rates, &sizes->outputs)};
+    direction directions[2];
+    int count = directions_of(p->plan, pass, directions);
+    for (int k = 0; k < count; k++) {
+        double pairs;
+        da_exchange exchange = sum_steps(p, &directions[k], index, &pairs);
+        found.by_tokens += da_gathered_seconds(rates, &exchange, pairs, directions[k].pair_seconds);
+    }
+    return found;
+}
+
+static void choose_splits(planning *p) {
+    da_ranks_plan *plan = p->plan;
+    int ranks = p->layout->ranks;
+    plan->split_is_open = ranks > 1 && da_split_is_open(&plan->config, plan->problem.kv_heads, ranks);
+    for (int pass = 0; pass < passes(p); pass++) {
+        for (int index = 0; index < plan->count; index++) {
+            p->split_seconds[index] = reckon(p, (da_pass)pass, index);
+        }
+        plan->split_seconds[pass] = da_slowest_split(p->split_seconds, plan->count);
+        bool by_heads = plan->split_is_open ? da_heads_are_quicker(&plan->split_seconds[pass])
+                                            : plan->config.split == DA_SPLIT_HEADS;
+        plan->split[pass] = by_heads ? DA_SPLIT_HEADS : DA_SPLIT_TOKENS;
+    }
+}
+
+static bool goes_by_heads(const planning *p, da_scheme scheme, da_pass pass) {
+    return scheme == DA_SCHEME_HEADS || (scheme == DA_SCHEME_DISTRIBUTED && p->plan->split[pass] == DA_SPLIT_HEADS);
+}
+
+/* ---- all schemes --------------------------------------------------------------------------------------------------- */
+
+/* Beside the layout. */
+static void need_memory(const planning *p, da_scheme scheme, int index, double bytes) {
+    da_rank_share *share = &p->plan->shares[scheme][index];
+    share->memory_bytes = larger(share->memory_bytes, bytes + allocated(p->layout->bytes));
+}
 
 static void run_direction(planning *p, da_scheme scheme, const direction *d, bool backward) {
-    scheme == DA_SCHEME_RING ? run_ring(p, d) : run_gathered(p, d);
+    if (scheme == DA_SCHEME_RING) {
+        run_ring(p, d);
+    } else {
+        run_gathered(p, d, scheme);
+    }
     for (int index = 0; index < p->plan->count; index++) {
-        da_rank_share *share = &p->plan->shares[scheme][index];
-        double memory =
-            scheme == DA_SCHEME_RING ? ring_memory(p, d, index, backward) : gathered_memory(p, d, index, backward);
-        memory = larger(memory + allocated(p->layout->bytes), meeting_memory(p));
-        share->memory_bytes = larger(share->memory_bytes, memory);
+        need_memory(p, scheme, index,
+                    scheme == DA_SCHEME_RING ? ring_memory(p, d, index, backward)
+                                             : gathered_memory(p, d, index, backward));
+    }
+}
+
+static void run_pass(planning *p, da_scheme scheme, da_pass pass) {
+    gather(p, da_meeting_bytes());
+    if (scheme == DA_SCHEME_DISTRIBUTED && p->plan->split_is_open) {
+        gather(p, da_choice_said_bytes());
+    }
+    if (goes_by_heads(p, scheme, pass)) {
+        run_heads(p, pass, scheme);
+        for (int index = 0; index < p->plan->count; index++) {
+            need_memory(p, scheme, index, heads_memory(p, pass, index));
+        }
+        return;
+    }
+    direction directions[2];
+    int count = directions_of(p->plan, pass, directions);
+    for (int k = 0; k < count; k++) {
+        run_direction(p, scheme, &directions[k], pass == DA_PASS_BACKWARD);
     }
 }
 
 static void run_scheme(planning *p, da_scheme scheme) {
     const da_ranks_plan *plan = p->plan;
-    const direction forward = {DA_TRAVEL_KEYS, false, plan->pair_seconds.forward, plan->problem.kv_heads},
-                    grad_query = {DA_TRAVEL_KEYS, false, plan->pair_seconds.grad_query, plan->problem.kv_heads},
-                    grad_keys = {DA_TRAVEL_QUERIES, true, plan->pair_seconds.grad_keys, plan->problem.heads};
     for (int index = 0; index < plan->count; index++) {
+        da_rank_share *share = &plan->shares[scheme][index];
         p->begin[index] = 0;
+        share->memory_bytes = meeting_memory(p);
+        if (scheme == DA_SCHEME_DISTRIBUTED && p->plan->split_is_open) {
+            need_memory(p, scheme, index, (double)da_choice_memory(p->layout->ranks, &p->traffic));
+        }
     }
-    meet(p);
-    run_direction(p, scheme, &forward, false);
-    if (plan->options.backward) {
-        meet(p);
-        run_direction(p, scheme, &grad_query, true);
-        run_direction(p, scheme, &grad_keys, true);
+    for (int pass = 0; pass < passes(p); pass++) {
+        run_pass(p, scheme, (da_pass)pass);
     }
     for (int index = 0; index < plan->count; index++) {
         plan->shares[scheme][index].seconds = p->begin[index];
     }
 }
 
-static void begin_share(const planning *p, int index, da_rank_share *share) {
+/* Pairs that a rank computes in a pass; by tokens, those of its queries. */
+static double pairs_of_pass(const planning *p, da_scheme scheme, da_pass pass, int index) {
+    const step *steps = &p->steps[DA_TRAVEL_KEYS][(size_t)index * (size_t)p->layout->ranks];
+    double pairs = 0;
+    if (goes_by_heads(p, scheme, pass)) {
+        return p->heads_pairs[index];
+    }
+    for (int s = 0; s < p->layout->ranks; s++) {
+        pairs += steps[s].pairs;
+    }
+    return pairs;
+}
+
+static void begin_share(const planning *p, da_scheme scheme, int index) {
     const da_problem *problem = &p->plan->problem;
     const da_part *part = part_of(p, p->ranks[index]);
-    const step *steps = &p->steps[DA_TRAVEL_KEYS][(size_t)index * (size_t)p->layout->ranks];
+    da_rank_share *share = &p->plan->shares[scheme][index];
     bool backward = p->plan->options.backward;
     double rows = (double)problem->batch * (double)part->length, d = (double)problem->head_dim;
     double numbers = rows * d * 2 * (double)(problem->heads + problem->kv_heads) * (backward ? 2 : 1);
@@ -349,10 +491,12 @@ static void begin_share(const planning *p, int index, da_rank_share *share) {
     share->tokens = part->length;
     share->tensor_bytes =
         numbers * (double)da_dtype_size(problem->dtype) + rows * (double)problem->heads * (double)sizeof(double);
-    for (int s = 0; s < p->layout->ranks; s++) {
-        share->pairs += steps[s].pairs;
+    share->pairs = pairs_of_pass(p, scheme, DA_PASS_FORWARD, index);
+    share->flops = share->pairs * d * DA_FLOPS_FORWARD;
+    if (backward) {
+        share->flops +=
+            pairs_of_pass(p, scheme, DA_PASS_BACKWARD, index) * d * (DA_FLOPS_GRAD_QUERY + DA_FLOPS_GRAD_KEYS);
     }
-    share->flops = share->pairs * d * (DA_FLOPS_FORWARD + (backward ? DA_FLOPS_GRAD_QUERY + DA_FLOPS_GRAD_KEYS : 0));
 }
 
 static void add_up(da_ranks_plan *plan, da_scheme scheme) {
@@ -377,7 +521,7 @@ static void add_up(da_ranks_plan *plan, da_scheme scheme) {
 /* How many ranks are gone through. */
 static int choose_count(const planning *p) {
     double ranks = (double)p->layout->ranks, classes = 0;
-    for (int t = 0; t < (p->plan->options.backward ? 2 : 1); t++) {
+    for (int t = 0; t < passes(p); t++) {
         classes += p->traffic.class_count[t];
     }
     double counts = classes * ranks * (1 + (double)p->layout->piece_count / ranks / 16);
@@ -395,14 +539,19 @@ static da_status allocate(planning *p) {
     p->ranks = da_allocate(plan->allocator, count, sizeof *p->ranks);
     p->begin = da_allocate(plan->allocator, count, sizeof *p->begin);
     p->end = da_allocate(plan->allocator, count, sizeof *p->end);
-    p->steps[0] = da_allocate(plan->allocator, steps, sizeof **p->steps);
-    p->steps[1] = plan->options.backward ? da_allocate(plan->allocator, steps, sizeof **p->steps) : p->steps[0];
-    for (int scheme = 0; scheme < DA_SCHEMES; scheme++) {
-        plan->shares[scheme] = da_allocate(plan->allocator, count, sizeof **plan->shares);
+    p->heads_pairs = da_allocate(plan->allocator, count, sizeof *p->heads_pairs);
+    p->split_seconds = da_allocate(plan->allocator, count, sizeof *p->split_seconds);
+    bool all = p->ranks && p->begin && p->end && p->heads_pairs && p->split_seconds;
+    for (int pass = 0; pass < passes(p) && all; pass++) {
+        p->steps[pass] = da_allocate(plan->allocator, steps, sizeof **p->steps);
+        p->heads[pass] = da_allocate(plan->allocator, count, sizeof **p->heads);
+        all = p->steps[pass] && p->heads[pass];
     }
-    return p->ranks && p->begin && p->end && p->steps[0] && p->steps[1] && plan->shares[0] && plan->shares[1]
-               ? DA_OK
-               : DA_ERROR_OUT_OF_MEMORY;
+    for (int scheme = 0; scheme < DA_SCHEMES && all; scheme++) {
+        plan->shares[scheme] = da_allocate(plan->allocator, count, sizeof **plan->shares);
+        all = plan->shares[scheme] != NULL;
+    }
+    return all ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
 }
 
 static void release(planning *p) {
@@ -410,9 +559,11 @@ static void release(planning *p) {
     da_release(allocator, p->ranks);
     da_release(allocator, p->begin);
     da_release(allocator, p->end);
-    da_release(allocator, p->steps[0]);
-    if (p->steps[1] != p->steps[0]) {
-        da_release(allocator, p->steps[1]);
+    da_release(allocator, p->heads_pairs);
+    da_release(allocator, p->split_seconds);
+    for (int pass = 0; pass < 2; pass++) {
+        da_release(allocator, p->steps[pass]);
+        da_release(allocator, p->heads[pass]);
     }
     da_layout_free(p->layout);
 }
@@ -427,9 +578,12 @@ static da_status go_through(planning *p) {
     if (status == DA_OK) {
         status = count_all(p);
     }
+    if (status == DA_OK) {
+        choose_splits(p);
+    }
     for (int scheme = 0; scheme < DA_SCHEMES && status == DA_OK; scheme++) {
         for (int index = 0; index < plan->count; index++) {
-            begin_share(p, index, &plan->shares[scheme][index]);
+            begin_share(p, (da_scheme)scheme, index);
         }
         run_scheme(p, (da_scheme)scheme);
         add_up(plan, (da_scheme)scheme);

@@ -2,38 +2,37 @@
 #ifndef DA_PLANNER_RANKS_H
 #define DA_PLANNER_RANKS_H
 
+#include "attention/ranks/choice.h"
 #include "core/text.h"
 #include "pattern/layout.h"
-#include "planner/traffic.h"
+#include "planner/rates.h"
 
-typedef enum da_scheme { DA_SCHEME_RING = 0, DA_SCHEME_DISTRIBUTED = 1, DA_SCHEMES = 2 } da_scheme;
-
-/* Seconds of a pair in each direction of a pass. */
-typedef struct da_pair_seconds {
-    double forward, grad_query, grad_keys;
-} da_pair_seconds;
+/* What is gone through. `distributed` divides each call as the call itself would. */
+typedef enum da_scheme {
+    DA_SCHEME_RING = 0,
+    DA_SCHEME_DISTRIBUTED = 1,
+    DA_SCHEME_TOKENS = 2, /* the same with tokens divided, whatever the configuration says */
+    DA_SCHEME_HEADS = 3,  /* with heads divided */
+    DA_SCHEMES = 4
+} da_scheme;
 
 struct da_ranks_plan {
     const da_allocator *allocator;
     da_attention_config config;
     da_problem problem;
     da_ranks_options options;
-    da_pair_seconds pair_seconds;
-    uint64_t memory; /* of a rank's machine; 0: unknown */
-    int count;       /* of ranks that were gone through */
+    da_rates rates;
+    uint64_t memory;    /* of a rank's machine; 0: unknown */
+    int count;          /* of ranks that were gone through */
+    da_split split[2];  /* by da_pass: what the calls of `distributed` take, tokens or heads */
+    bool split_is_open; /* it is the model that decides, by these times */
+    da_split_seconds split_seconds[2];
     da_rank_share *shares[DA_SCHEMES];
     da_ranks_total totals[DA_SCHEMES];
     da_scheme choice;
     char reason[160];
     da_text text;
 };
-
-/* Arithmetic of a pair in numbers of head_dim: the products of scores with values; of the gradient of queries (scores,
- * weights' gradients, sum of keys); of those of keys and values (the same two, and two sums). */
-enum { DA_FLOPS_FORWARD = 4, DA_FLOPS_GRAD_QUERY = 6, DA_FLOPS_GRAD_KEYS = 8 };
-
-/* Fills in pair_seconds from the options, or else from this machine's timings (prices.c). */
-da_status da_ranks_price(const da_context *context, da_ranks_plan *plan);
 
 /* Fills in the ranks that are gone through, their shares and the totals (ranks.c). Errors: DA_ERROR_OUT_OF_MEMORY. */
 da_status da_ranks_simulate(const da_context *context, da_ranks_plan *plan);

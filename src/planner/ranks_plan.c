@@ -16,13 +16,6 @@ static double larger(double a, double b) {
 
 /* ---- arguments ---------------------------------------------------------------------------------------------------- */
 
-void da_ranks_options_init(da_ranks_options *options) {
-    if (options) {
-        *options = (da_ranks_options){
-            .size = sizeof *options, .ranks = 1, .latency = 5e-6, .overhead = 1e-6, .bandwidth = 25e9};
-    }
-}
-
 void da_rank_share_init(da_rank_share *share) {
     if (share) {
         *share = (da_rank_share){.size = sizeof *share};
@@ -33,36 +26,6 @@ void da_ranks_total_init(da_ranks_total *total) {
     if (total) {
         *total = (da_ranks_total){.size = sizeof *total};
     }
-}
-
-static da_status check_number(const char *name, double value, bool zero_is_allowed) {
-    if (isfinite(value) && (value > 0 || (zero_is_allowed && value == 0))) {
-        return DA_OK;
-    }
-    return da_report(DA_ERROR_INVALID_ARGUMENT, "options.%s is %g; allowed: a finite number %s 0", name, value,
-                     zero_is_allowed ? "of at least" : "above");
-}
-
-static da_status import_options(const da_ranks_options *theirs, da_ranks_options *ours) {
-    da_ranks_options_init(ours);
-    da_status status = da_copy_sized(ours, sizeof *ours, theirs, "options");
-    if (status == DA_OK && (ours->ranks < 1 || ours->ranks > DA_MAX_PLANNED_RANKS)) {
-        status = da_report(DA_ERROR_INVALID_ARGUMENT, "options.ranks is %d; allowed: 1 to %d", ours->ranks,
-                           DA_MAX_PLANNED_RANKS);
-    }
-    const struct {
-        const char *name;
-        double value;
-        bool zero_is_allowed;
-    } numbers[] = {{"latency", ours->latency, true},
-                   {"overhead", ours->overhead, true},
-                   {"bandwidth", ours->bandwidth, false},
-                   {"forward_flops", ours->forward_flops, true},
-                   {"backward_flops", ours->backward_flops, true}};
-    for (size_t k = 0; k < sizeof numbers / sizeof *numbers && status == DA_OK; k++) {
-        status = check_number(numbers[k].name, numbers[k].value, numbers[k].zero_is_allowed);
-    }
-    return status;
 }
 
 static da_status import_problem(const da_problem *theirs, da_problem *ours) {
@@ -113,7 +76,7 @@ da_status da_plan_ranks(const da_context *context, const da_attention_config *co
         status = import_problem(problem, &given.problem);
     }
     if (status == DA_OK) {
-        status = import_options(options, &given.options);
+        status = da_ranks_options_import(options, &given.options, "options");
     }
     if (status != DA_OK) {
         return status;
@@ -125,7 +88,7 @@ da_status da_plan_ranks(const da_context *context, const da_attention_config *co
         return DA_ERROR_OUT_OF_MEMORY;
     }
     *plan = given;
-    status = da_ranks_price(context, plan);
+    status = da_rates_measure(context, &plan->options, &plan->config, &plan->problem, &plan->rates);
     if (status == DA_OK) {
         status = da_ranks_simulate(context, plan);
     }
@@ -144,8 +107,9 @@ da_status da_plan_ranks(const da_context *context, const da_attention_config *co
 void da_ranks_plan_free(da_ranks_plan *plan) {
     if (plan) {
         da_text_free(&plan->text);
-        da_release(plan->allocator, plan->shares[0]);
-        da_release(plan->allocator, plan->shares[1]);
+        for (int scheme = 0; scheme < DA_SCHEMES; scheme++) {
+            da_release(plan->allocator, plan->shares[scheme]);
+        }
         da_release(plan->allocator, plan);
     }
 }
@@ -153,7 +117,12 @@ void da_ranks_plan_free(da_ranks_plan *plan) {
 /* ---- getters ---------------------------------------------------------------------------------------------------- */
 
 const char *da_scheme_name(da_scheme scheme) {
-    return scheme == DA_SCHEME_RING ? "ring" : "distributed";
+    static const char *const names[DA_SCHEMES] = {"ring", "distributed", "distributed_tokens", "distributed_heads"};
+    return names[scheme];
+}
+
+da_split da_ranks_plan_split(const da_ranks_plan *plan, bool backward) {
+    return plan && (!backward || plan->options.backward) ? plan->split[backward] : DA_SPLIT_AUTO;
 }
 
 const char *da_ranks_plan_choice(const da_ranks_plan *plan) {
@@ -178,7 +147,8 @@ static da_status find_scheme(const da_ranks_plan *plan, const char *implementati
             return DA_OK;
         }
     }
-    return da_report(DA_ERROR_INVALID_ARGUMENT, "implementation is \"%s\"; allowed: ring, distributed",
+    return da_report(DA_ERROR_INVALID_ARGUMENT,
+                     "implementation is \"%s\"; allowed: ring, distributed, distributed_tokens, distributed_heads",
                      implementation ? implementation : "");
 }
 

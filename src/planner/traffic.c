@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "attention/ranks/parcel.h"
 #include "core/memory.h"
 #include "pattern/kept.h"
 #include "pattern/pairs.h"
@@ -36,7 +37,8 @@ static void unite(const da_traffic *t, int64_t first_head, int64_t group, da_hea
     }
 }
 
-static void add_heads(da_traffic *t, da_travellers which, int64_t first_head, int64_t group) {
+/* Returns the class. */
+static int add_heads(da_traffic *t, da_travellers which, int64_t first_head, int64_t group) {
     da_head_class *classes = t->classes[which];
     int count = t->class_count[which];
     da_head_class *added = &classes[count];
@@ -46,28 +48,36 @@ static void add_heads(da_traffic *t, da_travellers which, int64_t first_head, in
         if (classes[c].patterns.count == added->patterns.count &&
             memcmp(classes[c].patterns.pattern, added->patterns.pattern, bytes) == 0) {
             classes[c].heads++;
-            return;
+            return c;
         }
     }
     added->first_head = first_head;
     added->heads = 1;
-    t->class_count[which]++;
+    return t->class_count[which]++;
+}
+
+static void *take(da_traffic *t, size_t count, size_t size) {
+    t->bytes += da_allocated_bytes(count * size);
+    return da_allocate(t->allocator, count, size);
 }
 
 da_status da_traffic_create(const da_allocator *allocator, const da_attention_config *config, const da_problem *problem,
                             int64_t longest, da_traffic *out) {
     size_t heads = (size_t)problem->heads, kv_heads = (size_t)problem->kv_heads;
     *out = (da_traffic){.allocator = allocator, .config = config, .problem = problem};
-    out->classes[DA_TRAVEL_KEYS] = da_allocate(allocator, kv_heads, sizeof(da_head_class));
-    out->classes[DA_TRAVEL_QUERIES] = da_allocate(allocator, heads, sizeof(da_head_class));
-    if (!out->classes[DA_TRAVEL_KEYS] || !out->classes[DA_TRAVEL_QUERIES]) {
+    out->classes[DA_TRAVEL_KEYS] = take(out, kv_heads, sizeof(da_head_class));
+    out->classes[DA_TRAVEL_QUERIES] = take(out, heads, sizeof(da_head_class));
+    out->class_of_head = take(out, heads, sizeof *out->class_of_head);
+    out->whole = take(out, heads, sizeof *out->whole);
+    if (!out->classes[DA_TRAVEL_KEYS] || !out->classes[DA_TRAVEL_QUERIES] || !out->class_of_head || !out->whole) {
         da_traffic_free(out);
         return DA_ERROR_OUT_OF_MEMORY;
     }
     int64_t group = problem->heads / problem->kv_heads;
     bool marks = false;
     for (int64_t head = 0; head < problem->heads; head++) {
-        add_heads(out, DA_TRAVEL_QUERIES, head, 1);
+        out->class_of_head[head] = add_heads(out, DA_TRAVEL_QUERIES, head, 1);
+        out->whole[head] = -1;
     }
     for (int64_t head = 0; head < problem->heads; head += group) {
         add_heads(out, DA_TRAVEL_KEYS, head, group);
@@ -75,7 +85,7 @@ da_status da_traffic_create(const da_allocator *allocator, const da_attention_co
     for (int c = 0; c < out->class_count[DA_TRAVEL_KEYS]; c++) {
         marks |= out->classes[DA_TRAVEL_KEYS][c].patterns.count == 0;
     }
-    out->bits = marks ? da_allocate(allocator, (size_t)longest / 64 + 1, sizeof *out->bits) : NULL;
+    out->bits = marks ? take(out, (size_t)longest / 64 + 1, sizeof *out->bits) : NULL;
     if (marks && !out->bits) {
         da_traffic_free(out);
         return DA_ERROR_OUT_OF_MEMORY;
@@ -86,6 +96,8 @@ da_status da_traffic_create(const da_allocator *allocator, const da_attention_co
 void da_traffic_free(da_traffic *traffic) {
     da_release(traffic->allocator, traffic->classes[0]);
     da_release(traffic->allocator, traffic->classes[1]);
+    da_release(traffic->allocator, traffic->class_of_head);
+    da_release(traffic->allocator, traffic->whole);
     da_release(traffic->allocator, traffic->bits);
 }
 
@@ -121,4 +133,63 @@ double da_traffic_pairs(const da_traffic *t, const da_part *queries, const da_pa
         pairs += (double)class->heads * da_pairs_count(&class->patterns, queries, keys).distinct;
     }
     return pairs * (double)t->problem->batch;
+}
+
+double da_traffic_pairs_of_heads(da_traffic *t, int64_t first, int64_t end) {
+    da_piece piece;
+    const da_part all = da_part_whole(t->problem->n, &piece);
+    double pairs = 0;
+    for (int64_t head = first; head < end; head++) {
+        int c = t->class_of_head[head];
+        if (t->whole[c] < 0) {
+            t->whole[c] = da_pairs_count(&t->classes[DA_TRAVEL_QUERIES][c].patterns, &all, &all).distinct;
+        }
+        pairs += t->whole[c];
+    }
+    return pairs * (double)t->problem->batch;
+}
+
+da_status da_traffic_distinct_share(const da_traffic *t, double *share) {
+    da_cost cost;
+    da_cost_init(&cost);
+    *share = 1;
+    if (t->config->mixing == DA_MIXING_HEAD_GROUPS || t->config->segment_count <= DA_MAX_TOLD_APART) {
+        return DA_OK;
+    }
+    da_attention_config counting = *t->config;
+    counting.overlap = DA_OVERLAP_COUNT;
+    da_status status = da_pattern_cost(&counting, t->problem, &cost);
+    *share = cost.counted_pairs > 0 ? cost.distinct_pairs / cost.counted_pairs : 1;
+    return status;
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------------ */
+
+static double bytes_of(const da_traffic *t, da_travellers travellers, int64_t rows) {
+    return rows > 0 ? (double)da_parcel_message_bytes(rows, t->problem->head_dim, t->problem->dtype,
+                                                      travellers == DA_TRAVEL_QUERIES)
+                    : 0;
+}
+
+void da_traffic_add_message(const da_traffic *t, da_travellers travellers, int64_t rows_in, int64_t rows_out,
+                            da_exchange *exchange) {
+    exchange->messages_in += rows_in > 0;
+    exchange->messages_out += rows_out > 0;
+    exchange->rows_in += 2 * rows_in;
+    exchange->rows_out += 2 * rows_out;
+    exchange->bytes_in += bytes_of(t, travellers, rows_in);
+    exchange->bytes_out += bytes_of(t, travellers, rows_out);
+}
+
+da_exchange da_traffic_exchange(const da_traffic *t, da_travellers travellers, const da_layout *layout, int rank) {
+    const da_part *own = da_layout_part(layout, rank);
+    da_exchange exchange = {0};
+    for (int other = 0; other < layout->ranks; other++) {
+        const da_part *theirs = da_layout_part(layout, other);
+        if (other != rank) {
+            da_traffic_add_message(t, travellers, da_traffic_rows(t, travellers, own, theirs),
+                                   da_traffic_rows(t, travellers, theirs, own), &exchange);
+        }
+    }
+    return exchange;
 }

@@ -21,6 +21,7 @@ struct fixture {
     da_problem problem;
     da_context_options options;
     da_hardware hardware;
+    da_ranks_options rates;
     da_implementation implementation;
     da_implementation_info info;
     da_context *made_context;
@@ -56,6 +57,7 @@ static void set_up(fixture *f) {
     f->multihead.num_heads = 4;
     da_context_options_init(&f->options);
     da_hardware_init(&f->hardware);
+    da_ranks_options_init(&f->rates);
     da_implementation_info_init(&f->info);
     f->implementation = (da_implementation){
         .size = sizeof f->implementation,
@@ -130,6 +132,11 @@ static da_status make_context(fixture *f) {
 
 static da_status make_context_on(fixture *f) {
     f->options.hardware = &f->hardware;
+    return make_context(f);
+}
+
+static da_status make_context_with_rates(fixture *f) {
+    f->options.rates = &f->rates;
     return make_context(f);
 }
 
@@ -331,6 +338,11 @@ static const char *long_name(void) {
     ROW(hardware_size_zero, (f->hardware.size = 0, make_context_on(f)), REFUSED, "hardware.size is 0") \
     ROW(gpu_count_negative, (f->hardware.gpu_count = -1, make_context_on(f)), REFUSED, "gpu_count is -1") \
     ROW(gpu_count_17, (f->hardware.gpu_count = 17, make_context_on(f)), REFUSED, "gpu_count is 17") \
+    ROW(rates_size_zero, (f->rates.size = 0, make_context_with_rates(f)), REFUSED, "rates.size is 0") \
+    ROW(rates_latency, (f->rates.latency = -1, make_context_with_rates(f)), REFUSED, "rates.latency is -1") \
+    ROW(rates_bandwidth, (f->rates.bandwidth = 0, make_context_with_rates(f)), REFUSED, \
+        "rates.bandwidth is 0; allowed: a finite number above 0") \
+    ROW(rates_flops, (f->rates.forward_flops = NAN, make_context_with_rates(f)), REFUSED, "rates.forward_flops is") \
     ROW(context_out_null, da_context_create(&f->options, NULL), REFUSED, "out is NULL") \
     ROW(detect_null, da_hardware_detect(NULL), REFUSED, "hardware is NULL")
 

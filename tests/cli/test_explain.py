@@ -98,7 +98,8 @@ def test_ranks():
     words = ["--n", 16384, "--heads", 4, "--ranks", 4, "--network-bandwidth", "1G", "--network-latency", "10u"]
     report = explain(*words)["ranks"]
     assert report["choice"] in ("ring", "distributed")
-    assert report["ring"]["bytes"] == report["distributed"]["bytes"] > 0
+    assert report["ring"]["bytes"] == report["distributed_tokens"]["bytes"] > 0
+    assert report["split"]["forward"] in ("tokens", "heads") and report["distributed_heads"]["bytes"] > 0
     text = succeed("explain", *PATTERN, *words)
     assert "over 4 ranks, contiguous, 16384 tokens, forward" in text and "why:" in text
     assert "ranks" not in explain("--n", 16384)

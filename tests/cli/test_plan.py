@@ -15,7 +15,7 @@ def test_bytes_by_hand():
     """Of 16384 tokens of each other rank, each head keeps one in 16: keys and values of 64 numbers, 4 bytes each."""
     report = plan("--ranks", 4)
     received = 3 * 4 * 16384 // 16 * 2 * 64 * 4
-    for name in ["ring", "distributed"]:
+    for name in ["ring", "distributed_tokens"]:
         assert report[name]["rank_bytes_received"] == {"least": received, "mean": received, "most": received}
         assert report[name]["rank_messages_received"]["most"] == 3
         assert report[name]["bytes"] == 4 * received
@@ -24,8 +24,9 @@ def test_bytes_by_hand():
 
 def test_ring_hides_messages_and_distributed_waits():
     limited = plan("--ranks", 4, "--network-bandwidth", "1G", "--network-latency", "1u", "--network-overhead", 0)
-    transfer, computing = (limited["distributed"][f"rank_{name}_seconds"]["most"] for name in ["transfer", "compute"])
-    assert limited["distributed"]["seconds"] == pytest.approx(transfer + computing, rel=1e-3)
+    gathered = limited["distributed_tokens"]
+    transfer, computing = (gathered[f"rank_{name}_seconds"]["most"] for name in ["transfer", "compute"])
+    assert gathered["seconds"] == pytest.approx(transfer + computing, rel=1e-3)
     assert limited["ring"]["seconds"] == pytest.approx(computing, rel=1e-3)
     assert limited["choice"] == "ring"
 
@@ -42,9 +43,37 @@ def test_backward_sends_more():
     assert both["ring"]["rank_flops"]["most"] == pytest.approx(4.5 * forward["ring"]["rank_flops"]["most"])
 
 
+def test_heads_by_hand():
+    """Of each other rank a rank gets its tokens of one head's query, key and value, and later of three heads' results."""
+    report = plan("--ranks", 4, "--split", "heads")
+    received = 3 * 16384 * (4 * 64 * 4 + 8)
+    assert report["distributed_heads"]["rank_bytes_received"] == {"least": received, "mean": received, "most": received}
+    assert report["split"] == {"forward": "heads"}
+    assert report["distributed"]["seconds"] == report["distributed_heads"]["seconds"]
+
+
+@pytest.mark.parametrize("bandwidth, split", [("100M", "tokens"), ("1T", "heads")])
+def test_split_follows_the_network(bandwidth, split):
+    """Causal work in contiguous parts is uneven by tokens, and by heads even, but all tensors travel."""
+    words = ["--ranks", 4, "--causal", "--backward", "--network-bandwidth", bandwidth]
+    report = plan(*words)
+    assert report["split"] == {"forward": split, "backward": split}
+    assert report["distributed"]["bytes"] == report[f"distributed_{split}"]["bytes"]
+    text = succeed("plan", *WHOLE, *PLAN, *words)
+    assert f"split:  forward by {split}: " in text and f"split:  backward by {split}: " in text
+
+
+def test_too_few_key_heads_for_heads():
+    report = plan("--ranks", 4, "--kv-heads", 2, "--causal", "--network-bandwidth", "1T")
+    assert report["split"] == {"forward": "tokens"}
+    assert report["distributed_heads"]["balance"] == pytest.approx(2)
+    assert "split:  forward by tokens: 2 key heads for 4 ranks" in succeed("plan", *WHOLE, *PLAN, "--ranks", 4,
+                                                                            "--kv-heads", 2)
+
+
 def test_scaling_keeps_bytes_and_is_drawn(tmp_path):
     picture = tmp_path / "scaling.png"
-    report = plan("--ranks", 4, "--scaling", "2,8,32", "--plot", picture)
+    report = plan("--ranks", 4, "--split", "tokens", "--scaling", "2,8,32", "--plot", picture)
     assert [point["tokens"] for point in report["scaling"]] == [32768, 131072, 524288]
     received = [point["distributed_bytes_most"] for point in report["scaling"]]
     assert received[0] < received[1] < received[2] < 2 * received[0]  # never more than all that is kept
@@ -67,7 +96,7 @@ def test_rates_of_this_machine():
     ([], "--tokens: missing"),
     (["--tokens", 0], "--tokens"),
     (["--tokens", 10, "--ranks", 65537], "--ranks"),
-    (["--tokens", 10, "--impl", "improved"], '--impl: "improved" is unknown; allowed: ring, distributed'),
+    (["--tokens", 10, "--impl", "improved"], '--impl: "improved" is unknown; allowed: ring, distributed, '),
     (["--tokens", 10, "--network-bandwidth", "fast"], "--network-bandwidth"),
     (["--tokens", 10, "--network-bandwidth", "25GB"], "--network-bandwidth"),
     (["--tokens", 10, "--network-bandwidth", 0], "options.bandwidth is 0"),

@@ -1,5 +1,6 @@
 /* Plans over ranks: messages, rows, bytes and memory are those of real calls over ranks that are threads, whose da_comm and
- * allocator count; pairs add up to the problem's; and a billion tokens over thousands of ranks take no time. */
+ * allocator count; they divide their work as planned; pairs add up to the problem's; and a billion tokens over thousands of ranks take no time. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@
 #include "support/ranks.h"
 #include "support/refusals.h"
 
-enum { MAX_RANKS = 7, CONFIGURATIONS = 60, COLLECTIVE = 1023 };
+enum { MAX_RANKS = 7, CONFIGURATIONS = 60, COLLECTIVE = 1023, TAG_HEADS = 2 };
 
 /* ---- a da_comm that counts ----------------------------------------------------------------------------------------- */
 
@@ -24,11 +25,13 @@ typedef struct counted {
     da_comm inner;
     int64_t messages_received, messages_sent;
     double bytes_received, bytes_sent;
+    bool divides_heads; /* one of its messages is of that kind */
 } counted;
 
 static da_status counted_send(const void *data, size_t bytes, int to, int tag, void **request, void *user) {
     counted *c = user;
     c->messages_sent += tag != COLLECTIVE;
+    c->divides_heads |= tag == TAG_HEADS;
     c->bytes_sent += tag != COLLECTIVE ? (double)bytes : 0;
     return c->inner.send(data, bytes, to, tag, request, c->inner.user);
 }
@@ -57,7 +60,10 @@ typedef struct real {
     da_problem problem;
     int ranks;
     bool backward;
+    da_ranks_options rates[MAX_RANKS]; /* of each rank's context */
+    bool plans;                        /* in each rank's context, before it calls */
     counted counts[MAX_RANKS];
+    bool by_heads[MAX_RANKS][2]; /* forward, backward */
     double peak_bytes[MAX_RANKS], tensor_bytes[MAX_RANKS];
     da_status status[MAX_RANKS];
     char messages[MAX_RANKS][200];
@@ -96,6 +102,8 @@ static da_status call_on_rank(real *r, const da_attention *attention, counting_a
     if (status == DA_OK) {
         status = da_attention_forward(attention, &q, &k, &v, &out, &lse, NULL);
     }
+    r->by_heads[rank][0] = r->counts[rank].divides_heads;
+    r->counts[rank].divides_heads = false;
     if (r->backward && status == DA_OK) {
         da_tensor grad_out = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
                   grad_query = new_tensor(&m, p, n, p->dtype, p->heads, p->head_dim),
@@ -113,6 +121,7 @@ static da_status call_on_rank(real *r, const da_attention *attention, counting_a
         t.grad_key = &grad_key;
         t.grad_value = &grad_value;
         status = da_attention_backward(attention, &t, NULL);
+        r->by_heads[rank][1] = r->counts[rank].divides_heads;
     }
     r->peak_bytes[rank] = (double)counter->peak_bytes - before;
     r->tensor_bytes[rank] = m.bytes;
@@ -141,8 +150,17 @@ static void run_rank(const da_comm *comm, void *user) {
     options.threads = 1;
     options.isa = r->isa;
     options.comm = &ours;
+    options.rates = &r->rates[comm->rank];
     options.allocator = counting_allocator_interface(&counter);
     da_status status = da_context_create(&options, &context);
+    if (status == DA_OK && r->plans) {
+        da_ranks_plan *plan;
+        da_ranks_options planned = r->rates[comm->rank];
+        planned.ranks = comm->ranks;
+        planned.backward = r->backward;
+        status = da_plan_ranks(context, &r->config, &r->problem, &planned, &plan);
+        da_ranks_plan_free(plan);
+    }
     if (status == DA_OK) {
         status = da_attention_create(context, r->implementation, &r->config, &attention);
     }
@@ -194,8 +212,10 @@ static void draw_real(real *r, int number) {
     static const da_dtype dtypes[] = {DA_F32, DA_F64, DA_BF16, DA_F16};
     drawn d = drawn_next(number);
     *r = (real){.config = d.config, .ranks = d.ranks, .backward = number % 2 == 1};
+    for (int rank = 0; rank < MAX_RANKS; rank++) {
+        r->rates[rank] = given_rates(1, false);
+    }
     r->isa = number / 2 % 2 == 0 ? DA_ISA_AUTO : DA_ISA_PORTABLE;
-    r->config.split = DA_SPLIT_TOKENS;
     r->config.partition = (da_partition)(number % 3);
     r->config.stripe = number % 6 == 5 ? 0 : 1 + drawn_below(20);
     da_problem_init(&r->problem);
@@ -207,25 +227,34 @@ static void draw_real(real *r, int number) {
     r->problem.dtype = dtypes[number / 2 % 4];
 }
 
+/* The calls of an implementation, as the plan has them under `name`. */
+static void check_calls(real *r, const da_ranks_plan *plan, const char *implementation, da_split split,
+                        const char *name) {
+    r->implementation = implementation;
+    r->config.split = split;
+    assert_true(ranks_run(r->ranks, 60, NULL, run_rank, r));
+    for (int rank = 0; rank < r->ranks; rank++) {
+        da_rank_share share;
+        da_rank_share_init(&share);
+        if (r->status[rank] != DA_OK) {
+            fail_msg("rank %d: %s", rank, r->messages[rank]);
+        }
+        assert_int_equal(da_ranks_plan_share(plan, name, (size_t)rank, &share), DA_OK);
+        check_rank(r, &share, rank);
+    }
+}
+
 static void check_real(real *r) {
-    static const char *const implementations[] = {"ring", "distributed"};
     da_ranks_options options = given_rates(r->ranks, r->backward);
     da_context *context = context_of(r->isa);
     da_ranks_plan *plan;
     assert_int_equal(da_plan_ranks(context, &r->config, &r->problem, &options, &plan), DA_OK);
     assert_int_equal(da_ranks_plan_count(plan), r->ranks);
-    for (int k = 0; k < 2 && r->ranks > 1; k++) {
-        r->implementation = implementations[k];
-        assert_true(ranks_run(r->ranks, 60, NULL, run_rank, r));
-        for (int rank = 0; rank < r->ranks; rank++) {
-            da_rank_share share;
-            da_rank_share_init(&share);
-            if (r->status[rank] != DA_OK) {
-                fail_msg("rank %d: %s", rank, r->messages[rank]);
-            }
-            assert_int_equal(da_ranks_plan_share(plan, implementations[k], (size_t)rank, &share), DA_OK);
-            check_rank(r, &share, rank);
-        }
+    if (r->ranks > 1) {
+        check_calls(r, plan, "distributed", r->config.split, "distributed");
+        check_calls(r, plan, "ring", DA_SPLIT_AUTO, "ring");
+        check_calls(r, plan, "distributed", DA_SPLIT_TOKENS, "distributed_tokens");
+        check_calls(r, plan, "distributed", DA_SPLIT_HEADS, "distributed_heads");
     }
     da_ranks_plan_free(plan);
     da_context_free(context);
@@ -240,6 +269,128 @@ static void test_real_calls_send_and_hold_the_same(void **state) {
         several += r.ranks > 1;
     }
     assert_true(several > CONFIGURATIONS / 2);
+}
+
+static void assert_near(double found, double expected) {
+    if (!(found > expected * (1 - 1e-9) && found < expected * (1 + 1e-9))) {
+        fail_msg("%.12g, expected %.12g", found, expected);
+    }
+}
+
+/* ---- the split ----------------------------------------------------------------------------------------------------- */
+
+static double drawn_power(double least, double most) {
+    return pow(10, least + (most - least) * (double)drawn_below(1000) / 1000);
+}
+
+/* A problem with as many key heads as ranks and more, and a machine and a network of any speed. */
+static void draw_split(real *r, int number) {
+    draw_real(r, number);
+    r->implementation = "distributed";
+    r->config.split = DA_SPLIT_AUTO;
+    r->ranks = 2 + number % 3;
+    r->problem.kv_heads = r->ranks + drawn_below(4);
+    r->problem.heads = r->problem.kv_heads * (1 + number % 2);
+    da_ranks_options rates = given_rates(1, false);
+    rates.forward_flops = drawn_power(7, 12);
+    rates.backward_flops = number % 3 == 0 ? 0 : drawn_power(7, 12);
+    rates.bandwidth = drawn_power(7, 10);
+    rates.latency = drawn_power(-9, -4);
+    for (int rank = 0; rank < MAX_RANKS; rank++) {
+        r->rates[rank] = rates;
+    }
+}
+
+/* Runs the calls; all ranks take the same splits. */
+static void run_alike(real *r) {
+    assert_true(ranks_run(r->ranks, 60, NULL, run_rank, r));
+    for (int rank = 0; rank < r->ranks; rank++) {
+        if (r->status[rank] != DA_OK) {
+            fail_msg("rank %d: %s", rank, r->messages[rank]);
+        }
+        assert_memory_equal(r->by_heads[rank], r->by_heads[0], sizeof r->by_heads[0]);
+    }
+}
+
+static void test_calls_are_divided_as_planned(void **state) {
+    da_context *context = plain_context();
+    int by_heads = 0, calls = 0;
+    for (int number = 0; number < 2 * CONFIGURATIONS; number++) {
+        real r;
+        draw_split(&r, number);
+        da_ranks_options options = r.rates[0];
+        da_ranks_plan *plan;
+        options.ranks = r.ranks;
+        options.backward = r.backward;
+        assert_int_equal(da_plan_ranks(context, &r.config, &r.problem, &options, &plan), DA_OK);
+        run_alike(&r);
+        for (int pass = 0; pass < (r.backward ? 2 : 1); pass++) {
+            assert_int_equal(da_ranks_plan_split(plan, pass == 1),
+                             r.by_heads[0][pass] ? DA_SPLIT_HEADS : DA_SPLIT_TOKENS);
+            by_heads += r.by_heads[0][pass];
+            calls++;
+        }
+        assert_int_equal(da_ranks_plan_split(plan, true) == DA_SPLIT_AUTO, !r.backward);
+        da_ranks_plan_free(plan);
+    }
+    assert_true(by_heads > calls / 10 && by_heads < calls * 9 / 10);
+    da_context_free(context);
+}
+
+/* Each with rates of its own: given ones, or what it has timed. */
+static void test_ranks_of_different_speed_come_to_the_same(void **state) {
+    for (int number = 0; number < CONFIGURATIONS / 2; number++) {
+        real r;
+        draw_split(&r, number);
+        r.plans = number % 5 == 0;
+        for (int rank = 0; rank < r.ranks; rank++) {
+            r.rates[rank].forward_flops = r.plans ? 0 : drawn_power(7, 12);
+            r.rates[rank].backward_flops = 0;
+        }
+        run_alike(&r);
+    }
+}
+
+/* By hand: 2 ranks of 1024 tokens, 2 heads, causal, in contiguous parts. By tokens the second computes 3/4 of all pairs; by
+ * heads each computes one half, and tensors travel: queries, keys and values of one head and half of the tokens, and back
+ * outputs and logsumexp. */
+static void test_split_by_hand(void **state) {
+    da_context *context = plain_context();
+    da_attention_config config;
+    da_problem problem;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){2048}, 1, (int64_t[]){1}, 1);
+    config.causal = true;
+    da_problem_init(&problem);
+    problem.n = 2048;
+    problem.heads = 2;
+    problem.head_dim = 64;
+    const double row = 1024 * 64 * 4, pairs = 2048.0 * 2049, gathered = 2 * 2 * row, inputs = 3 * row,
+                 results = row + 1024 * 8, later = pairs - 2 * 1024.0 * 1025 / 2;
+    for (int slow = 0; slow < 2; slow++) {
+        da_ranks_options options = given_rates(2, false);
+        da_ranks_plan *plan;
+        da_ranks_total tokens, heads;
+        options.latency = options.overhead = 0;
+        options.bandwidth = slow ? 1e5 : 1e15;
+        const double meets = (double)da_meeting_bytes() / options.bandwidth, of_pair = 256 / 1e11;
+        assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+        da_ranks_total_init(&tokens);
+        da_ranks_total_init(&heads);
+        assert_int_equal(da_ranks_plan_total(plan, "distributed_tokens", &tokens), DA_OK);
+        assert_int_equal(da_ranks_plan_total(plan, "distributed_heads", &heads), DA_OK);
+        assert_near(tokens.bytes, gathered);
+        assert_near(heads.bytes, 2 * (inputs + results));
+        assert_near(heads.balance, 1);
+        assert_near(heads.seconds, meets + pairs / 2 * of_pair + (inputs + results) / options.bandwidth);
+        assert_true(tokens.seconds >= meets + later * of_pair);
+        assert_int_equal(da_ranks_plan_split(plan, false), slow ? DA_SPLIT_TOKENS : DA_SPLIT_HEADS);
+        assert_non_null(
+            strstr(da_ranks_plan_text(plan), slow ? "split:  forward by tokens: " : "split:  forward by heads: "));
+        da_ranks_plan_free(plan);
+    }
+    assert_int_equal(da_ranks_plan_split(NULL, false), DA_SPLIT_AUTO);
+    da_context_free(context);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
@@ -260,7 +411,7 @@ static void test_pairs_add_up_to_the_problem(void **state) {
         for (size_t k = 0; k < da_ranks_plan_count(plan); k++) {
             da_rank_share share;
             da_rank_share_init(&share);
-            assert_int_equal(da_ranks_plan_share(plan, "distributed", k, &share), DA_OK);
+            assert_int_equal(da_ranks_plan_share(plan, "distributed_tokens", k, &share), DA_OK);
             assert_true(share.flops == share.pairs * 4 * (double)r.problem.head_dim);
             pairs += share.pairs;
         }
@@ -273,8 +424,10 @@ static void test_pairs_add_up_to_the_problem(void **state) {
 /* Keys of a group of heads with more patterns than a head can have. */
 static void test_a_group_with_many_patterns(void **state) {
     real r = {.ranks = 3};
+    for (int rank = 0; rank < r.ranks; rank++) {
+        r.rates[rank] = given_rates(1, false);
+    }
     da_attention_config_init(&r.config);
-    r.config.split = DA_SPLIT_TOKENS;
     assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
                      DA_OK);
     da_problem_init(&r.problem);
@@ -316,12 +469,6 @@ static timed time_of(const da_context *context, bool causal, da_partition partit
     assert_int_equal(da_ranks_plan_total(plan, "distributed", &found.distributed), DA_OK);
     da_ranks_plan_free(plan);
     return found;
-}
-
-static void assert_near(double found, double expected) {
-    if (!(found > expected * (1 - 1e-9) && found < expected * (1 + 1e-9))) {
-        fail_msg("%.12g, expected %.12g", found, expected);
-    }
 }
 
 /* By hand: a step computes 1024 x 1024 pairs of 256 operations at 1e11 a second; 1024 keys and values of 256 bytes come. */
@@ -487,7 +634,7 @@ static da_status made(fixture *f) {
     ROW(stripe_negative, (f->config.stripe = -1, make(f)), DA_ERROR_INVALID_ARGUMENT, "stripe is -1")                  \
     ROW(share_of_none, da_ranks_plan_share(NULL, "ring", 0, &f->share), DA_ERROR_INVALID_ARGUMENT, "plan is NULL")     \
     ROW(share_of_other, (made(f), da_ranks_plan_share(f->plan, "improved", 0, &f->share)), DA_ERROR_INVALID_ARGUMENT,  \
-        "implementation is \"improved\"; allowed: ring, distributed")                                                  \
+        "implementation is \"improved\"; allowed: ring, distributed, distributed_tokens, distributed_heads")           \
     ROW(share_beyond, (made(f), da_ranks_plan_share(f->plan, "ring", 4, &f->share)), DA_ERROR_INVALID_ARGUMENT,        \
         "index is 4; allowed: 0 to 3")                                                                                 \
     ROW(share_nowhere, (made(f), da_ranks_plan_share(f->plan, "ring", 0, NULL)), DA_ERROR_INVALID_ARGUMENT,            \
@@ -542,6 +689,9 @@ static void test_short_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real_calls_send_and_hold_the_same),
+        cmocka_unit_test(test_calls_are_divided_as_planned),
+        cmocka_unit_test(test_ranks_of_different_speed_come_to_the_same),
+        cmocka_unit_test(test_split_by_hand),
         cmocka_unit_test(test_pairs_add_up_to_the_problem),
         cmocka_unit_test(test_a_group_with_many_patterns),
         cmocka_unit_test(test_steps_take_the_longer_of_both),

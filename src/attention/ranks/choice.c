@@ -1,64 +1,129 @@
 #include "attention/ranks/choice.h"
 
-#include "core/dtype.h"
-#include "pattern/kept.h"
-#include "pattern/pattern.h"
+#include "attention/workspace.h"
+#include "core/memory.h"
 
-/* Bytes of keys and values that this rank needs of others. Of key heads that several query heads read, the first one's
- * need is taken for all. */
-static double bytes_by_tokens(const da_meeting *meeting, const da_tensor *query, const da_tensor *key) {
-    int64_t heads = query->shape[2], kv_heads = key->shape[2];
-    double rows = 0;
-    for (int rank = 0; rank < meeting->comm->ranks; rank++) {
-        for (int64_t head = 0; head < kv_heads && rank != meeting->comm->rank; head++) {
-            da_head_patterns patterns;
-            da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, heads, head * (heads / kv_heads));
-            rows += (double)da_kept_count(&patterns, meeting->part, da_layout_part(meeting->layout, rank), false);
-        }
+/* ---- the model ----------------------------------------------------------------------------------------------------- */
+
+double da_exchange_seconds(const da_rates *rates, const da_exchange *e) {
+    double bytes = e->bytes_in > e->bytes_out ? e->bytes_in : e->bytes_out;
+    return (bytes > 0 ? rates->latency + bytes / rates->bandwidth : 0) +
+           rates->overhead * (double)(e->messages_in + e->messages_out);
+}
+
+double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double pairs, double pair_seconds) {
+    return da_exchange_seconds(rates, exchange) + pairs * pair_seconds;
+}
+
+da_split_seconds da_slowest_split(const da_split_seconds *of_ranks, int count) {
+    da_split_seconds most = {0};
+    for (int k = 0; k < count; k++) {
+        const da_split_seconds *s = &of_ranks[k];
+        most.by_tokens = s->by_tokens > most.by_tokens ? s->by_tokens : most.by_tokens;
+        most.heads_computed = s->heads_computed > most.heads_computed ? s->heads_computed : most.heads_computed;
+        most.heads_results = s->heads_results > most.heads_results ? s->heads_results : most.heads_results;
     }
-    return 2 * rows * (double)(query->shape[0] * query->shape[3]) * (double)da_dtype_size(query->dtype);
+    return most;
 }
 
-/* Bytes of query, key, value and out that a rank receives: all but its own share of tokens. */
-static double bytes_by_heads(const da_meeting *meeting, const da_tensor *query, const da_tensor *key) {
-    double ranks = meeting->comm->ranks, tokens = (double)meeting->layout->n / ranks * (ranks - 1) / ranks;
-    double heads = 2 * (double)(query->shape[2] + key->shape[2]);
-    return tokens * heads * (double)(query->shape[0] * query->shape[3]) * (double)da_dtype_size(query->dtype);
+/* ---- of a call ----------------------------------------------------------------------------------------------------- */
+
+typedef struct choosing {
+    const da_meeting *meeting;
+    da_pass pass;
+    da_problem problem; /* of the whole sequence */
+    da_rates rates;
+    da_traffic traffic;
+} choosing;
+
+static double tokens_direction(const choosing *c, da_travellers travellers, double pairs, double pair_seconds) {
+    da_exchange exchange = da_traffic_exchange(&c->traffic, travellers, c->meeting->layout, c->meeting->comm->rank);
+    return da_gathered_seconds(&c->rates, &exchange, pairs, pair_seconds);
 }
 
-static da_status find_flops(const da_meeting *meeting, const da_tensor *query, double *flops) {
-    da_problem problem;
-    da_cost cost;
-    da_problem_init(&problem);
-    problem.batch = query->shape[0];
-    problem.n = meeting->layout->n;
-    problem.heads = query->shape[2];
-    problem.head_dim = query->shape[3];
-    problem.dtype = query->dtype;
-    da_cost_init(&cost);
-    da_status status = da_pattern_cost(meeting->config, &problem, &cost);
-    *flops = cost.counted_flops;
+/* Of the gradients of keys and values, a rank computes pairs of its keys and any query. */
+static double seconds_by_tokens(const choosing *c, double share) {
+    const da_part *own = c->meeting->part;
+    da_piece piece;
+    const da_part all = da_part_whole(c->problem.n, &piece);
+    double pairs = da_traffic_pairs(&c->traffic, own, &all) * share;
+    if (c->pass == DA_PASS_FORWARD) {
+        return tokens_direction(c, DA_TRAVEL_KEYS, pairs, c->rates.pair.forward);
+    }
+    double pairs_of_keys = da_traffic_pairs(&c->traffic, &all, own) * share;
+    return tokens_direction(c, DA_TRAVEL_KEYS, pairs, c->rates.pair.grad_query) +
+           tokens_direction(c, DA_TRAVEL_QUERIES, pairs_of_keys, c->rates.pair.grad_keys);
+}
+
+static da_status reckon(choosing *c, da_split_seconds *mine) {
+    const da_layout *layout = c->meeting->layout;
+    int rank = c->meeting->comm->rank;
+    int64_t first, end, group = c->problem.heads / c->problem.kv_heads;
+    double share;
+    da_status status = da_traffic_distinct_share(&c->traffic, &share);
+    if (status == DA_OK) {
+        da_heads_sizes sizes = da_heads_size(layout, &c->problem, c->pass, rank);
+        da_heads_of_rank(c->problem.kv_heads, layout->ranks, rank, &first, &end);
+        double pairs = da_traffic_pairs_of_heads(&c->traffic, first * group, end * group) * share;
+        mine->by_tokens = seconds_by_tokens(c, share);
+        mine->heads_computed =
+            da_exchange_seconds(&c->rates, &sizes.inputs) + pairs * da_pass_pair_seconds(&c->rates, c->pass);
+        mine->heads_results = da_exchange_seconds(&c->rates, &sizes.outputs);
+    }
     return status;
 }
 
-da_status da_choose_split(const da_meeting *meeting, const da_tensor *query, const da_tensor *key, bool *by_heads) {
-    int64_t ranks = meeting->comm->ranks, kv_heads = key->shape[2];
+static da_status gather_and_compare(const da_meeting *meeting, const da_split_seconds *mine, bool *by_heads) {
+    const da_allocator *allocator = da_context_allocator(meeting->context);
+    int ranks = meeting->comm->ranks;
+    da_split_seconds *all = da_allocate(allocator, (size_t)ranks, sizeof *all);
+    da_status status = all ? da_comm_gather(meeting->comm, allocator, mine, sizeof *mine, all) : DA_ERROR_OUT_OF_MEMORY;
+    if (status == DA_OK) {
+        const da_split_seconds slowest = da_slowest_split(all, ranks);
+        *by_heads = da_heads_are_quicker(&slowest);
+    }
+    da_release(allocator, all);
+    return status;
+}
+
+static int64_t longest_part(const da_layout *layout) {
+    int64_t longest = 0;
+    for (int rank = 0; rank < layout->ranks; rank++) {
+        int64_t length = da_layout_part(layout, rank)->length;
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
+da_status da_choose_split(const da_meeting *meeting, da_pass pass, const da_tensor *query, const da_tensor *key,
+                          bool *by_heads) {
+    const da_context *context = meeting->context;
+    choosing c = {.meeting = meeting, .pass = pass};
+    da_split_seconds mine = {0};
     *by_heads = meeting->config->split == DA_SPLIT_HEADS;
-    if (meeting->config->split != DA_SPLIT_AUTO || kv_heads < ranks) {
+    if (!da_split_is_open(meeting->config, key->shape[2], meeting->comm->ranks)) {
         return DA_OK;
     }
-    double bytes = bytes_by_tokens(meeting, query, key), flops;
-    da_status status =
-        da_comm_reduce(meeting->comm, da_context_allocator(meeting->context), &bytes, 1, DA_F64); /* of all ranks */
+    da_problem_of_tensors(query, key, &c.problem);
+    c.problem.n = meeting->layout->n;
+    da_rates_known(context, da_context_rates(context), meeting->config, &c.problem, &c.rates);
+    da_status status = da_traffic_create(da_context_allocator(context), meeting->config, &c.problem,
+                                         longest_part(meeting->layout), &c.traffic);
     if (status == DA_OK) {
-        status = find_flops(meeting, query, &flops);
+        status = reckon(&c, &mine);
+        da_traffic_free(&c.traffic);
     }
-    if (status == DA_OK) {
-        double most_heads = (double)((kv_heads + ranks - 1) / ranks) / (double)kv_heads;
-        double by_tokens = flops / (double)ranks / DA_ASSUMED_FLOPS + bytes / (double)ranks / DA_ASSUMED_BYTES;
-        double of_heads =
-            flops * most_heads / DA_ASSUMED_FLOPS + bytes_by_heads(meeting, query, key) / DA_ASSUMED_BYTES;
-        *by_heads = of_heads < by_tokens;
-    }
-    return status;
+    return status == DA_OK ? gather_and_compare(meeting, &mine, by_heads) : status;
+}
+
+/* ---- sizes --------------------------------------------------------------------------------------------------------- */
+
+size_t da_choice_said_bytes(void) {
+    return sizeof(da_split_seconds);
+}
+
+/* First the traffic, then what all say, twice: as it comes, and in the order of ranks. */
+size_t da_choice_memory(int ranks, const da_traffic *traffic) {
+    size_t said = 2 * da_allocated_bytes((size_t)ranks * sizeof(da_split_seconds));
+    return traffic->bytes > said ? traffic->bytes : said;
 }

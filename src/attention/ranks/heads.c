@@ -24,33 +24,52 @@ typedef struct two_views {
 } two_views;
 
 typedef struct transfer {
-    const da_meeting *meeting;
+    const da_meeting *meeting; /* NULL: there are sizes alone, and tensors without data */
+    const da_layout *layout;
+    int rank;
     int64_t kv_heads;
     two_views views[MAX_TENSORS];
     int count;
 } transfer;
 
+static transfer begin_transfer(const da_meeting *meeting, const da_tensor *key) {
+    return (transfer){
+        .meeting = meeting, .layout = meeting->layout, .rank = meeting->comm->rank, .kv_heads = key->shape[2]};
+}
+
 /* Heads of a view's tensor that a rank computes. */
 static void heads_of(const transfer *t, const two_views *view, int rank, int64_t *first, int64_t *end) {
     int64_t group = view->tokens->shape[2] / t->kv_heads;
-    da_heads_of_rank(t->kv_heads, t->meeting->comm->ranks, rank, first, end);
+    da_heads_of_rank(t->kv_heads, t->layout->ranks, rank, first, end);
     *first *= group;
     *end *= group;
 }
 
-static da_status add_view(transfer *t, const da_tensor *tokens, bool is_output) {
+/* Without memory for this rank's heads. */
+static two_views *describe_view(transfer *t, const da_tensor *tokens, bool is_output) {
     two_views *view = &t->views[t->count++];
     *view = (two_views){.tokens = tokens, .is_output = is_output};
-    if (!tokens) {
-        return DA_OK;
+    if (tokens) {
+        int64_t first, end;
+        heads_of(t, view, t->rank, &first, &end);
+        view->heads =
+            da_tensor_make(NULL, tokens->dtype, tokens->shape[0], t->layout->n, end - first, tokens->shape[3]);
     }
-    int64_t first, end, batch = tokens->shape[0], n = t->meeting->layout->n, width = tokens->shape[3];
-    heads_of(t, view, t->meeting->comm->rank, &first, &end);
-    view->heads = da_tensor_make(NULL, tokens->dtype, batch, n, end - first, width);
-    size_t elements = (size_t)(batch * n * (end - first) * width);
-    view->heads.data =
-        da_allocate(da_context_allocator(t->meeting->context), elements + 1, da_dtype_size(tokens->dtype));
-    return view->heads.data ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
+    return view;
+}
+
+/* One element at least, so that there is an address. */
+static size_t view_bytes(const two_views *view) {
+    const int64_t *shape = view->heads.shape;
+    return (size_t)(shape[0] * shape[1] * shape[2] * shape[3] + 1) * da_dtype_size(view->heads.dtype);
+}
+
+static da_status add_view(transfer *t, const da_tensor *tokens, bool is_output) {
+    two_views *view = describe_view(t, tokens, is_output);
+    if (tokens) {
+        view->heads.data = da_allocate(da_context_allocator(t->meeting->context), view_bytes(view), 1);
+    }
+    return view->heads.data || !tokens ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
 }
 
 static void free_views(transfer *t) {
@@ -100,14 +119,14 @@ static block block_of(const transfer *t, const two_views *view, int other, bool 
     if (tokens_side) {
         heads_of(t, view, other, &b.first_head, &b.end_head);
     } else {
-        b.part = da_layout_part(t->meeting->layout, other);
+        b.part = da_layout_part(t->layout, other);
         b.end_head = view->heads.shape[2];
     }
     return b;
 }
 
 static int64_t rows_of(const transfer *t, int other, bool tokens_side) {
-    return tokens_side ? t->meeting->part->length : da_layout_part(t->meeting->layout, other)->length;
+    return da_layout_part(t->layout, tokens_side ? t->rank : other)->length;
 }
 
 static size_t message_bytes(const transfer *t, int other, bool tokens_side, bool outputs) {
@@ -163,7 +182,7 @@ static da_status send_mail(const transfer *t, mail *m, int to, bool outputs) {
 
 /* A message from and to each other rank. Inputs go from tokens to heads, outputs from heads to tokens. */
 static da_status post_all(const transfer *t, bool outputs, mail *incoming, mail *outgoing) {
-    int ranks = t->meeting->comm->ranks, rank = t->meeting->comm->rank;
+    int ranks = t->layout->ranks, rank = t->rank;
     da_status status = DA_OK;
     for (int step = 1; step < ranks && status == DA_OK; step++) {
         int from = (rank - step + ranks) % ranks;
@@ -179,7 +198,7 @@ static da_status post_all(const transfer *t, bool outputs, mail *incoming, mail 
 /* What stays with this rank goes by the same packed form. */
 static da_status keep_own(const transfer *t, bool outputs) {
     const da_allocator *allocator = da_context_allocator(t->meeting->context);
-    int rank = t->meeting->comm->rank;
+    int rank = t->rank;
     size_t bytes = message_bytes(t, rank, !outputs, outputs);
     char *packed = bytes > 0 ? da_allocate(allocator, bytes, 1) : NULL;
     if (!packed) {
@@ -200,7 +219,7 @@ static void free_mail(const da_meeting *meeting, mail *m) {
 static da_status exchange(const transfer *t, bool outputs) {
     const da_meeting *meeting = t->meeting;
     const da_allocator *allocator = da_context_allocator(meeting->context);
-    int ranks = meeting->comm->ranks;
+    int ranks = t->layout->ranks;
     mail *incoming = da_allocate(allocator, 2 * (size_t)ranks, sizeof *incoming);
     if (!incoming) {
         return DA_ERROR_OUT_OF_MEMORY;
@@ -227,6 +246,85 @@ static da_status exchange(const transfer *t, bool outputs) {
     return status;
 }
 
+/* ---- sizes --------------------------------------------------------------------------------------------------------- */
+
+/* Tensors that a pass has, without data. */
+typedef struct shapes {
+    da_tensor queries, keys, lse;
+} shapes;
+
+static shapes shapes_of(const da_problem *p, int64_t rows) {
+    return (shapes){.queries = da_tensor_make(NULL, p->dtype, p->batch, rows, p->heads, p->head_dim),
+                    .keys = da_tensor_make(NULL, p->dtype, p->batch, rows, p->kv_heads, p->head_dim),
+                    .lse = da_tensor_make(NULL, DA_F64, p->batch, rows, p->heads, 1)};
+}
+
+static void describe_views(transfer *t, const shapes *s, da_pass pass) {
+    const da_tensor *inputs[] = {&s->queries, &s->keys, &s->keys, &s->queries, &s->lse, &s->queries};
+    const da_tensor *forward_outputs[] = {&s->queries, &s->lse}, *gradients[] = {&s->queries, &s->keys, &s->keys};
+    bool forward = pass == DA_PASS_FORWARD;
+    for (int k = 0; k < (forward ? 3 : 6); k++) { /* then out, its logsumexp, and its gradient */
+        describe_view(t, inputs[k], false);
+    }
+    for (int k = 0; k < (forward ? 2 : 3); k++) {
+        describe_view(t, forward ? forward_outputs[k] : gradients[k], true);
+    }
+}
+
+/* Rows of a message; those of the logsumexp, one number each, are not among them. */
+static int64_t message_rows(const transfer *t, const da_tensor *lse, int other, bool tokens_side, bool outputs) {
+    int64_t rows = 0;
+    for (int k = 0; k < t->count; k++) {
+        if (t->views[k].tokens != lse && t->views[k].is_output == outputs) {
+            block b = block_of(t, &t->views[k], other, tokens_side);
+            rows += b.tensor->shape[0] * rows_of(t, other, tokens_side) * (b.end_head - b.first_head);
+        }
+    }
+    return rows;
+}
+
+/* Inputs go from the side of tokens, outputs come to it. */
+static da_exchange exchange_of(const transfer *t, const da_tensor *lse, bool outputs) {
+    da_exchange e = {0};
+    for (int other = 0; other < t->layout->ranks; other++) {
+        size_t in = message_bytes(t, other, outputs, outputs), out = message_bytes(t, other, !outputs, outputs);
+        if (other != t->rank) {
+            e.messages_in += in > 0;
+            e.messages_out += out > 0;
+            e.rows_in += message_rows(t, lse, other, outputs, outputs);
+            e.rows_out += message_rows(t, lse, other, !outputs, outputs);
+            e.bytes_in += (double)in;
+            e.bytes_out += (double)out;
+        }
+    }
+    return e;
+}
+
+/* All messages are held together, and what stays with this rank goes through memory of its own. */
+static double exchange_memory(const transfer *t, bool outputs) {
+    double bytes = (double)da_allocated_bytes(2 * (size_t)t->layout->ranks * sizeof(mail));
+    for (int other = 0; other < t->layout->ranks; other++) {
+        bytes += (double)da_allocated_bytes(message_bytes(t, other, !outputs, outputs));
+        bytes += other != t->rank ? (double)da_allocated_bytes(message_bytes(t, other, outputs, outputs)) : 0;
+    }
+    return bytes;
+}
+
+da_heads_sizes da_heads_size(const da_layout *layout, const da_problem *problem, da_pass pass, int rank) {
+    transfer t = {.layout = layout, .rank = rank, .kv_heads = problem->kv_heads};
+    shapes s = shapes_of(problem, da_layout_part(layout, rank)->length);
+    da_heads_sizes sizes = {0};
+    describe_views(&t, &s, pass);
+    for (int k = 0; k < t.count; k++) {
+        sizes.tensors += (double)da_allocated_bytes(view_bytes(&t.views[k]));
+    }
+    sizes.inputs = exchange_of(&t, &s.lse, false);
+    sizes.outputs = exchange_of(&t, &s.lse, true);
+    sizes.inputs_memory = exchange_memory(&t, false);
+    sizes.outputs_memory = exchange_memory(&t, true);
+    return sizes;
+}
+
 /* ---- passes -------------------------------------------------------------------------------------------------------- */
 
 static da_status add_views(transfer *t, const da_tensor *const *inputs, int input_count,
@@ -242,12 +340,12 @@ static da_status add_views(transfer *t, const da_tensor *const *inputs, int inpu
 /* The query heads that this rank computes; there may be none. */
 static da_head_range own_heads(const transfer *t, int64_t heads) {
     int64_t first, end, group = heads / t->kv_heads;
-    da_heads_of_rank(t->kv_heads, t->meeting->comm->ranks, t->meeting->comm->rank, &first, &end);
+    da_heads_of_rank(t->kv_heads, t->layout->ranks, t->rank, &first, &end);
     return (da_head_range){.first = first * group, .end = end * group, .all = heads};
 }
 
 da_status da_heads_forward(const da_meeting *meeting, const da_forward_call *call) {
-    transfer t = {.meeting = meeting, .kv_heads = call->key->shape[2]};
+    transfer t = begin_transfer(meeting, call->key);
     const da_tensor *inputs[] = {call->query, call->key, call->value}, *outputs[] = {call->out, call->lse};
     da_head_range range = own_heads(&t, call->query->shape[2]);
     da_status status = add_views(&t, inputs, 3, outputs, 2);
@@ -273,7 +371,7 @@ da_status da_heads_forward(const da_meeting *meeting, const da_forward_call *cal
 
 da_status da_heads_backward(const da_meeting *meeting, const da_backward_call *call) {
     const da_backward_tensors *b = call->tensors;
-    transfer t = {.meeting = meeting, .kv_heads = b->key->shape[2]};
+    transfer t = begin_transfer(meeting, b->key);
     const da_tensor *inputs[] = {b->query, b->key, b->value, b->out, b->lse, b->grad_out, b->grad_lse};
     const da_tensor *outputs[] = {b->grad_query, b->grad_key, b->grad_value};
     da_head_range range = own_heads(&t, b->query->shape[2]);

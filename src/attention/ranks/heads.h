@@ -6,9 +6,19 @@
 #define DA_ATTENTION_RANKS_HEADS_H
 
 #include "attention/ranks/meeting.h"
+#include "planner/traffic.h"
 
 /* Key heads first..end-1, with the query heads that read them, are a rank's. */
 void da_heads_of_rank(int64_t kv_heads, int ranks, int rank, int64_t *first, int64_t *end);
+
+/* The sizes of a rank's call, for a problem of the whole sequence: with a logsumexp in f64 and, backward, all gradients. */
+typedef struct da_heads_sizes {
+    da_exchange inputs, outputs; /* the messages of both exchanges */
+    double tensors;              /* bytes of the tensors of this rank's heads; and of each exchange, at the highest */
+    double inputs_memory, outputs_memory;
+} da_heads_sizes;
+
+da_heads_sizes da_heads_size(const da_layout *layout, const da_problem *problem, da_pass pass, int rank);
 
 da_status da_heads_forward(const da_meeting *meeting, const da_forward_call *call);
 da_status da_heads_backward(const da_meeting *meeting, const da_backward_call *call);

@@ -45,10 +45,10 @@ static da_status forward_by_tokens(const da_forward_call *call, const da_meeting
     return run_direction(&direction);
 }
 
-static da_status choose(const da_ranks_way *way, const da_meeting *meeting, const da_tensor *query,
+static da_status choose(const da_ranks_way *way, const da_meeting *meeting, da_pass pass, const da_tensor *query,
                         const da_tensor *key, bool *by_heads) {
     *by_heads = false;
-    return way->may_split_heads ? da_choose_split(meeting, query, key, by_heads) : DA_OK;
+    return way->may_split_heads ? da_choose_split(meeting, pass, query, key, by_heads) : DA_OK;
 }
 
 da_status da_ranks_forward(const da_forward_call *call, const da_ranks_way *way) {
@@ -62,7 +62,7 @@ da_status da_ranks_forward(const da_forward_call *call, const da_ranks_way *way)
                                     .wants_lse = call->lse != NULL};
     da_status status = da_meeting_begin(&meeting, call->context, call->config, &common);
     if (status == DA_OK) {
-        status = choose(way, &meeting, call->query, call->key, &by_heads);
+        status = choose(way, &meeting, DA_PASS_FORWARD, call->query, call->key, &by_heads);
     }
     if (status == DA_OK) {
         status = by_heads ? da_heads_forward(&meeting, call) : forward_by_tokens(call, &meeting, way->run_direction);
@@ -154,7 +154,7 @@ da_status da_ranks_backward(const da_backward_call *call, const da_ranks_way *wa
                                     .wants_value = t->grad_value != NULL};
     da_status status = da_meeting_begin(&meeting, call->context, call->config, &common);
     if (status == DA_OK) {
-        status = choose(way, &meeting, t->query, t->key, &by_heads);
+        status = choose(way, &meeting, DA_PASS_BACKWARD, t->query, t->key, &by_heads);
     }
     if (status == DA_OK) {
         status = by_heads ? da_heads_backward(&meeting, call) : backward_by_tokens(call, &meeting, way->run_direction);
