@@ -239,25 +239,78 @@ int64_t da_kept_count(const da_head_patterns *patterns, const da_part *rows, con
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------- */
 
-static size_t words(int64_t length) {
-    return (size_t)(length / 64 + (length % 64 != 0));
+/* Runs of 2^shift rows, at most one for every two of the list: a search looks at few. */
+static int64_t run_count(const da_kept *kept) {
+    return ((kept->length - 1) >> kept->shift) + 1;
 }
 
-void da_kept_lay_out(da_kept *kept, da_arena *arena, int64_t length) {
-    *kept = (da_kept){.length = length};
-    kept->bits = da_arena_take(arena, words(length), sizeof *kept->bits);
-    kept->before = da_arena_take(arena, words(length), sizeof *kept->before);
-}
-
-void da_kept_clear(da_kept *kept) {
-    memset(kept->bits, 0, words(kept->length) * sizeof *kept->bits);
-    kept->count = 0;
-}
-
-void da_kept_number(da_kept *kept) {
-    kept->count = 0;
-    for (size_t w = 0; w < words(kept->length); w++) {
-        kept->before[w] = kept->count;
-        kept->count += da_count_bits(kept->bits[w]);
+void da_kept_lay_out(da_kept *kept, da_arena *arena, int64_t length, int64_t count) {
+    size_t words = da_kept_words(length);
+    *kept = (da_kept){.length = length, .count = count};
+    if (count == 0) {
+        return;
     }
+    while (run_count(kept) > larger(1, count / 2)) {
+        kept->shift++;
+    }
+    size_t listed = (size_t)count, runs = (size_t)run_count(kept) + 1;
+    if (listed + runs < 2 * words) {
+        kept->rows = da_arena_take(arena, listed, sizeof *kept->rows);
+        kept->firsts = da_arena_take(arena, runs, sizeof *kept->firsts);
+    } else {
+        kept->bits = da_arena_take(arena, words, sizeof *kept->bits);
+        kept->before = da_arena_take(arena, words, sizeof *kept->before);
+    }
+}
+
+size_t da_kept_bytes(int64_t length, int64_t count) {
+    da_arena arena = {0};
+    da_kept unused;
+    da_kept_lay_out(&unused, &arena, length, count);
+    return arena.used;
+}
+
+static void fill_bitmap(da_kept *kept, const uint64_t *bits) {
+    int64_t before = 0;
+    for (size_t w = 0; w < da_kept_words(kept->length); w++) {
+        kept->bits[w] = bits[w];
+        kept->before[w] = before;
+        before += da_count_bits(bits[w]);
+    }
+}
+
+/* The first row from `row` on that is marked: there is one. */
+static int64_t next_bit(const uint64_t *bits, int64_t row) {
+    int64_t w = row / 64;
+    uint64_t word = bits[w] & (UINT64_MAX << row % 64);
+    while (word == 0) {
+        word = bits[++w];
+    }
+    return w * 64 + da_count_bits((word & -word) - 1);
+}
+
+static void fill_list(da_kept *kept, const uint64_t *bits) {
+    int64_t run = 0, row = -1;
+    for (int64_t k = 0; k < kept->count; k++) {
+        row = next_bit(bits, row + 1);
+        kept->rows[k] = row;
+        for (; run <= row >> kept->shift; run++) {
+            kept->firsts[run] = k;
+        }
+    }
+    for (; run <= run_count(kept); run++) {
+        kept->firsts[run] = kept->count;
+    }
+}
+
+void da_kept_fill(da_kept *kept, const uint64_t *bits) {
+    if (kept->bits) {
+        fill_bitmap(kept, bits);
+    } else if (kept->count > 0) {
+        fill_list(kept, bits);
+    }
+}
+
+int64_t da_kept_next(const da_kept *kept, int64_t number, int64_t before) {
+    return kept->bits ? next_bit(kept->bits, before + 1) : kept->rows[number];
 }

@@ -22,22 +22,32 @@ int64_t da_kept_mark(const da_head_patterns *patterns, const da_part *rows, cons
  * at: a billion of them take no longer than their segments and pieces do. Otherwise those that are kept are. */
 int64_t da_kept_count(const da_head_patterns *patterns, const da_part *rows, const da_part *columns, bool reversed);
 
-/* The marked rows of a part, numbered in ascending order: two bits of memory a row. */
+/* The marked rows of a part, numbered in ascending order: as a bitmap of all rows or, where they are few, as a list, whichever
+ * is smaller. So memory is at most two bits for each row of the part, and at most 12 bytes for each marked one (and what
+ * rounding to lines of the cache adds). */
 typedef struct da_kept {
     int64_t length;  /* rows of the part */
     int64_t count;   /* marked ones */
-    uint64_t *bits;  /* one per row */
+    uint64_t *bits;  /* NULL: there is a list, or no marked row; one per row */
     int64_t *before; /* marked rows before each word of bits */
+    int64_t *rows;   /* the list */
+    int64_t *firsts; /* the number of the first listed row of each 2^shift rows, and at the end `count` */
+    int shift;
 } da_kept;
 
-/* Takes the memory for a part of `length` rows. */
-void da_kept_lay_out(da_kept *kept, da_arena *arena, int64_t length);
+/* Words of a bitmap of `length` rows. */
+static inline size_t da_kept_words(int64_t length) {
+    return (size_t)(length / 64 + (length % 64 != 0));
+}
 
-/* No row is marked; da_kept_mark(..., kept->bits) may follow, for any number of heads. */
-void da_kept_clear(da_kept *kept);
+/* Takes the memory for `count` marked rows of a part of `length`. */
+void da_kept_lay_out(da_kept *kept, da_arena *arena, int64_t length, int64_t count);
 
-/* Numbers what was marked. */
-void da_kept_number(da_kept *kept);
+/* Bytes of that; 0 for no rows. */
+size_t da_kept_bytes(int64_t length, int64_t count);
+
+/* Takes the rows over that are marked in `bits`: as many as it was laid out for. */
+void da_kept_fill(da_kept *kept, const uint64_t *bits);
 
 static inline int da_count_bits(uint64_t word) {
     /* Sums of neighbouring bits, of pairs, of fours, and by a product of all bytes. */
@@ -47,10 +57,34 @@ static inline int da_count_bits(uint64_t word) {
     return (int)((word * UINT64_C(0x0101010101010101)) >> 56);
 }
 
+/* The number of a row in the list; -1: it is not there. */
+static inline int64_t da_kept_find(const da_kept *kept, int64_t row) {
+    if (kept->count == 0) {
+        return -1;
+    }
+    const int64_t *firsts = kept->firsts + (row >> kept->shift);
+    int64_t first = firsts[0], end = firsts[1];
+    while (first < end) {
+        int64_t middle = first + (end - first) / 2;
+        if (kept->rows[middle] < row) {
+            first = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    return first < firsts[1] && kept->rows[first] == row ? first : -1;
+}
+
 /* The number of a row among the marked ones; -1: it is not marked. */
 static inline int64_t da_kept_index(const da_kept *kept, int64_t row) {
+    if (!kept->bits) {
+        return da_kept_find(kept, row);
+    }
     uint64_t word = kept->bits[row / 64], bit = (uint64_t)1 << row % 64;
     return word & bit ? kept->before[row / 64] + da_count_bits(word & (bit - 1)) : -1;
 }
+
+/* The marked row number `number`, 0 <= number < count; `before` is the one before it, or -1. */
+int64_t da_kept_next(const da_kept *kept, int64_t number, int64_t before);
 
 #endif

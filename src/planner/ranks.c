@@ -15,6 +15,7 @@
  * the former's. */
 typedef struct step {
     int64_t in, out;
+    double in_lists, out_lists; /* bytes by which this rank knows which rows those are */
     double pairs;
 } step;
 
@@ -77,13 +78,15 @@ static void count_rank(const planning *p, da_travellers travellers, int index) {
         int from = neighbour(p, rank, -s), to = neighbour(p, rank, s);
         steps[s] = (step){0};
         if (s > 0) {
-            steps[s].in = da_traffic_rows(&p->traffic, travellers, part_of(p, rank), part_of(p, from));
+            steps[s].in =
+                da_traffic_rows(&p->traffic, travellers, part_of(p, rank), part_of(p, from), &steps[s].in_lists);
         }
         if (s == 0 || steps[s].in > 0) {
             steps[s].pairs = pairs_of(p, travellers, rank, from);
         }
         if (s > 0 && !is_complete(p)) {
-            steps[s].out = da_traffic_rows(&p->traffic, travellers, part_of(p, to), part_of(p, rank));
+            steps[s].out =
+                da_traffic_rows(&p->traffic, travellers, part_of(p, to), part_of(p, rank), &steps[s].out_lists);
         }
     }
 }
@@ -94,8 +97,10 @@ static void fill_out(const planning *p, da_travellers travellers) {
     step *steps = p->steps[travellers];
     for (int rank = 0; rank < ranks; rank++) {
         for (int s = 1; s < ranks; s++) {
-            steps[(size_t)rank * (size_t)ranks + (size_t)s].out =
-                steps[(size_t)neighbour(p, rank, s) * (size_t)ranks + (size_t)s].in;
+            step *ours = &steps[(size_t)rank * (size_t)ranks + (size_t)s];
+            const step *theirs = &steps[(size_t)neighbour(p, rank, s) * (size_t)ranks + (size_t)s];
+            ours->out = theirs->in;
+            ours->out_lists = theirs->in_lists;
         }
     }
 }
@@ -152,13 +157,6 @@ static double allocated(size_t bytes) {
     return (double)da_allocated_bytes(bytes);
 }
 
-/* With the list of its rows. */
-static double parcel_bytes(const planning *p, const direction *d, int64_t rows, const da_part *columns) {
-    return rows > 0 ? allocated((size_t)message_bytes(p, d, rows)) +
-                          allocated(da_parcel_plan_bytes(d->heads, columns->length))
-                    : 0;
-}
-
 static double transfer_seconds(const planning *p, double bytes) {
     return bytes > 0 ? p->plan->rates.latency + bytes / p->plan->rates.bandwidth : 0;
 }
@@ -212,7 +210,26 @@ static double meeting_memory(const planning *p) {
     return all + larger(all, allocated(ranks * sizeof(int64_t)) + allocated(p->layout->bytes));
 }
 
-/* At the highest of all steps. */
+/* What is held at a time, and was at the highest. */
+typedef struct held {
+    double now, most;
+} held;
+
+static void hold(held *h, double bytes) {
+    h->now += bytes;
+    h->most = larger(h->most, h->now);
+}
+
+/* A parcel's lists, for which rows are marked meanwhile, and then its message. */
+static void hold_parcel(const planning *p, const direction *d, int64_t rows, double lists, const da_part *columns,
+                        held *h) {
+    if (rows > 0) {
+        double marks = allocated(da_parcel_marks_bytes(columns->length));
+        hold(h, lists + marks);
+        hold(h, allocated((size_t)message_bytes(p, d, rows)) - marks);
+    }
+}
+
 static double ring_memory(const planning *p, const direction *d, int index, bool backward) {
     int ranks = p->layout->ranks, rank = p->ranks[index];
     const step *steps = &p->steps[d->travellers][(size_t)index * (size_t)ranks];
@@ -220,12 +237,17 @@ static double ring_memory(const planning *p, const direction *d, int index, bool
     double workspace = workspace_of(p, d, own, backward), most = 0;
     bool carries = false;
     for (int s = 0; s < ranks; s++) {
-        bool more = s + 1 < ranks;
-        double bytes = s == 0 || steps[s].in > 0 ? workspace : 0;
-        bytes += parcel_bytes(p, d, steps[s].in, part_of(p, neighbour(p, rank, -s)));
-        bytes += more ? parcel_bytes(p, d, steps[s + 1].in, part_of(p, neighbour(p, rank, -(s + 1)))) : 0;
-        bytes += more ? parcel_bytes(p, d, steps[s + 1].out, own) : 0;
-        most = larger(most, bytes);
+        held h = {0};
+        if (steps[s].in > 0) {
+            hold(&h, steps[s].in_lists + allocated((size_t)message_bytes(p, d, steps[s].in)));
+        }
+        if (s + 1 < ranks) {
+            const step *next = &steps[s + 1];
+            hold_parcel(p, d, next->in, next->in_lists, part_of(p, neighbour(p, rank, -(s + 1))), &h);
+            hold_parcel(p, d, next->out, next->out_lists, own, &h);
+        }
+        hold(&h, s == 0 || steps[s].in > 0 ? workspace : 0);
+        most = larger(most, h.most);
         carries |= steps[s].in > 0;
     }
     return most + (carries ? carry_of(p, d, own, backward) : 0);
@@ -234,12 +256,16 @@ static double ring_memory(const planning *p, const direction *d, int index, bool
 static double gathered_memory(const planning *p, const direction *d, int index, bool backward) {
     int ranks = p->layout->ranks, rank = p->ranks[index];
     const step *steps = &p->steps[d->travellers][(size_t)index * (size_t)ranks];
-    double bytes = workspace_of(p, d, part_of(p, rank), backward) + allocated(da_gathered_bytes(ranks));
+    held h = {0};
+    hold(&h, allocated(da_gathered_bytes(ranks)));
     for (int s = 1; s < ranks; s++) {
-        bytes += parcel_bytes(p, d, steps[s].in, part_of(p, neighbour(p, rank, -s)));
-        bytes += parcel_bytes(p, d, steps[s].out, part_of(p, rank));
+        hold_parcel(p, d, steps[s].in, steps[s].in_lists, part_of(p, neighbour(p, rank, -s)), &h);
     }
-    return bytes;
+    for (int s = 1; s < ranks; s++) {
+        hold_parcel(p, d, steps[s].out, steps[s].out_lists, part_of(p, rank), &h);
+    }
+    hold(&h, workspace_of(p, d, part_of(p, rank), backward));
+    return h.most;
 }
 
 static double heads_memory(const planning *p, da_pass pass, int index) {

@@ -114,14 +114,20 @@ static int64_t mark_heads(const da_traffic *t, int64_t first_head, const da_part
     return marked;
 }
 
-int64_t da_traffic_rows(const da_traffic *t, da_travellers travellers, const da_part *rows, const da_part *columns) {
-    int64_t count = 0;
+int64_t da_traffic_rows(const da_traffic *t, da_travellers travellers, const da_part *rows, const da_part *columns,
+                        double *list_bytes) {
+    int64_t count = 0, heads = travellers == DA_TRAVEL_KEYS ? t->problem->kv_heads : t->problem->heads;
+    double lists = (double)da_allocated_bytes(da_parcel_plan_bytes(heads));
     for (int c = 0; c < t->class_count[travellers]; c++) {
         const da_head_class *class = &t->classes[travellers][c];
         int64_t kept = class->patterns.count > 0
                            ? da_kept_count(&class->patterns, rows, columns, travellers == DA_TRAVEL_QUERIES)
                            : mark_heads(t, class->first_head, rows, columns);
+        lists += (double)class->heads * (double)da_allocated_bytes(da_kept_bytes(columns->length, kept));
         count += class->heads * kept;
+    }
+    if (list_bytes) {
+        *list_bytes = count > 0 ? lists : 0;
     }
     return count * t->problem->batch;
 }
@@ -187,8 +193,8 @@ da_exchange da_traffic_exchange(const da_traffic *t, da_travellers travellers, c
     for (int other = 0; other < layout->ranks; other++) {
         const da_part *theirs = da_layout_part(layout, other);
         if (other != rank) {
-            da_traffic_add_message(t, travellers, da_traffic_rows(t, travellers, own, theirs),
-                                   da_traffic_rows(t, travellers, theirs, own), &exchange);
+            da_traffic_add_message(t, travellers, da_traffic_rows(t, travellers, own, theirs, NULL),
+                                   da_traffic_rows(t, travellers, theirs, own, NULL), &exchange);
         }
     }
     return exchange;

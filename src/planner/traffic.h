@@ -42,9 +42,9 @@ da_status da_traffic_create(const da_allocator *allocator, const da_attention_co
 void da_traffic_free(da_traffic *traffic);
 
 /* Rows of each tensor, over all batch elements and heads, that the rank which holds `columns` sends to the one that holds
- * `rows`. */
+ * `rows`. list_bytes: NULL, or for the bytes of memory by which each of the two knows which rows those are. */
 int64_t da_traffic_rows(const da_traffic *traffic, da_travellers travellers, const da_part *rows,
-                        const da_part *columns);
+                        const da_part *columns, double *list_bytes);
 
 /* The messages of a rank in one direction of a pass: all that it receives of the others, and sends them. */
 da_exchange da_traffic_exchange(const da_traffic *traffic, da_travellers travellers, const da_layout *layout, int rank);

@@ -114,33 +114,58 @@ static void test_heads_add_up(void **state) {
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------- */
 
+/* A list or a bitmap, whichever is smaller. */
+static void check_bytes(int64_t length, int64_t count) {
+    size_t bytes = da_kept_bytes(length, count);
+    assert_true(bytes <= (size_t)(length / 64 + 1) * 16 + 3 * 64);
+    assert_true(bytes <= (size_t)count * 12 + 4 * 64);
+    assert_int_equal(bytes == 0, count == 0);
+}
+
+static void check_numbers(int64_t length, const uint64_t *bits, int64_t count) {
+    da_kept kept;
+    da_arena arena = {aligned_alloc(64, da_kept_bytes(length, count) + 64), 0};
+    assert_non_null(arena.base);
+    da_kept_lay_out(&kept, &arena, length, count);
+    assert_int_equal(arena.used, da_kept_bytes(length, count));
+    da_kept_fill(&kept, bits);
+    int64_t number = 0, before = -1;
+    for (int64_t row = 0; row < length; row++) {
+        bool marked = bits[row / 64] >> row % 64 & 1;
+        assert_int_equal(da_kept_index(&kept, row), marked ? number : -1);
+        if (marked) {
+            assert_int_equal(da_kept_next(&kept, number, before), row);
+            before = row;
+            number++;
+        }
+    }
+    assert_int_equal(number, count);
+    free(arena.base);
+}
+
+/* Few and many, spread and in a heap. */
 static void test_numbers_of_marked_rows(void **state) {
-    for (int64_t length = 0; length < 400; length += 13) {
-        for (int64_t one_in = 1; one_in < 70; one_in *= 4) {
-            da_kept kept;
-            da_arena arena = {0};
-            da_kept_lay_out(&kept, &arena, length);
-            assert_true(arena.used <= (size_t)(length / 64 + 1) * 16 + 2 * 64);
-            arena = (da_arena){aligned_alloc(64, arena.used + 64), 0};
-            assert_non_null(arena.base);
-            memset(arena.base, 0xff, (size_t)(length / 64 + 1) * 16);
-            da_kept_lay_out(&kept, &arena, length);
-            da_kept_clear(&kept);
-            for (int64_t row = 0; row < length; row++) {
-                kept.bits[row / 64] |= (uint64_t)(drawn_below(one_in) == 0) << row % 64;
-            }
-            da_kept_number(&kept);
-            int64_t count = 0;
-            for (int64_t row = 0; row < length; row++) {
-                bool marked = kept.bits[row / 64] >> row % 64 & 1;
-                assert_int_equal(da_kept_index(&kept, row), marked ? count : -1);
+    for (int64_t length = 0; length < 2500; length += length < 400 ? 13 : 497) {
+        for (int64_t one_in = 1; one_in < 5000; one_in *= 4) {
+            uint64_t bits[40] = {0};
+            int64_t count = 0, from = drawn_below(3) == 0 ? length / 2 : 0;
+            assert_true(da_kept_words(length) <= 40);
+            for (int64_t row = from; row < length; row++) {
+                bool marked = drawn_below(one_in) == 0;
+                bits[row / 64] |= (uint64_t)marked << row % 64;
                 count += marked;
             }
-            assert_int_equal(kept.count, count);
-            free(arena.base);
+            check_bytes(length, count);
+            check_numbers(length, bits, count);
         }
     }
     assert_int_equal(da_count_bits(UINT64_MAX), 64);
+}
+
+/* A billion rows of which few are marked take no more memory than a thousand. */
+static void test_few_of_many_rows(void **state) {
+    assert_true(da_kept_bytes((int64_t)1 << 40, 100) <= da_kept_bytes(10000, 100) + 64);
+    assert_true(da_kept_bytes(10000, 100) < 10000 / 4 && da_kept_bytes(10000, 10000) < 10000 / 4 + 200);
 }
 
 /* ---- long sequences: these would take hours if every token were looked at ------------------------------------------ */
@@ -207,11 +232,9 @@ static void test_marks_look_at_shared_segments_only(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_marks_are_what_is_seen),
-        cmocka_unit_test(test_heads_add_up),
-        cmocka_unit_test(test_numbers_of_marked_rows),
-        cmocka_unit_test(test_a_count_looks_at_no_token),
-        cmocka_unit_test(test_marks_look_at_shared_segments_only),
+        cmocka_unit_test(test_marks_are_what_is_seen),    cmocka_unit_test(test_heads_add_up),
+        cmocka_unit_test(test_numbers_of_marked_rows),    cmocka_unit_test(test_few_of_many_rows),
+        cmocka_unit_test(test_a_count_looks_at_no_token), cmocka_unit_test(test_marks_look_at_shared_segments_only),
     };
     return cmocka_run_group_tests_name("kept", tests, NULL, NULL);
 }

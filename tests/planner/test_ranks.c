@@ -277,6 +277,27 @@ static void assert_near(double found, double expected) {
     }
 }
 
+/* Of long parts few rows travel, which are listed, and of others all. */
+static void test_long_parts(void **state) {
+    for (int backward = 0; backward < 2; backward++) {
+        real r = {.ranks = 3, .backward = backward == 1};
+        for (int rank = 0; rank < r.ranks; rank++) {
+            r.rates[rank] = given_rates(1, false);
+        }
+        da_attention_config_init(&r.config);
+        assert_int_equal(
+            da_attention_config_set_patterns(&r.config, (int64_t[]){300, 20000}, 2, (int64_t[]){1, 400}, 2), DA_OK);
+        r.config.partition = (da_partition)(2 * backward);
+        r.config.stripe = 70;
+        da_problem_init(&r.problem);
+        r.problem.n = 20000;
+        r.problem.heads = 6;
+        r.problem.kv_heads = 2;
+        r.problem.head_dim = 3;
+        check_real(&r);
+    }
+}
+
 /* ---- the split ----------------------------------------------------------------------------------------------------- */
 
 static double drawn_power(double least, double most) {
@@ -689,6 +710,7 @@ static void test_short_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_real_calls_send_and_hold_the_same),
+        cmocka_unit_test(test_long_parts),
         cmocka_unit_test(test_calls_are_divided_as_planned),
         cmocka_unit_test(test_ranks_of_different_speed_come_to_the_same),
         cmocka_unit_test(test_split_by_hand),

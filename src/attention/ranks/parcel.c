@@ -10,35 +10,65 @@
 
 /* ---- which rows -------------------------------------------------------------------------------------------------- */
 
-/* Lays out what a parcel's plan needs; returns the bytes. */
+/* Lays out what a parcel's plan needs beside each head's rows; returns the bytes. */
 static size_t lay_out(da_parcel *parcel, char *memory) {
     da_arena arena = {memory, 0};
     parcel->kept = da_arena_take(&arena, (size_t)parcel->heads, sizeof *parcel->kept);
     parcel->first_rows = da_arena_take(&arena, (size_t)parcel->heads, sizeof *parcel->first_rows);
-    da_kept unused;
-    for (int64_t head = 0; head < parcel->heads; head++) {
-        da_kept_lay_out(memory ? &parcel->kept[head] : &unused, &arena, parcel->columns->length);
-    }
+    parcel->kept_memory = da_arena_take(&arena, (size_t)parcel->heads, sizeof *parcel->kept_memory);
     return arena.used;
 }
 
-/* Marks the rows of one head of the tensors; of keys, those that any query head of the group needs. */
-static void mark_head(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
-                      int64_t head) {
-    int64_t group = cargo->query_heads.all / parcel->heads;
-    da_kept_clear(&parcel->kept[head]);
+size_t da_parcel_plan_bytes(int64_t heads) {
+    da_parcel parcel = {.heads = heads};
+    return lay_out(&parcel, NULL);
+}
+
+size_t da_parcel_marks_bytes(int64_t length) {
+    return da_kept_words(length) * sizeof(uint64_t);
+}
+
+/* Marks the rows of one head of the tensors; of keys, those that any query head of the group needs. Returns how many. */
+static int64_t mark_head(const da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
+                         int64_t head, uint64_t *bits) {
+    int64_t group = cargo->query_heads.all / parcel->heads, marked = 0;
+    memset(bits, 0, da_parcel_marks_bytes(parcel->columns->length));
     for (int64_t h = head * group; h < (head + 1) * group; h++) {
         da_head_patterns patterns;
         da_head_patterns_init(&patterns, meeting->config, meeting->layout->n, cargo->query_heads.all, h);
-        da_kept_mark(&patterns, rows, parcel->columns, cargo->backward != NULL, parcel->kept[head].bits);
+        marked += da_kept_mark(&patterns, rows, parcel->columns, cargo->backward != NULL, bits);
     }
-    da_kept_number(&parcel->kept[head]);
+    return marked;
 }
 
-size_t da_parcel_plan_bytes(int64_t heads, int64_t length) {
-    const da_part columns = {.length = length};
-    da_parcel parcel = {.heads = heads, .columns = &columns};
-    return lay_out(&parcel, NULL);
+/* Keeps the marked rows of a head, in no more memory than they need. */
+static da_status keep_head(da_parcel *parcel, const da_allocator *allocator, int64_t head, int64_t count,
+                           const uint64_t *bits) {
+    int64_t length = parcel->columns->length;
+    da_arena arena = {0};
+    if (count > 0) {
+        parcel->kept_memory[head] = da_allocate(allocator, 1, da_kept_bytes(length, count));
+        if (!parcel->kept_memory[head]) {
+            return DA_ERROR_OUT_OF_MEMORY;
+        }
+        arena.base = parcel->kept_memory[head];
+    }
+    da_kept_lay_out(&parcel->kept[head], &arena, length, count);
+    da_kept_fill(&parcel->kept[head], bits);
+    return DA_OK;
+}
+
+static da_status keep_all(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
+                          uint64_t *bits) {
+    int64_t batch = cargo->first->shape[0];
+    da_status status = DA_OK;
+    for (int64_t head = 0; head < parcel->heads && status == DA_OK; head++) {
+        int64_t count = mark_head(parcel, meeting, cargo, rows, head, bits);
+        status = keep_head(parcel, da_context_allocator(meeting->context), head, count, bits);
+        parcel->first_rows[head] = parcel->rows;
+        parcel->rows += batch * count;
+    }
+    return status;
 }
 
 bool da_parcel_is_needed(const da_meeting *meeting, const da_cargo *cargo, const da_part *rows,
@@ -55,22 +85,22 @@ bool da_parcel_is_needed(const da_meeting *meeting, const da_cargo *cargo, const
 
 da_status da_parcel_plan(da_parcel *parcel, const da_meeting *meeting, const da_cargo *cargo, int peer,
                          const da_part *rows, const da_part *columns) {
-    int64_t batch = cargo->first->shape[0];
+    const da_allocator *allocator = da_context_allocator(meeting->context);
     *parcel = (da_parcel){.peer = peer, .columns = columns, .heads = cargo->first->shape[2]};
     if (!da_parcel_is_needed(meeting, cargo, rows, columns)) {
         return DA_OK;
     }
-    parcel->plan_memory = da_allocate(da_context_allocator(meeting->context), 1, lay_out(parcel, NULL));
+    size_t bytes = lay_out(parcel, NULL);
+    parcel->plan_memory = da_allocate(allocator, 1, bytes);
     if (!parcel->plan_memory) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
+    memset(parcel->plan_memory, 0, bytes);
     lay_out(parcel, parcel->plan_memory);
-    for (int64_t head = 0; head < parcel->heads; head++) {
-        mark_head(parcel, meeting, cargo, rows, head);
-        parcel->first_rows[head] = parcel->rows;
-        parcel->rows += batch * parcel->kept[head].count;
-    }
-    return DA_OK;
+    uint64_t *bits = da_allocate(allocator, 1, da_parcel_marks_bytes(columns->length));
+    da_status status = bits ? keep_all(parcel, meeting, cargo, rows, bits) : DA_ERROR_OUT_OF_MEMORY;
+    da_release(allocator, bits);
+    return status;
 }
 
 /* ---- the message: rows of the first tensor, of the second, terms ------------------------------------------------- */
@@ -114,16 +144,13 @@ static void pack_head(int64_t index, int thread, void *user) {
     size_t bytes = da_packed_row_bytes(cargo->first), at = (size_t)(parcel->first_rows[head] + batch * kept->count);
     char *first = parcel->data, *second = first + (size_t)parcel->rows * bytes;
     double(*terms)[2] = (double(*)[2])(void *)(parcel->data + terms_at(parcel, cargo));
-    for (int64_t row = 0; row < kept->length; row++) {
-        if (kept->bits[row / 64] == 0) {
-            row |= 63; /* to the end of a word without marks */
-        } else if (da_kept_index(kept, row) >= 0) {
-            da_copy_packed_row(cargo->first, batch, row, head, first + at * bytes, false);
-            da_copy_packed_row(cargo->second, batch, row, head, second + at * bytes, false);
-            if (cargo->backward) {
-                da_improved_query_terms(cargo->backward, batch, row, head, terms[at]);
-            }
-            at++;
+    int64_t row = -1;
+    for (int64_t number = 0; number < kept->count; number++, at++) {
+        row = da_kept_next(kept, number, row);
+        da_copy_packed_row(cargo->first, batch, row, head, first + at * bytes, false);
+        da_copy_packed_row(cargo->second, batch, row, head, second + at * bytes, false);
+        if (cargo->backward) {
+            da_improved_query_terms(cargo->backward, batch, row, head, terms[at]);
         }
     }
 }
@@ -177,6 +204,9 @@ void da_parcel_free(da_parcel *parcel, const da_meeting *meeting) {
     const da_allocator *allocator = da_context_allocator(meeting->context);
     if (da_comm_give_up(meeting->comm, &parcel->message)) {
         da_release(allocator, parcel->data);
+    }
+    for (int64_t head = 0; parcel->plan_memory && head < parcel->heads; head++) {
+        da_release(allocator, parcel->kept_memory[head]);
     }
     da_release(allocator, parcel->plan_memory);
     *parcel = (da_parcel){0};

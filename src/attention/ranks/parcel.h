@@ -22,8 +22,9 @@ typedef struct da_parcel {
     int64_t heads;            /* of the tensors */
     da_kept *kept;            /* [heads] */
     int64_t *first_rows;      /* [heads] */
+    char **kept_memory;       /* [heads]; of each kept */
     int64_t rows;             /* of each tensor, over all batch elements and heads; 0: there is no message */
-    char *plan_memory, *data; /* of the two above; of the message */
+    char *plan_memory, *data; /* of the three above; of the message */
     da_message message;
 } da_parcel;
 
@@ -52,7 +53,10 @@ void da_parcel_free(da_parcel *parcel, const da_meeting *meeting);
 /* Bytes of a message of `rows` rows of each tensor; with_terms: as in the backward pass, where columns are queries. */
 size_t da_parcel_message_bytes(int64_t rows, int64_t head_dim, da_dtype dtype, bool with_terms);
 
-/* Bytes that say which rows of a part of `length` rows a message holds. */
-size_t da_parcel_plan_bytes(int64_t heads, int64_t length);
+/* Bytes of a parcel's lists apart from da_kept_bytes of each head. */
+size_t da_parcel_plan_bytes(int64_t heads);
+
+/* Bytes that da_parcel_plan takes, and releases, to mark rows of a part of `length` rows. */
+size_t da_parcel_marks_bytes(int64_t length);
 
 #endif
