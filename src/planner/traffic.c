@@ -171,7 +171,7 @@ da_status da_traffic_distinct_share(const da_traffic *t, double *share) {
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
 
-static double bytes_of(const da_traffic *t, da_travellers travellers, int64_t rows) {
+double da_traffic_message_bytes(const da_traffic *t, da_travellers travellers, int64_t rows) {
     return rows > 0 ? (double)da_parcel_message_bytes(rows, t->problem->head_dim, t->problem->dtype,
                                                       travellers == DA_TRAVEL_QUERIES)
                     : 0;
@@ -183,8 +183,8 @@ void da_traffic_add_message(const da_traffic *t, da_travellers travellers, int64
     exchange->messages_out += rows_out > 0;
     exchange->rows_in += 2 * rows_in;
     exchange->rows_out += 2 * rows_out;
-    exchange->bytes_in += bytes_of(t, travellers, rows_in);
-    exchange->bytes_out += bytes_of(t, travellers, rows_out);
+    exchange->bytes_in += da_traffic_message_bytes(t, travellers, rows_in);
+    exchange->bytes_out += da_traffic_message_bytes(t, travellers, rows_out);
 }
 
 da_exchange da_traffic_exchange(const da_traffic *t, da_travellers travellers, const da_layout *layout, int rank) {

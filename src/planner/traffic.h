@@ -49,7 +49,10 @@ int64_t da_traffic_rows(const da_traffic *traffic, da_travellers travellers, con
 /* The messages of a rank in one direction of a pass: all that it receives of the others, and sends them. */
 da_exchange da_traffic_exchange(const da_traffic *traffic, da_travellers travellers, const da_layout *layout, int rank);
 
-/* Adds a message of `rows` rows of each of two tensors, as a parcel has them; none if there are no rows. */
+/* Bytes of a message of `rows` rows of each of two tensors, as a parcel has them; 0: there is none. */
+double da_traffic_message_bytes(const da_traffic *traffic, da_travellers travellers, int64_t rows);
+
+/* Adds a message that comes and one that goes, each if it has rows. */
 void da_traffic_add_message(const da_traffic *traffic, da_travellers travellers, int64_t rows_in, int64_t rows_out,
                             da_exchange *exchange);
 
