@@ -117,6 +117,22 @@ def test_report(inputs):
 
 
 @needs_mpi
+def test_split_follows_the_network(inputs):
+    """Two key heads for two ranks: even work by heads pays where sending all tensors costs nothing."""
+    words = [*inputs.save(), "--segments", 45, "--rates", 1, "--causal", "--impl", "distributed", "--json", "--out",
+             inputs.out / "o.npy"]
+
+    def sent(*more):
+        return json.loads(succeed_over(2, *words, *more))["bytes_sent"]
+
+    network = ["--network-latency", 0, "--network-overhead", 0, "--network-bandwidth"]
+    by_tokens, by_heads = sent("--split", "tokens"), sent("--split", "heads")
+    assert sum(by_heads) > 2 * sum(by_tokens) > 0
+    assert sent(*network, "1k") == [count + 3 * 8 for count in by_tokens]  # each rank says three times what it would take
+    assert sent(*network, "900T") == [count + 3 * 8 for count in by_heads]
+
+
+@needs_mpi
 @pytest.mark.parametrize("code, words, message", [
     (2, ["--impl", "improved"], '--impl: "improved" computes in one process; allowed over 3 ranks: auto, ring, distributed'),
     (2, ["--impl", "nothing"], '--impl: implementation name is "nothing"'),
