@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-# Query, key and value of layer `number`, each (1, n, heads, head_dim), to what attention makes of them.
+# Query, key and value of layer `number`, each (1, heads, n, head_dim), to what attention makes of them.
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 CHUNK = 4096  # rows whose inner layer of the feed-forward exists at a time
@@ -27,7 +27,7 @@ def model_folder() -> Path:
 
 def dense(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """What the model was trained with: every token sees every token."""
-    return functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v)
 
 
 class MiniLM:
@@ -65,9 +65,9 @@ class MiniLM:
         x = self._embed(ids)
         for number in range(self.layers):
             layer = f"encoder.layer.{number}"
-            q, k, v = (self._linear(x, f"{layer}.attention.self.{name}").view(1, len(ids), self.heads, -1)
+            q, k, v = (self._linear(x, f"{layer}.attention.self.{name}").view(1, len(ids), self.heads, -1).transpose(1, 2)
                        for name in ("query", "key", "value"))
-            out = attend(number, q, k, v).reshape(x.shape)
+            out = attend(number, q, k, v).transpose(1, 2).reshape(x.shape)
             x = self._norm(x + self._linear(out, f"{layer}.attention.output.dense"), f"{layer}.attention.output.LayerNorm")
             x = torch.cat([self._feed_forward(rows, layer) for rows in x.split(CHUNK)])
         return x

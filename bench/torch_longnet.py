@@ -2,12 +2,16 @@
 goes through."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
 from longnet import Shape
 from torch_composition import differentiable, longnet_attention
 
+# Query, key and value of layer `number`, each (batch, heads, n, head_dim), to what attention makes of them.
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def _norm(x, w, name):
     return functional.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
@@ -26,17 +30,23 @@ def _rotate(x):
     return torch.stack((first * cosine - second * sine, second * cosine + first * sine), -1).flatten(-2)
 
 
-def _attention(shape: Shape, x, w, at):
+def composition(shape: Shape) -> Attend:
+    return lambda number, q, k, v: longnet_attention(q, k, v, shape.segments, shape.rates, True, differentiable)
+
+
+def _attention(shape: Shape, number: int, x, w, attend: Attend):
+    at = f"layers.{number}.attention"
     q, k, v = (_linear(x, w, f"{at}.{part}_proj").unflatten(-1, (shape.heads, -1)).transpose(1, 2) for part in "qkv")
-    out = longnet_attention(_rotate(q), _rotate(k), v, shape.segments, shape.rates, True, differentiable)
+    out = attend(number, _rotate(q), _rotate(k), v)
     return _linear(_norm(out.transpose(1, 2).flatten(-2), w, f"{at}.norm"), w, f"{at}.out_proj")
 
 
-def loss(shape: Shape, w: dict[str, torch.Tensor], tokens, targets):
+def loss(shape: Shape, w: dict[str, torch.Tensor], tokens, targets, attend: Attend | None = None):
+    """In nats, of parameters w, with the attention that is given; without, with the composition."""
     x = w["embed.weight"][tokens.long()]
     for k in range(shape.layers):
         at = f"layers.{k}"
-        x = x + _attention(shape, _norm(x, w, f"{at}.norm1"), w, f"{at}.attention")
+        x = x + _attention(shape, k, _norm(x, w, f"{at}.norm1"), w, attend or composition(shape))
         inner = functional.gelu(_linear(_norm(x, w, f"{at}.norm2"), w, f"{at}.ffn.up"))
         x = x + _linear(inner, w, f"{at}.ffn.down")
     logits = functional.linear(_norm(x, w, "norm"), w["embed.weight"])
