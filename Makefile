@@ -8,7 +8,7 @@ SHELL := bash
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test bench bench-build bench-quick wheel install format check-format clean help
+.PHONY: build demo test bench bench-build bench-quick bench-sparse wheel install format check-format clean help
 
 build: ## library, command line and examples, in build/ (the default)
 	tools/setup build
@@ -32,6 +32,10 @@ bench: bench-build ## speed beside PyTorch: tables and plots in build/bench (20 
 
 bench-quick: bench-build ## the same in small, in a minute: checks results, times mean nothing
 	OMP_WAIT_POLICY=passive build/venv/bin/python -B bench/run.py --quick $(ARGS)
+
+bench-sparse: bench-build ## block-sparse attention on real models: quality and speed, in build/bench-sparse (an hour; ARGS="--rows longnet" for less)
+	tools/setup demo
+	build/venv/bin/python -B bench/sparse.py $(ARGS)
 
 bench-build:
 	tools/setup build bench python

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
+
+import numpy as np
 
 DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 PRESETS = {"longnet": 0, "torchscale": 1, "head_groups": 2}
@@ -50,6 +52,24 @@ class ProblemSize(Structure):
                 ("head_dim", c_int64), ("dtype", c_int)]
 
 
+class SparseReport(Structure):
+    _fields_ = [("size", c_size_t), ("tiles_kept", c_int64), ("tiles_all", c_int64), ("pairs_kept", c_double),
+                ("pairs_all", c_double), ("mass_kept", c_double), ("mass_error", c_double), ("sampled_queries", c_int64),
+                ("choose_seconds", c_double)]
+
+
+class CallOptions(Structure):
+    _fields_ = [("size", c_size_t), ("key_lengths", c_void_p), ("key_mask", c_void_p), ("key_mask_stride", c_int64 * 2),
+                ("progress", c_void_p), ("progress_user", c_void_p), ("training", c_bool), ("dropout_seed", c_uint64),
+                ("block", c_int64), ("query_first", c_int64), ("query_end", c_int64), ("release", c_void_p),
+                ("release_user", c_void_p), ("tiles", c_void_p), ("sparse_report", c_void_p)]
+
+
+class TileMaskInfo(Structure):
+    _fields_ = [("size", c_size_t), ("batch", c_int64), ("heads", c_int64), ("n", c_int64), ("block_size", c_int64),
+                ("blocks", c_int64), ("tiles", c_int64), ("row_starts", POINTER(c_int64)), ("columns", POINTER(c_int32))]
+
+
 class Alternative(Structure):
     _fields_ = [("name", c_char_p), ("available", c_bool), ("note", c_char_p), ("workspace_bytes", c_size_t),
                 ("estimated_seconds", c_double)]
@@ -73,6 +93,15 @@ SIGNATURES = {
     "da_attention_forward": (c_int, [c_void_p] + [POINTER(Tensor)] * 5 + [c_void_p]),
     "da_backward_tensors_init": (None, [POINTER(BackwardTensors)]),
     "da_attention_backward": (c_int, [c_void_p, POINTER(BackwardTensors), c_void_p]),
+    "da_call_options_init": (None, [POINTER(CallOptions)]),
+    "da_sparse_report_init": (None, [POINTER(SparseReport)]),
+    "da_sparse_pattern_from_name": (c_int, [c_char_p, POINTER(c_int)]),
+    "da_attention_tiles": (c_int, [c_void_p, POINTER(Tensor), POINTER(Tensor), c_void_p, POINTER(c_void_p),
+                                   POINTER(SparseReport)]),
+    "da_tile_mask_create": (c_int, [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, POINTER(c_void_p)]),
+    "da_tile_mask_free": (None, [c_void_p]),
+    "da_tile_mask_info_init": (None, [POINTER(TileMaskInfo)]),
+    "da_tile_mask_get_info": (c_int, [c_void_p, POINTER(TileMaskInfo)]),
     "da_problem_init": (None, [POINTER(ProblemSize)]),
     "da_attention_workspace": (c_int, [c_void_p, POINTER(ProblemSize), POINTER(c_size_t)]),
     "da_explain": (c_int, [c_void_p, POINTER(Config), POINTER(ProblemSize), POINTER(c_void_p)]),
@@ -170,11 +199,42 @@ class Context:
         self.library.c.da_context_free(self.handle)
 
 
+class TileMask:
+    """Owns a da_tile_mask."""
+
+    def __init__(self, library: Library, handle: c_void_p):
+        self.library, self.handle = library, handle
+
+    @classmethod
+    def of(cls, library: Library, kept: np.ndarray, n: int, block_size: int) -> TileMask:
+        """From a Boolean array (batch, heads, blocks, blocks)."""
+        kept, handle = np.ascontiguousarray(kept, np.uint8), c_void_p()
+        library.check(library.c.da_tile_mask_create(None, *kept.shape[:2], n, block_size, kept.ctypes.data, byref(handle)))
+        return cls(library, handle)
+
+    def array(self) -> np.ndarray:
+        """The same, back."""
+        info = self.library.initialised(TileMaskInfo, self.library.c.da_tile_mask_info_init)
+        self.library.check(self.library.c.da_tile_mask_get_info(self.handle, byref(info)))
+        rows = info.batch * info.heads * info.blocks
+        starts = np.ctypeslib.as_array(info.row_starts, (rows + 1,))
+        kept = np.zeros((rows, info.blocks), bool)
+        if info.tiles:
+            kept[np.repeat(np.arange(rows), np.diff(starts)), np.ctypeslib.as_array(info.columns, (info.tiles,))] = True
+        return kept.reshape(info.batch, info.heads, info.blocks, info.blocks)
+
+    def __del__(self):
+        self.library.c.da_tile_mask_free(self.handle)
+
+
 class Attention:
-    def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet"):
-        self.context, self.handle = context, c_void_p()
+    def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet", more=None):
+        """`more`: further fields of the configuration, by name; a TileMask may be among the values."""
+        self.context, self.handle, self.more = context, c_void_p(), more  # what is borrowed lives as long as this
         self.library = context.library
         config = self.library.configuration(segments, rates, causal, preset)
+        for name, value in (more or {}).items():
+            setattr(config, name, value.handle if isinstance(value, TileMask) else value)
         self.library.check(self.library.c.da_attention_create(context.handle, implementation.encode(), byref(config),
                                                               byref(self.handle)))
 
@@ -187,16 +247,26 @@ class Attention:
         self.library.check(self.library.c.da_attention_workspace(self.handle, byref(size), byref(found)))
         return found.value
 
-    def forward(self, query, key, value, out, lse=None):
-        """A function without arguments that computes `out` (and `lse`) and returns it; views are made here, once."""
+    def forward(self, query, key, value, out, lse=None, tiles=None):
+        """A function without arguments that computes `out` (and `lse`) and returns it; views are made here, once. `tiles`: a
+        TileMask, for `block_sparse`."""
         function, check = self.library.c.da_attention_forward, self.library.check
         views = [tensor_view(x) for x in (query, key, value, out)]
-        arguments = (self.handle, *map(byref, views), None if lse is None else byref(tensor_view(lse)), None)
+        options = self.library.initialised(CallOptions, self.library.c.da_call_options_init)
+        options.tiles = None if tiles is None else tiles.handle
+        arguments = (self.handle, *map(byref, views), None if lse is None else byref(tensor_view(lse)), byref(options))
 
-        def run(_keep=(self, query, key, value, lse)):
+        def run(_keep=(self, query, key, value, lse, options, tiles)):
             check(function(*arguments))
             return out
         return run
+
+    def tiles(self, query, key) -> tuple[TileMask, SparseReport]:
+        """Those that `block_sparse` computes in a call, and what it says of them."""
+        found, report = c_void_p(), self.library.initialised(SparseReport, self.library.c.da_sparse_report_init)
+        self.library.check(self.library.c.da_attention_tiles(
+            self.handle, byref(tensor_view(query)), byref(tensor_view(key)), None, byref(found), byref(report)))
+        return TileMask(self.library, found), report
 
     def backward(self, query, key, value, out, lse, grad_out, gradients):
         """The same for the gradients of query, key and value, which are given as a list."""

@@ -1,7 +1,9 @@
 """MiniLM (a BERT of six layers, 12 heads of 32) over a text of any length, with any attention in its layers.
 
-The model was made for windows of 512 tokens and has as many position embeddings. Over a longer text they begin again after
-every 512 (what Longformer begins with): a token knows its place within its 512, and attention reaches over all of the text.
+The model was made for windows of 512 tokens and has as many position embeddings. Over a longer text they are either repeated,
+so that a token knows its place within its 512 (what Longformer begins with), or interpolated, so that 512 places are stretched
+over the text. Neither was trained. The whole text's embedding has a cosine of 0.95 with the mean over windows of 512 tokens, in
+both ways (8,192 tokens of the book).
 """
 from __future__ import annotations
 
@@ -30,8 +32,16 @@ def dense(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tor
     return functional.scaled_dot_product_attention(q, k, v)
 
 
+def stretched(table: torch.Tensor, n: int) -> torch.Tensor:
+    """Rows of a table of positions, interpolated to n rows."""
+    place = torch.arange(n) * (len(table) - 1) / max(n - 1, 1)
+    before = place.long().clamp(max=len(table) - 2)
+    return torch.lerp(table[before], table[before + 1], (place - before)[:, None])
+
+
 class MiniLM:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, interpolated: bool = False):
+        self.interpolated = interpolated
         config = json.loads((folder / "config.json").read_text())
         self.heads, self.layers = config["num_attention_heads"], config["num_hidden_layers"]
         self.epsilon = config["layer_norm_eps"]
@@ -50,9 +60,9 @@ class MiniLM:
         return functional.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        positions = self.w["embeddings.position_embeddings.weight"]
-        x = (self.w["embeddings.word_embeddings.weight"][ids] + positions[torch.arange(len(ids)) % len(positions)]
-             + self.w["embeddings.token_type_embeddings.weight"][0])
+        table = self.w["embeddings.position_embeddings.weight"]
+        places = stretched(table, len(ids)) if self.interpolated else table[torch.arange(len(ids)) % len(table)]
+        x = self.w["embeddings.word_embeddings.weight"][ids] + places + self.w["embeddings.token_type_embeddings.weight"][0]
         return self._norm(x, "embeddings.LayerNorm")
 
     def _feed_forward(self, x: torch.Tensor, layer: str) -> torch.Tensor:
