@@ -47,12 +47,12 @@ def speed(found: dict) -> str:
     for row in found["rows"]:
         for entry in row["competitors"]:
             time = entry["seconds"]
-            rows.append([_percent(row["ratio"]), _percent(row["mass"]), entry["title"], seconds(time["median"]),
+            rows.append([row["setting"], _percent(row["mass"]), entry["title"], seconds(time["median"]),
                          f"{seconds(time['low'])} to {seconds(time['high'])}", f"{entry['faster']['median']:.2f}x"])
-    rates = "; ".join(f"at {_percent(row['ratio'])} of the tiles {number(row['efficiency']['median'])}% of `improved`'s rate on the pairs "
+    rates = "; ".join(f"{row['setting']}: {number(row['efficiency']['median'])}% of `improved`'s rate on the pairs "
                       f"computed, choosing {row['choosing']['median']:.1f}% of the time" for row in found["rows"])
-    return (f"**{found['title']}**, content, tiles of {found['block']}.\n\n"
-            f"{markdown(['tiles', 'mass kept', 'who', 'median', 'spread', 'its time to choosing block_sparse'], rows)}\n{rates}.\n")
+    return (f"**{found['title']}**, tiles of {found['block']}.\n\n"
+            f"{markdown(['tiles chosen by', 'mass kept', 'who', 'median', 'spread', 'its time to choosing block_sparse'], rows)}\n{rates}.\n")
 
 
 def tables(results: dict) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from bench import Bench
-from sparse_quality import CONTENT, Measured, Setting
+from sparse_quality import Measured, Setting
 from timing import interleaved, ratios, spread
 from torch_flex import flex_pass
 
@@ -24,11 +24,11 @@ def _flex(bench: Bench, tensors, kept, block: int):
         return None, None
 
 
-def measure_speed(bench: Bench, measured: Measured, number: int, ratios_kept: list[float], rounds: int) -> dict:
+def measure_speed(bench: Bench, measured: Measured, number: int, settings: list[Setting], rounds: int) -> dict:
     """Layer `number` of a model that is dense and not causal, so that all five compute what they say."""
     layer, rows = measured.layers[number], []
-    for ratio in ratios_kept:
-        attention = measured.sparse(Setting(CONTENT, ratio), *layer.tensors[:2])
+    for setting in settings:
+        attention = measured.sparse(setting, *layer.tensors[:2])
         tiles, report = attention.tiles(*layer.tensors[:2])
         given = measured.masked(tiles).forward(*layer.tensors, torch.zeros(layer.out.shape))
         calls = {"improved": measured.full.forward(*layer.tensors, torch.zeros(layer.out.shape)),
@@ -39,17 +39,17 @@ def measure_speed(bench: Bench, measured: Measured, number: int, ratios_kept: li
             calls["flex"] = flex
             off = float((theirs - given()).abs().max() / theirs.abs().max())
             if off > 1e-4:
-                bench.wrong.append(f"{measured.model.title}, layer {number}, ratio {ratio}: FlexAttention and block_sparse differ by "
+                bench.wrong.append(f"{measured.model.title}, layer {number}, {setting}: FlexAttention and block_sparse differ by "
                                    f"{off:.2g} of the largest element")
         seconds = interleaved(calls, rounds)
         pairs = report.pairs_kept / report.pairs_all
-        row = {"ratio": ratio, "pairs": pairs, "mass": measure_mass(measured, layer, tiles),
+        row = {"setting": str(setting), "pairs": pairs, "mass": measure_mass(measured, layer, tiles),
                "competitors": [{"name": name, "title": TITLES[name], "seconds": spread(values),
                                 "faster": spread(ratios(values, seconds["sparse"]))} for name, values in seconds.items()],
                "efficiency": spread([100 * pairs * x for x in ratios(seconds["improved"], seconds["given"])]),
                "choosing": spread([100 * (1 - x) for x in ratios(seconds["given"], seconds["sparse"])])}
         rows.append(row)
-        bench.say(f"  ratio {ratio:g}: " + ", ".join(f"{TITLES[name]} {spread(values)['median']:.3g} s" for name, values in seconds.items())
+        bench.say(f"  {setting}: " + ", ".join(f"{TITLES[name]} {spread(values)['median']:.3g} s" for name, values in seconds.items())
                   + f"; rate on its tiles {row['efficiency']['median']:.0f}% of improved's, choosing {row['choosing']['median']:.1f}%")
     return {"title": f"{measured.model.title}, layer {number}", "block": measured.block, "rows": rows}
 
