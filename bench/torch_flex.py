@@ -18,7 +18,7 @@ def _compiled():
 def block_mask(kept: torch.Tensor, block: int) -> BlockMask:
     """From a Boolean (batch, heads, blocks, blocks); tiles that are kept are computed whole, without a mask inside."""
     count = kept.sum(-1, dtype=torch.int32)
-    columns = kept.int().argsort(-1, descending=True, stable=True).int()
+    columns = kept.int().argsort(dim=-1, descending=True, stable=True).int()
     return BlockMask.from_kv_blocks(torch.zeros_like(count), torch.zeros_like(columns), count, columns, BLOCK_SIZE=(block, block))
 
 
