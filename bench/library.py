@@ -100,6 +100,9 @@ SIGNATURES = {
                                    POINTER(SparseReport)]),
     "da_tile_mask_create": (c_int, [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, POINTER(c_void_p)]),
     "da_tile_mask_free": (None, [c_void_p]),
+    "da_sparse_profile_create": (c_int, [c_void_p, POINTER(Config), POINTER(Tensor), POINTER(Tensor), c_void_p, c_double,
+                                         POINTER(c_void_p)]),
+    "da_sparse_profile_free": (None, [c_void_p]),
     "da_tile_mask_info_init": (None, [POINTER(TileMaskInfo)]),
     "da_tile_mask_get_info": (c_int, [c_void_p, POINTER(TileMaskInfo)]),
     "da_problem_init": (None, [POINTER(ProblemSize)]),
@@ -227,14 +230,27 @@ class TileMask:
         self.library.c.da_tile_mask_free(self.handle)
 
 
+class SparseProfile:
+    """Owns a da_sparse_profile, found on sample data for the configuration of an attention."""
+
+    def __init__(self, attention: Attention, query, key, target: float):
+        self.library, self.handle = attention.library, c_void_p()
+        self.library.check(self.library.c.da_sparse_profile_create(
+            attention.context.handle, byref(attention.config), byref(tensor_view(query)), byref(tensor_view(key)), None, target,
+            byref(self.handle)))
+
+    def __del__(self):
+        self.library.c.da_sparse_profile_free(self.handle)
+
+
 class Attention:
     def __init__(self, context: Context, implementation: str, segments, rates, *, causal=False, preset="longnet", more=None):
-        """`more`: further fields of the configuration, by name; a TileMask may be among the values."""
+        """`more`: further fields of the configuration, by name; a TileMask or SparseProfile may be among the values."""
         self.context, self.handle, self.more = context, c_void_p(), more  # what is borrowed lives as long as this
         self.library = context.library
-        config = self.library.configuration(segments, rates, causal, preset)
+        config = self.config = self.library.configuration(segments, rates, causal, preset)
         for name, value in (more or {}).items():
-            setattr(config, name, value.handle if isinstance(value, TileMask) else value)
+            setattr(config, name, value.handle if isinstance(value, (TileMask, SparseProfile)) else value)
         self.library.check(self.library.c.da_attention_create(context.handle, implementation.encode(), byref(config),
                                                               byref(self.handle)))
 

@@ -13,7 +13,7 @@ import machine
 import sparse_models
 import sparse_report
 from bench import Bench
-from sparse_quality import CONTENT, FIXED, ORACLE, Measured, Setting, measure
+from sparse_quality import CONTENT, FIXED, ORACLE, PROFILE, Measured, Setting, measure
 from sparse_speed import measure_speed
 
 BLOCK = 64
@@ -27,7 +27,7 @@ PARTS = ("minilm", "interpolated", "longnet", "long", "speed")
 def settings(quick: bool) -> list[Setting]:
     ratios, fixed, targets = (RATIOS[2:3], FIXED_RATIOS[1:], TARGETS[1:2]) if quick else (RATIOS, FIXED_RATIOS, TARGETS)
     return ([Setting(pattern, ratio) for pattern in (ORACLE, CONTENT) for ratio in ratios]
-            + [Setting(CONTENT, target=target) for target in targets]
+            + [Setting(pattern, target=target) for pattern in (CONTENT, PROFILE) for target in targets]
             + [Setting(pattern, ratio) for pattern in FIXED for ratio in fixed])
 
 

@@ -42,6 +42,7 @@ class Model:
     causal: bool
     measure: str                      # what `run` returns: "cosine" (with what attention without tiles gives) or "bits per byte"
     run: Callable[[Attend], object]
+    run_other: Callable[[Attend], object]  # on another text, for profiles
 
     def offset(self, head: int, rate: int) -> int:
         return head % rate
@@ -54,13 +55,13 @@ def book() -> str:
 def minilm(n: int, interpolated: bool) -> Model:
     folder = model_folder()
     model = MiniLM(folder, interpolated)
-    ids, _ = tokenise(read_verses()[1][:max(64, n // 16)], folder / "tokenizer.json")
-    text = model.text(torch.from_numpy(ids[:n - 2].astype(np.int64)))
-    if len(text) != n:
-        raise ValueError(f"the text has {len(text)} tokens, {n} are asked for")
+    ids, _ = tokenise(read_verses()[1][:max(64, n // 8)], folder / "tokenizer.json")
+    if len(ids) < 2 * n:
+        raise ValueError(f"the text has {len(ids)} tokens, {2 * n} are asked for")
+    text, other = (model.text(torch.from_numpy(ids[first:first + n - 2].astype(np.int64))) for first in (0, n))
     way = "interpolated" if interpolated else "repeated"
     return Model(f"minilm-{way}-{n}", f"MiniLM, positions {way}, n = {n:,}, dense", n, (n,), (1,), False, "cosine",
-                 lambda attend: embedding(model.hidden(text, attend)))
+                 lambda attend: embedding(model.hidden(text, attend)), lambda attend: model.hidden(other, attend))
 
 
 def train(build: Path, out: Path, options: dict) -> Path:
@@ -80,12 +81,13 @@ def longnet(checkpoint: Path, options: dict, n: int) -> Model:
     segments, rates = (tuple(map(int, options[name].split(","))) for name in ("segments", "rates"))
     shape = Shape(n, options["embed-dim"], options["layers"], options["heads"], segments, rates)
     text = np.frombuffer(book().encode(), np.uint8).astype(np.int32)
-    part = torch.from_numpy(text[len(text) - int(len(text) * VALIDATION):][:n + 1])[None]
+    validation = torch.from_numpy(text[len(text) - int(len(text) * VALIDATION):])
 
     @torch.inference_mode()
-    def bits(attend: Attend) -> float:
+    def bits(attend: Attend, first: int = 0) -> float:
+        part = validation[None, first:first + n + 1]
         return float(torch_longnet.loss(shape, parameters, part[:, :-1], part[:, 1:], attend)) / math.log(2)
 
     pattern = f"segments {','.join(map(str, segments))}, rates {','.join(map(str, rates))}, causal"
     return Model(f"longnet-{n}", f"LongNet of {options['steps']} steps, n = {n:,}, {pattern}", n, segments, rates, True,
-                 "bits per byte", bits)
+                 "bits per byte", bits, lambda attend: bits(attend, n))

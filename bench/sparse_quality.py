@@ -9,12 +9,12 @@ import torch
 
 import sparse_oracle
 from bench import Bench
-from library import Attention, LibraryError, TileMask
+from library import Attention, LibraryError, SparseProfile, TileMask
 from sparse_models import Model
 from timing import interleaved, ratios, spread
 
 ORACLE = "oracle"  # not a pattern of the library: exact masses decide, and the time to find them does not count
-CONTENT = "content"
+CONTENT, PROFILE = "content", "profile"
 FIXED = ("local_window", "global_local", "dilated_sparse", "axial", "random", "hybrid")
 
 
@@ -32,6 +32,7 @@ class Setting:
 @dataclass
 class Layer:
     """Of one layer of a model: its tensors, and what attention without tiles makes of them."""
+    number: int
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     out: torch.Tensor
     lse: torch.Tensor
@@ -45,41 +46,61 @@ class Measured:
         self.bench, self.model, self.block = bench, model, block
         self.full = self.attention("improved")
         self.layers: list[Layer] = []
+        self.profiles: dict[float, list[SparseProfile]] = {}  # by target
         self.reference = model.run(self._record)  # what the model achieves without tiles
 
     def attention(self, name: str, more=None) -> Attention:
         return Attention(self.bench.context, name, self.model.segments, self.model.rates, causal=self.model.causal, more=more)
 
-    def _record(self, _number: int, q, k, v):
-        layer = Layer(tuple(x.contiguous() for x in (q, k, v)), torch.zeros(q.shape), torch.zeros(*q.shape[:3], 1))
-        self.full.forward(*layer.tensors, layer.out, layer.lse)()
-        self.layers.append(layer)
-        return layer.out
+    def _record(self, number: int, q, k, v):
+        self.layers.append(self.layer(number, q, k, v, with_result=True))
+        return self.layers[-1].out
 
     def _pattern(self, name: str) -> int:
         number = c_int()
         self.bench.library.check(self.bench.library.c.da_sparse_pattern_from_name(name.encode(), byref(number)))
         return number.value
 
+    def _profiles(self, target: float) -> list[SparseProfile]:
+        """One for each layer, found once on the model's other text."""
+        if target not in self.profiles:
+            found = self.profiles[target] = []
+
+            def attend(number: int, q, k, v):
+                layer = self.layer(number, q, k, v, with_result=True)
+                found.append(SparseProfile(self.attention("block_sparse", {"block_size": self.block}), *layer.tensors[:2], target))
+                return layer.out
+
+            self.model.run_other(attend)
+        return self.profiles[target]
+
     def masked(self, tiles: TileMask) -> Attention:
         return self.attention("block_sparse", {"sparse_pattern": self._pattern("mask"), "tile_mask": tiles})
 
-    def sparse(self, setting: Setting, q, k, layer: Layer | None = None) -> Attention:
-        """Attention by a setting. The oracle looks at q and k; a layer remembers what it found."""
+    def layer(self, number: int, q, k, v, with_result: bool) -> Layer:
+        layer = Layer(number, tuple(x.contiguous() for x in (q, k, v)), torch.zeros(q.shape), torch.zeros(*q.shape[:3], 1))
+        if with_result:
+            self.full.forward(*layer.tensors, layer.out, layer.lse)()
+        return layer
+
+    def sparse(self, setting: Setting, layer: Layer) -> Attention:
+        """Attention by a setting; the oracle looks at the layer."""
+        if setting.pattern == PROFILE:
+            return self.attention("block_sparse", {"sparse_pattern": self._pattern(PROFILE), "block_size": self.block,
+                                                   "sparse_profile": self._profiles(setting.target)[layer.number]})
         if setting.pattern != ORACLE:
             return self.attention("block_sparse", {"sparse_pattern": self._pattern(setting.pattern), "block_size": self.block,
                                                    "sparsity_ratio": setting.ratio, "quality_target": setting.target})
-        ranks = layer.ranks if layer and layer.ranks is not None else sparse_oracle.ranks(self.model, q, k, self.block)
-        if layer:
-            layer.ranks = ranks
-        return self.masked(TileMask.of(self.bench.library, (ranks < setting.ratio).numpy(), self.model.n, self.block))
+        if layer.ranks is None:
+            layer.ranks = sparse_oracle.ranks(self.model, *layer.tensors[:2], layer.lse, self.block)
+        return self.masked(TileMask.of(self.bench.library, (layer.ranks < setting.ratio).numpy(), self.model.n, self.block))
 
 
 def measure_layer(measured: Measured, layer: Layer, setting: Setting, rounds: int) -> dict:
     """Mass and error over all queries and heads, exact: exp(lse with tiles - lse of all) is the part of a query's softmax that its
     tiles hold. Seconds of `improved` and `block_sparse` in the same rounds."""
     out, lse = torch.zeros_like(layer.out), torch.zeros_like(layer.lse)
-    attention = measured.sparse(setting, *layer.tensors[:2], layer)
+    attention = measured.sparse(setting, layer)
     attention.forward(*layer.tensors, out, lse)()
     mass = (lse - layer.lse).double().exp()[layer.lse.isfinite()]  # of the queries that see a key
     error = float(torch.linalg.vector_norm(out - layer.out) / torch.linalg.vector_norm(layer.out))
@@ -93,9 +114,9 @@ def measure_layer(measured: Measured, layer: Layer, setting: Setting, rounds: in
 
 def end_measure(measured: Measured, setting: Setting) -> float:
     """What the model achieves with this attention in all of its layers, each of which sees what those below it made."""
-    def attend(_number: int, q, k, v):
-        q, k, v = (x.contiguous() for x in (q, k, v))
-        return measured.sparse(setting, q, k).forward(q, k, v, torch.zeros(q.shape))()
+    def attend(number: int, q, k, v):
+        layer = measured.layer(number, q, k, v, setting.pattern == ORACLE)
+        return measured.sparse(setting, layer).forward(*layer.tensors, torch.zeros(q.shape))()
 
     found = measured.model.run(attend)
     return float(found @ measured.reference) if measured.model.measure == "cosine" else found

@@ -28,7 +28,7 @@ def measure_speed(bench: Bench, measured: Measured, number: int, settings: list[
     """Layer `number` of a model that is dense and not causal, so that all five compute what they say."""
     layer, rows = measured.layers[number], []
     for setting in settings:
-        attention = measured.sparse(setting, *layer.tensors[:2])
+        attention = measured.sparse(setting, layer)
         tiles, report = attention.tiles(*layer.tensors[:2])
         given = measured.masked(tiles).forward(*layer.tensors, torch.zeros(layer.out.shape))
         calls = {"improved": measured.full.forward(*layer.tensors, torch.zeros(layer.out.shape)),
