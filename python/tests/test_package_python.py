@@ -125,13 +125,14 @@ def test_explain_refuses(wrong, error, message):
         package.explain([4], [1], **{"n": 8, "heads": 4, "head_dim": 8, **wrong})
 
 
-OPTIONS = ((4,), (1,), False, None, None, "longnet", "mod", "mask", "count", "contiguous", 0, 0.0)
+OPTIONS = ((4,), (1,), False, None, None, "longnet", "mod", "mask", "count", "contiguous", 0,
+           "content", 0.1, 128, 1.0, 1, 0, None, 0.0)
 
 
 @pytest.mark.parametrize("arguments", [
     (), ("auto",), ("auto", OPTIONS), ("auto", list(OPTIONS), 1), ("auto", OPTIONS[:-1], 1), ("auto", OPTIONS, "1"),
     ("auto", ((4.0,), *OPTIONS[1:]), 1), ("auto", ([4], *OPTIONS[1:]), 1),
-    ("auto", (*OPTIONS[:-2], 1.5, 0.0), 1), (None, OPTIONS, 1),
+    ("auto", (*OPTIONS[:10], 1.5, *OPTIONS[11:]), 1), ("auto", (*OPTIONS[:-2], 1.5, 0.0), 1), (None, OPTIONS, 1),
 ])
 def test_the_extension_refuses_other_types(arguments):
     with pytest.raises(TypeError):
