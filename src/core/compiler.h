@@ -5,10 +5,12 @@
 #if defined(__GNUC__)
 #define FORCE_INLINE static inline __attribute__((always_inline))
 #define PREFETCH(address) __builtin_prefetch(address)
+#define PREFETCH_FOR_LATER(address) __builtin_prefetch(address, 0, 2) /* not into the nearest cache */
 #define WEAK __attribute__((weak)) /* a function that may be absent: its address is then NULL */
 #else
 #define FORCE_INLINE static inline
 #define PREFETCH(address) ((void)(address))
+#define PREFETCH_FOR_LATER(address) ((void)(address))
 #define WEAK
 #endif
 

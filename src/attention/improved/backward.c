@@ -303,8 +303,8 @@ static void begin_keys(void *user, const da_row_class *class) {
 
 static void terms_of_column(const worker *w, int column, double terms[2]) {
     const da_kernels *kernels = w->unit.cut->kernels;
-    const da_source *source = w->unit.column_sources[column];
-    int64_t in_stretch = w->unit.column_positions[column] - w->stretch_first, row = w->unit.column_rows[column];
+    const da_source *source = w->unit.columns.sources[column];
+    int64_t in_stretch = w->unit.columns.positions[column] - w->stretch_first, row = w->unit.columns.rows[column];
     if (w->shared->stretch > 0) {
         terms[LSE] = da_real_at(kernels, w->stretch_lse, in_stretch);
         terms[DELTA] = da_real_at(kernels, w->stretch_delta, in_stretch);
@@ -321,13 +321,13 @@ static void gather_queries(void *user) {
     const da_kernels *kernels = w->unit.cut->kernels;
     da_unit_gather(&w->unit, DA_FIRST, DA_FIRST, &w->block.first);
     da_unit_gather(&w->unit, DA_SECOND, DA_SECOND, &w->block.second);
-    for (int column = 0; column < w->unit.column_count; column++) {
+    for (int column = 0; column < w->unit.columns.count; column++) {
         double terms[2];
         terms_of_column(w, column, terms);
         da_set_real(kernels, w->column_lse, column, terms[LSE]);
         da_set_real(kernels, w->column_delta, column, terms[DELTA]);
     }
-    for (int column = w->unit.column_count; column % kernels->panel_keys != 0; column++) {
+    for (int column = w->unit.columns.count; column % kernels->panel_keys != 0; column++) {
         da_set_real(kernels, w->column_lse, column, 0);
         da_set_real(kernels, w->column_delta, column, 0);
     }
@@ -371,8 +371,8 @@ static void attend_keys(void *user, const da_row_class *class, int row) {
 static void leave_block(void *user) {
     worker *w = user;
     size_t row_bytes = da_unit_row_bytes(&w->unit);
-    for (int column = 0; column < w->unit.column_count && w->wants_columns; column++) {
-        size_t to = (size_t)(w->unit.column_positions[column] - w->stretch_first) * row_bytes;
+    for (int column = 0; column < w->unit.columns.count && w->wants_columns; column++) {
+        size_t to = (size_t)(w->unit.columns.positions[column] - w->stretch_first) * row_bytes;
         add_row(w, (const char *)w->columns.sums + (size_t)column * row_bytes, w->grad_query + to);
     }
 }

@@ -83,14 +83,19 @@ da_piece da_unit_piece(const da_unit_cut *cut, const da_part *part, int64_t inde
     return (da_piece){first, piece->end - first < cut->unit ? piece->end : first + cut->unit, piece->row + from};
 }
 
+static void lay_out_columns(da_columns *columns, da_arena *arena) {
+    columns->positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *columns->positions);
+    columns->rows = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *columns->rows);
+    columns->sources = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *columns->sources);
+    columns->held_in = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *columns->held_in);
+}
+
 void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut) {
     unit->class_of = da_arena_take(arena, (size_t)cut->unit, sizeof *unit->class_of);
     unit->row_positions = da_arena_take(arena, cut->rows, sizeof *unit->row_positions);
     unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, cut->kernels->real_size);
-    unit->column_positions = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_positions);
-    unit->column_rows = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_rows);
-    unit->column_sources = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->column_sources);
-    unit->held_in = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->held_in);
+    lay_out_columns(&unit->columns, arena);
+    lay_out_columns(&unit->next, arena);
 }
 
 void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut) {
@@ -246,14 +251,14 @@ static void set_class_bias(const da_unit *unit, const da_row_class *class) {
     uint8_t multiplicities[DA_BLOCK_KEYS];
     da_segment_set held_in = 0;
     int multiplicity = 0;
-    for (int column = 0; column < unit->column_count; column++) {
-        if (column == 0 || unit->held_in[column] != held_in) {
-            held_in = unit->held_in[column];
+    for (int column = 0; column < unit->columns.count; column++) {
+        if (column == 0 || unit->columns.held_in[column] != held_in) {
+            held_in = unit->columns.held_in[column];
             multiplicity = da_span_multiplicity(&unit->span, class->kept_in, held_in);
         }
         multiplicities[column] = (uint8_t)multiplicity;
     }
-    unit->cut->kernels->set_bias(multiplicities, unit->column_count, unit->bias);
+    unit->cut->kernels->set_bias(multiplicities, unit->columns.count, unit->bias);
 }
 
 /* Takes the block against the tiles of a class that see a column of it. */
@@ -261,7 +266,7 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
     const da_span *span = &unit->span;
     int tile_rows = unit->cut->kernels->tile_rows;
     /* Columns and rows are in ascending order. */
-    int64_t first_column = unit->column_positions[0], last_column = unit->column_positions[unit->column_count - 1];
+    int64_t first_column = unit->columns.positions[0], last_column = unit->columns.positions[unit->columns.count - 1];
     set_class_bias(unit, class);
     for (int row = 0; row < class->row_count; row += tile_rows) {
         int last_row = row + tile_rows < class->row_count ? row + tile_rows - 1 : class->row_count - 1;
@@ -278,44 +283,28 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
     }
 }
 
-/* The rows of a tensor that columns of one source have, of the batch element and head at hand. */
-typedef struct row_range {
-    const char *first;
-    int64_t step; /* bytes from row to row */
-    size_t bytes; /* of a row */
-} row_range;
-
-static row_range rows_of(const da_unit *unit, const da_source *source, int which) {
+static da_row_range rows_of(const da_unit *unit, const da_source *source, int which) {
     const da_tensor *tensor = &source->tensors[which];
     int64_t element = (int64_t)da_dtype_size(tensor->dtype);
-    return (row_range){da_tensor_row(tensor, unit->batch, 0, unit->column_head), tensor->stride[1] * element,
-                       (size_t)(tensor->shape[3] * element)};
-}
-
-static void prefetch_lines(const row_range *rows, int64_t row) {
-    for (size_t line = 0; line < rows->bytes; line += CACHE_LINE) {
-        PREFETCH(rows->first + row * rows->step + line);
-    }
+    return (da_row_range){da_tensor_row(tensor, unit->batch, 0, unit->column_head), tensor->stride[1] * element,
+                          (size_t)(tensor->shape[3] * element)};
 }
 
 void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
+    const da_columns *columns = &unit->columns;
     const da_source *from = NULL;
-    row_range keys = {0}, values = {0};
+    da_row_range keys = {0}, values = {0};
     da_key_source source = {0};
     block->count = 0;
-    for (int k = 0; k < unit->column_count; k++) {
-        int64_t position = unit->column_positions[k], row = unit->column_rows[k];
-        if (unit->column_sources[k] != from) {
-            from = unit->column_sources[k];
+    for (int k = 0; k < columns->count; k++) {
+        int64_t position = columns->positions[k], row = columns->rows[k];
+        if (columns->sources[k] != from) {
+            from = columns->sources[k];
             keys = rows_of(unit, from, key);
             values = rows_of(unit, from, value);
             source.key_stride = from->tensors[key].stride[3];
             source.value_stride = from->tensors[value].stride[3];
             source.dtype = from->tensors[key].dtype;
-        }
-        if (k + PREFETCH_ROWS < unit->column_count && unit->column_sources[k + PREFETCH_ROWS] == from) {
-            prefetch_lines(&keys, unit->column_rows[k + PREFETCH_ROWS]);
-            prefetch_lines(&values, unit->column_rows[k + PREFETCH_ROWS]);
         }
         source.key = keys.first + row * keys.step;
         source.value = values.first + row * values.step;
@@ -333,22 +322,45 @@ static void begin_classes(da_unit *unit) {
     unit->has_begun = true;
 }
 
-/* Takes the columns that were visited against the tiles of all classes that see them. */
-static void flush_columns(da_unit *unit) {
-    if (unit->column_count == 0) {
+/* Takes the columns at hand against the tiles of all classes that see them. */
+static void attend_columns(da_unit *unit) {
+    if (unit->columns.count == 0) {
         return;
     }
     begin_classes(unit);
     unit->pass->fill_block(unit->worker);
     for (int c = 0; c < unit->class_count; c++) {
-        if (unit->seen_by >> c & 1) {
+        if (unit->columns.seen_by >> c & 1) {
             attend_class(unit, &unit->classes[c]);
         }
     }
     if (unit->pass->leave_block) {
         unit->pass->leave_block(unit->worker);
     }
-    unit->column_count = 0;
+    unit->columns.count = 0;
+}
+
+/* The columns that were visited are at hand, when those before have been attended to. */
+static void take_next(da_unit *unit) {
+    da_columns visited = unit->next;
+    attend_columns(unit);
+    unit->next = unit->columns;
+    unit->columns = visited;
+}
+
+/* Asks for the rows of a column that was visited. */
+static void prefetch_column(da_unit *unit, const da_source *source, int64_t row) {
+    if (source != unit->next_source) {
+        unit->next_source = source;
+        unit->next_rows[DA_FIRST] = rows_of(unit, source, DA_FIRST);
+        unit->next_rows[DA_SECOND] = rows_of(unit, source, DA_SECOND);
+    }
+    for (int which = DA_FIRST; which <= DA_SECOND; which++) {
+        const da_row_range *rows = &unit->next_rows[which];
+        for (size_t line = 0; line < rows->bytes; line += CACHE_LINE) {
+            PREFETCH_FOR_LATER(rows->first + row * rows->step + line);
+        }
+    }
 }
 
 /* The classes of kinds, as far as their tiles have the columns at hand. */
@@ -379,16 +391,18 @@ static void visit_column(int64_t position, da_segment_set held_in, uint64_t kind
     if (!source) {
         return;
     }
-    int count = unit->column_count;
-    if (count == unit->cut->block_keys || seen_by != unit->seen_by ||
-        (count > 0 && position < unit->column_positions[count - 1])) {
-        flush_columns(unit);
-        unit->seen_by = seen_by;
+    int count = unit->next.count;
+    if (count == unit->cut->block_keys || seen_by != unit->next.seen_by ||
+        (count > 0 && position < unit->next.positions[count - 1])) {
+        take_next(unit);
+        unit->next.seen_by = seen_by;
     }
-    unit->column_positions[unit->column_count] = position;
-    unit->column_rows[unit->column_count] = row;
-    unit->column_sources[unit->column_count] = source;
-    unit->held_in[unit->column_count++] = held_in;
+    da_columns *next = &unit->next;
+    next->positions[next->count] = position;
+    next->rows[next->count] = row;
+    next->sources[next->count] = source;
+    next->held_in[next->count++] = held_in;
+    prefetch_column(unit, source, row);
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -436,7 +450,8 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     find_classes(unit);
     find_kinds(unit);
     place_rows(unit);
-    unit->column_count = 0;
+    unit->columns.count = unit->next.count = 0;
+    unit->next_source = NULL;
     unit->has_begun = false;
     if (unit->scope->tiles) {
         visit_tiles(unit);
@@ -444,7 +459,8 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
         const da_interval all = {unit->scope->columns_first, unit->scope->columns_end};
         visit_columns(unit, UINT64_MAX, &all, 1);
     }
-    flush_columns(unit);
+    take_next(unit);
+    attend_columns(unit);
     if (da_scope_begins(unit->scope) || da_scope_ends(unit->scope)) {
         begin_classes(unit); /* rows that see nothing here, too */
     }

@@ -49,6 +49,23 @@ typedef struct da_unit_pass {
     void (*finish_class)(void *worker, const da_row_class *class);
 } da_unit_pass;
 
+/* Columns of a block to be, in ascending order. */
+typedef struct da_columns {
+    int count;
+    uint64_t seen_by;          /* the classes that see them */
+    int64_t *positions;        /* [DA_BLOCK_KEYS] */
+    int64_t *rows;             /* [DA_BLOCK_KEYS]: where each lies */
+    const da_source **sources; /* [DA_BLOCK_KEYS] */
+    da_segment_set *held_in;   /* [DA_BLOCK_KEYS]: the segments that hold each */
+} da_columns;
+
+/* The rows of a tensor that columns of one source have, of the batch element and head at hand. */
+typedef struct da_row_range {
+    const char *first;
+    int64_t step; /* bytes from row to row */
+    size_t bytes; /* of a row */
+} da_row_range;
+
 /* One thread's span. */
 typedef struct da_unit {
     const da_unit_cut *cut;
@@ -73,12 +90,10 @@ typedef struct da_unit {
     int *row_positions;                   /* [rows]: relative to the span's first */
     char *bias;                           /* real[DA_BLOCK_KEYS], of the class at hand */
     bool has_begun;                       /* the span's rows are packed */
-    int column_count;                     /* columns visited and not yet attended to */
-    int64_t *column_positions;            /* [DA_BLOCK_KEYS] */
-    int64_t *column_rows;                 /* [DA_BLOCK_KEYS]: where each lies */
-    const da_source **column_sources;     /* [DA_BLOCK_KEYS] */
-    da_segment_set *held_in;              /* [DA_BLOCK_KEYS]: the segments that hold each */
-    uint64_t seen_by;                     /* the classes that see those not yet attended to */
+    /* While some columns are attended to, the rows of the next ones, which have been visited, are on their way. */
+    da_columns columns, next;
+    const da_source *next_source; /* of the column visited last */
+    da_row_range next_rows[2];
 } da_unit;
 
 /* head_dim, rounded up to whole vectors. */

@@ -47,11 +47,20 @@ static uint32_t *panel_at(const da_key_block *block, int index) {
     return (uint32_t *)block->panels + (int64_t)index * pair_count(block->head_dim) * PANEL_KEYS;
 }
 
+/* Pairs are moved as numbers in f32 are, whatever their bits say. What is loaded beyond a row's pairs is not stored. */
 static void transpose_panel(da_key_block *block, int index) {
     uint32_t *panel = panel_at(block, index);
-    for (int p = 0; p < pair_count(block->head_dim); p++) {
-        for (int j = 0; j < PANEL_KEYS; j++) {
-            panel[p * PANEL_KEYS + j] = pair_at(staged_row(block, j), p);
+    int pairs = pair_count(block->head_dim);
+    for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
+        for (int p = 0; p < pairs; p += VEC_LANES) {
+            vec square[VEC_LANES];
+            for (int j = 0; j < VEC_LANES; j++) {
+                square[j] = _mm512_loadu_ps((const void *)(staged_row(block, key + j) + 2 * p));
+            }
+            vec_transpose(square);
+            for (int k = 0; k < VEC_LANES && p + k < pairs; k++) {
+                _mm512_storeu_ps((void *)(panel + (p + k) * PANEL_KEYS + key), square[k]);
+            }
         }
     }
 }
@@ -61,8 +70,18 @@ static bool store_value(da_key_block *block, const da_key_source *source, int ke
     uint16_t components[DA_MAX_HEAD_DIM];
     uint32_t *pairs = (uint32_t *)block->values + (int64_t)(key / 2) * block->padded_dim;
     uint32_t largest = 0, shift = key % 2 == 0 ? 0 : 16;
+    int c = 0;
     load_halves(source->value, source->value_stride, block->head_dim, components);
-    for (int c = 0; c < block->head_dim; c++) {
+    __m512i exponents = _mm512_setzero_si512(), exponent_bits = _mm512_set1_epi32(0x7f80);
+    for (; c + VEC_LANES <= block->head_dim; c += VEC_LANES) {
+        __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(components + c)));
+        __m512i before = shift == 0 ? _mm512_setzero_si512() : _mm512_loadu_si512(pairs + c);
+        exponents = _mm512_max_epu32(exponents, _mm512_and_si512(halves, exponent_bits));
+        _mm512_storeu_si512(pairs + c,
+                            _mm512_or_si512(before, _mm512_sll_epi32(halves, _mm_cvtsi32_si128((int)shift))));
+    }
+    largest = _mm512_reduce_max_epu32(exponents);
+    for (; c < block->head_dim; c++) {
         uint32_t half = components[c], exponent = half & 0x7f80u;
         pairs[c] = (shift == 0 ? 0 : pairs[c]) | half << shift;
         largest = exponent > largest ? exponent : largest;
