@@ -98,7 +98,7 @@ static void check_sample(const subject *s, const da_sample *sample, unsigned pur
     assert_int_equal(sample->first_of[3], sample->count);
     for (int purpose = 0; purpose < 3; purpose++) {
         int count = sample->first_of[purpose + 1] - sample->first_of[purpose];
-        assert_true(count <= (purposes >> purpose & 1 ? da_sample_size(s->d.n) : 0));
+        assert_true(count <= (purposes >> purpose & 1 ? da_sample_size((da_sample_purpose)purpose, s->d.n) : 0));
     }
     for (int k = 0; k < sample->count; k++) {
         int64_t i = sample->queries[k].position;

@@ -104,12 +104,16 @@ static int64_t tile_block(const da_attention_config *config) {
 
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
-    return da_improved_tiles_workspace(context, config, problem, tile_block(config));
+    size_t choosing = da_sparse_select_workspace(context, config, problem);
+    size_t computing = da_improved_tiles_workspace(context, config, problem, tile_block(config));
+    return choosing > computing ? choosing : computing;
 }
 
 static size_t backward_workspace(const da_context *context, const da_attention_config *config,
                                  const da_problem *problem, void *user) {
-    return da_improved_tiles_backward_workspace(context, config, problem, tile_block(config));
+    size_t choosing = da_sparse_select_workspace(context, config, problem);
+    size_t computing = da_improved_tiles_backward_workspace(context, config, problem, tile_block(config));
+    return choosing > computing ? choosing : computing;
 }
 
 const da_implementation da_block_sparse_implementation = {
@@ -118,7 +122,8 @@ const da_implementation da_block_sparse_implementation = {
     .description = "The vector kernels on some tiles of the dilated pattern, chosen by a pattern, by content or by the "
                    "caller: approximate",
     .best_for = "speed where an approximation will do: O(n x s)",
-    .memory = "that of improved, and lists of the tiles: 4 bytes a tile, 8 for each block of queries of a head",
+    .memory = "that of improved, and lists of the tiles: 4 bytes a tile, 8 for each block of queries of a head; "
+              "while choosing by content, pools of a head's queries and keys",
     .features = DA_FEATURE_ALL,
     .dtypes = DA_DTYPE_BITS_ALL,
     .create = create,

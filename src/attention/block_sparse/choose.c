@@ -54,7 +54,7 @@ static int64_t select_row(const chooser *c, da_choice_worker *w, int k, int32_t 
     for (int64_t block = 0; block < learner->head.blocks; block++) {
         double pairs = w->strip.rows[k].pairs[block];
         if (pairs > 0) {
-            float value = learner->by_pairs ? mass[block] / (float)pairs : mass[block];
+            float value = learner->by_cost ? mass[block] / da_tile_cost(pairs) : mass[block];
             w->candidates[count] = (int32_t)block;
             w->values[count++] = value * learner->correction[block];
         }
@@ -62,8 +62,8 @@ static int64_t select_row(const chooser *c, da_choice_worker *w, int k, int32_t 
     if (count == 0) {
         return 0;
     }
-    return learner->by_pairs ? keep_above(w, count, c->threshold, kept)
-                             : da_keep_largest(w, count, da_sparse_kept(c->rule.ratio, count), kept);
+    return learner->by_cost ? keep_above(w, count, c->threshold, kept)
+                            : da_keep_largest(w, count, da_sparse_kept(c->rule.ratio, count), kept);
 }
 
 /* Chooses the rows of a strip's blocks, one after the other in w->kept; returns how many tiles. */
@@ -113,7 +113,7 @@ static void find_rule(chooser *c) {
         c->rule = c->call->profile->rules[c->learner.head.head];
     }
     c->learner.estimates = c->rule.pattern == DA_SPARSE_CONTENT;
-    c->learner.by_pairs = c->learner.estimates && c->learner.has_target;
+    c->learner.by_cost = c->learner.estimates && c->learner.has_target;
 }
 
 static void choose_head(int64_t sequence, int thread, void *user) {
@@ -128,7 +128,7 @@ static void choose_head(int64_t sequence, int thread, void *user) {
     (void)da_learner_lay_out(&c.learner, call->memory + (size_t)thread * call->memory_size);
     da_learner_run(&c.learner);
     double target = c.learner.head.config->quality_target;
-    if (c.learner.by_pairs) {
+    if (c.learner.by_cost) {
         c.threshold = da_learner_threshold(&c.learner, target);
     } else if (c.learner.has_target) {
         c.rule.ratio = da_learner_ratio(&c.learner, c.rule.pattern, target);

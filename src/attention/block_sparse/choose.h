@@ -9,8 +9,8 @@
  * quality_target is below 1.
  *
  * By content without a target, and by content in a profile, each row keeps da_sparse_kept() tiles, those with the largest
- * estimates. By content with a target, a head keeps the tiles whose estimated attention by pair of a query and a key is at or
- * above a threshold, and of each row one at least: the highest threshold with which sampled queries of the head keep the
+ * estimates. By content with a target, a head keeps the tiles whose estimated attention, divided by what they cost (da_tile_cost in
+ * learn.h), is at or above a threshold, and of each row one at least: the highest threshold with which sampled queries of the head keep the
  * target in the mean, with one standard error to spare. Other patterns get the smallest ratio that does so, in thousandths.
  *
  * The result depends on query, key, configuration and the options' padding alone, but for rounding, and not on threads. The

@@ -106,9 +106,9 @@ static void estimate_sampled(int64_t part, int thread, void *user) {
                corrects ? da_strip_slot(&w.strip, &learner->head, k, sample->queries[first + k].position)
                         : w.strip.mass + k * blocks,
                (size_t)blocks * sizeof *out);
-        for (int64_t block = 0; !corrects && learner->by_pairs && block < blocks; block++) {
+        for (int64_t block = 0; !corrects && learner->by_cost && block < blocks; block++) {
             double pairs = w.strip.rows[k].pairs[block];
-            out[block] = pairs > 0 ? out[block] / (float)pairs : 0;
+            out[block] = pairs > 0 ? out[block] / da_tile_cost(pairs) : 0;
         }
     }
 }

@@ -7,6 +7,8 @@
 #include "core/parallel.h"
 
 #define PURPOSES 3
+#define MIN_SAMPLED 16
+#define MAX_SAMPLED 32
 #define SAMPLE_DRAW 0x706d6173u /* tells these draws from others by the same seed */
 #define ATTEMPTS 64             /* to draw a token that some pattern keeps */
 
@@ -18,8 +20,9 @@ static int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-int da_sample_size(int64_t n) {
-    return (int)smaller(smaller(larger(n / 1024, DA_MIN_SAMPLED), DA_MAX_SAMPLED), n);
+int da_sample_size(da_sample_purpose purpose, int64_t n) {
+    int64_t most = purpose == DA_SAMPLE_CORRECT ? MIN_SAMPLED : smaller(larger(n / 1024, MIN_SAMPLED), MAX_SAMPLED);
+    return (int)smaller(most, n);
 }
 
 static int padded_dim(const da_sparse_head *head) {
@@ -32,7 +35,7 @@ static int padded_dim(const da_sparse_head *head) {
 void da_sample_lay_out(da_sample *sample, const da_sparse_head *head, unsigned purposes, da_arena *arena) {
     size_t tile = (size_t)head->kernels->tile_rows, capacity = 0;
     for (int purpose = 0; purpose < PURPOSES; purpose++) {
-        capacity += purposes >> purpose & 1 ? (size_t)da_sample_size(head->n) : 0;
+        capacity += purposes >> purpose & 1 ? (size_t)da_sample_size((da_sample_purpose)purpose, head->n) : 0;
     }
     sample->capacity = (int)capacity;
     sample->queries = da_arena_take(arena, capacity, sizeof *sample->queries);
@@ -121,9 +124,9 @@ static bool draw_query(const da_sparse_head *head, int purpose, int index, int s
 }
 
 static void draw(da_sample *sample, const da_sparse_head *head, unsigned purposes) {
-    int size = da_sample_size(head->n);
     sample->count = 0;
     for (int purpose = 0; purpose < PURPOSES; purpose++) {
+        int size = da_sample_size((da_sample_purpose)purpose, head->n);
         sample->first_of[purpose] = sample->count;
         for (int k = 0; (purposes >> purpose & 1) && k < size; k++) {
             sample->count += draw_query(head, purpose, k, size, &sample->queries[sample->count]);

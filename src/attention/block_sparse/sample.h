@@ -13,11 +13,8 @@ typedef enum da_sample_purpose {
     DA_SAMPLE_REPORT = 2
 } da_sample_purpose;
 
-#define DA_MIN_SAMPLED 16
-#define DA_MAX_SAMPLED 32
-
-/* Their number, for each purpose, at most: a 1024th of the sequence between these limits. */
-int da_sample_size(int64_t n);
+/* The number of queries for a purpose, at most: 16 to correct; else a 1024th of the sequence, 16 to 32. */
+int da_sample_size(da_sample_purpose purpose, int64_t n);
 
 /* Keys that a sampled query sees by one pattern: those that it keeps in first..end-1. */
 typedef struct da_sampled_range {

@@ -29,16 +29,19 @@ static da_status take_mask(const da_tile_mask *mask, const char *name, const da_
     return DA_OK;
 }
 
+static bool looks_at_data(const da_attention_config *config) {
+    return config->sparse_pattern == DA_SPARSE_CONTENT || config->sparse_pattern == DA_SPARSE_PROFILE ||
+           (config->quality_target < 1 && config->sparse_pattern != DA_SPARSE_MASK);
+}
+
 static da_status choose(da_tile_cache *cache, const da_context *context, const da_attention_config *config,
                         const da_tensor *query, const da_tensor *key, const da_call_options *options,
                         da_sparse_selection *out) {
     if (config->sparse_pattern == DA_SPARSE_MASK) {
         return take_mask(config->tile_mask, "tile_mask", query, out);
     }
-    bool looks_at_data = config->sparse_pattern == DA_SPARSE_CONTENT || config->sparse_pattern == DA_SPARSE_PROFILE ||
-                         config->quality_target < 1;
     da_status status;
-    if (looks_at_data) {
+    if (looks_at_data(config)) {
         status = da_sparse_choose(context, config, query, key, options, &out->own);
         out->tiles = &out->own;
     } else {
@@ -59,6 +62,12 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
     da_status status = choose(cache, context, config, query, key, options, out);
     out->seconds = da_seconds() - begin;
     return status;
+}
+
+size_t da_sparse_select_workspace(const da_context *context, const da_attention_config *config,
+                                  const da_problem *problem) {
+    bool known = problem->n > 0;
+    return known && looks_at_data(config) ? da_sparse_choose_workspace(context, config, problem) : 0;
 }
 
 void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context) {

@@ -19,4 +19,8 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
                            da_sparse_selection *out);
 void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context);
 
+/* Bytes that choosing takes, the lists apart, and gives back before tiles are computed; 0 for a problem of unknown length. */
+size_t da_sparse_select_workspace(const da_context *context, const da_attention_config *config,
+                                  const da_problem *problem);
+
 #endif
