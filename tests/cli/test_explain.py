@@ -25,7 +25,7 @@ def test_text_and_json_agree():
 def test_json_holds_rules_cost_and_alternatives():
     report = explain("--n", 8192, "--batch", 2, "--heads", 12, "--kv-heads", 4, "--head-dim", 32, "--dtype", "bf16")
     assert report["problem"] == {"batch": 2, "n": 8192, "heads": 12, "kv_heads": 4, "head_dim": 32, "dtype": "bf16"}
-    assert len(report["rules"]) == 5 and sum(entry["chosen"] for entry in report["rules"]) == 1
+    assert len(report["rules"]) == 6 and sum(entry["chosen"] for entry in report["rules"]) == 1
     cost = report["cost"]
     assert cost["counted_pairs"] == 2 * 12 * 8192 * (2048 + 1024 + 512)
     assert cost["counted_flops"] == 4 * 32 * cost["counted_pairs"]
@@ -38,9 +38,17 @@ def test_unknown_length_has_no_cost():
     assert explain("--heads", 2)["cost"] is None
 
 
+@pytest.mark.parametrize("words, holds", [([], False), (["--quality-target", 0.99], True), (["--sparsity-ratio", 0.1], False)])
+def test_rule_of_a_quality_target(words, holds):
+    """Quality is traded for speed only where that is asked for."""
+    report = explain("--n", 200000, *words)
+    assert (rule(report, 1)["implementation"], rule(report, 1)["holds"]) == ("block_sparse", holds)
+    assert (report["choice"] == "block_sparse") == holds
+
+
 @pytest.mark.parametrize("n, holds", [(100000, False), (100001, True)])
 def test_rule_of_many_tokens(n, holds):
-    entry = rule(explain("--n", n, "--hardware-gpus", "none"), 2)
+    entry = rule(explain("--n", n, "--hardware-gpus", "none"), 3)
     assert (entry["implementation"], entry["holds"]) == ("ring", holds)
 
 
@@ -51,7 +59,7 @@ def test_rule_of_many_tokens(n, holds):
     (3, "none", False),
 ])
 def test_rule_of_flash_attention_3(version, gpus, holds):
-    entry = rule(explain("--n", 1000, "--flash-attention", version, "--hardware-gpus", gpus), 1)
+    entry = rule(explain("--n", 1000, "--flash-attention", version, "--hardware-gpus", gpus), 2)
     assert (entry["implementation"], entry["holds"]) == ("improved", holds)
 
 
@@ -61,7 +69,7 @@ def test_rule_of_flash_attention_3(version, gpus, holds):
     ("A100:8.0:80", 60000, False),
 ])
 def test_rule_of_several_gpus(gpus, n, holds):
-    entry = rule(explain("--n", n, "--hardware-gpus", gpus), 3)
+    entry = rule(explain("--n", n, "--hardware-gpus", gpus), 4)
     assert (entry["implementation"], entry["holds"]) == ("distributed", holds)
 
 
