@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from sparse_models import Model
@@ -12,10 +13,10 @@ SCORES_AT_A_TIME = 1 << 24
 
 
 def _add_by_tile(total: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, keys: torch.Tensor, block: int) -> None:
-    """Adds values (rows, keys), which stand at these places of the sequence, to the sums over tiles."""
-    first, last = int(keys[0]) // block, int(keys[-1]) // block + 1
-    by_key = torch.zeros(len(rows), last - first).index_add_(1, keys // block - first, values)
-    total[:, first:last].index_add_(0, rows // block, by_key)
+    """Adds values (rows, keys), which stand at these ascending places of the sequence, to the sums over tiles."""
+    (its_rows, row_starts), (its_keys, key_starts) = (np.unique(places.numpy() // block, return_index=True) for places in (rows, keys))
+    sums = np.add.reduceat(np.add.reduceat(values.numpy(), key_starts, axis=1), row_starts, axis=0)
+    total[its_rows[:, None], its_keys] += torch.from_numpy(sums)
 
 
 def _segment(model: Model, q, k, lse, places: torch.Tensor, block: int, mass, pairs) -> None:
@@ -24,12 +25,13 @@ def _segment(model: Model, q, k, lse, places: torch.Tensor, block: int, mass, pa
     for rows in places.split(step):
         keys = places[:torch.searchsorted(places, rows[-1], right=True)] if model.causal else places
         weights = (q[rows] @ k[keys].T / math.sqrt(q.shape[1]) - lse[rows, None]).exp_()
-        seen = torch.ones_like(weights)
         if model.causal:
             seen = (rows[:, None] >= keys).float()
             weights *= seen
+            _add_by_tile(pairs, seen, rows, keys, block)
+        else:
+            pairs += torch.outer(*(torch.bincount(places // block, minlength=len(pairs)) for places in (rows, keys)))
         _add_by_tile(mass, weights, rows, keys, block)
-        _add_by_tile(pairs, seen, rows, keys, block)
 
 
 def _masses(model: Model, head: int, q, k, lse, block: int) -> tuple[torch.Tensor, torch.Tensor]:

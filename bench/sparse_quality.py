@@ -112,10 +112,14 @@ def measure_layer(measured: Measured, layer: Layer, setting: Setting, rounds: in
             "reported_mass": report.mass_kept, "reported_error": report.mass_error, "seconds": seconds}
 
 
-def end_measure(measured: Measured, setting: Setting) -> float:
-    """What the model achieves with this attention in all of its layers, each of which sees what those below it made."""
+def end_measure(measured: Measured, setting: Setting) -> float | None:
+    """What the model achieves with this attention in all of its layers, each of which sees what those below it made. Not of the
+    oracle, which would have to search each layer again."""
+    if setting.pattern == ORACLE:
+        return None
+
     def attend(number: int, q, k, v):
-        layer = measured.layer(number, q, k, v, setting.pattern == ORACLE)
+        layer = measured.layer(number, q, k, v, with_result=False)
         return measured.sparse(setting, layer).forward(*layer.tensors, torch.zeros(q.shape))()
 
     found = measured.model.run(attend)
@@ -156,8 +160,9 @@ def measure(bench: Bench, model: Model, settings: list[Setting], block: int, rou
             bench.wrong.append(f"{model.title}, {setting}: {error}")
             continue
         rows.append(row)
+        reached = "" if row["end"] is None else f"  {model.measure} {row['end']:.4f}"
         bench.say(f"  {str(setting):28} tiles {100 * row['tiles']:5.1f}%  pairs {100 * row['pairs']:5.1f}%  mass {row['mass']:.4f} "
-                  f"(worst layer {row['worst_mass']:.4f})  error {row['error']:.3f}  {model.measure} {row['end']:.4f}  "
+                  f"(worst layer {row['worst_mass']:.4f})  error {row['error']:.3f}{reached}  "
                   f"{row['faster']['median']:.2f}x faster")
     return {"name": model.name, "title": model.title, "n": model.n, "block": block, "measure": model.measure, "end": end,
             "layers": len(measured.layers), "rows": rows}

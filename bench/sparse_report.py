@@ -36,7 +36,7 @@ def _faster(figure: dict) -> str:
 
 def quality(model: dict) -> str:
     rows = [[row["pattern"], _setting(row), _percent(row["tiles"]), _percent(row["pairs"]), _percent(row["mass"]),
-             _percent(row["worst_mass"]), f"{row['error']:.3f}", f"{row['end']:.4f}", _faster(row["faster"])] for row in model["rows"]]
+             _percent(row["worst_mass"]), f"{row['error']:.3f}", "-" if row["end"] is None else f"{row['end']:.4f}", _faster(row["faster"])] for row in model["rows"]]
     head = ["pattern", "asked for", "tiles", "pairs", "mass kept", "worst layer", "output error", model["measure"], "to improved"]
     return (f"**{model['title']}**, {model['layers']} layers, tiles of {model['block']} tokens; {model['measure']} without tiles "
             f"{model['end']:.4f}.\n\n{markdown(head, rows)}")
