@@ -345,12 +345,13 @@ static void test_draws(void **state) {
 /* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 /* Groups have each tile of the rows once, all of a group by the same rows, in ascending stretches. */
-static void check_groups(const da_tiles *tiles, int64_t first_row, int rows, da_interval visible) {
+static void check_groups(const da_tiles *tiles, int64_t first_row, int rows, const da_span *span) {
+    da_interval visible = da_span_visible(span);
     static uint8_t seen[DA_GROUP_ROWS][512];
     da_tile_groups groups;
     uint64_t by;
     memset(seen, 0, sizeof seen);
-    da_tile_groups_begin(&groups, tiles, first_row, rows, visible);
+    da_tile_groups_begin(&groups, tiles, first_row, rows, span);
     for (int count; (count = da_tile_groups_next(&groups, &by)) > 0;) {
         assert_true(by != 0 && (rows == 64 || by >> rows == 0));
         for (int k = 0; k < count; k++) {
@@ -392,9 +393,18 @@ static void test_groups(void **state) {
         assert_int_equal(da_tile_mask_create(NULL, 1, 1, N, BLOCK, &kept[0][0], &mask), DA_OK);
         for (int part = 0; part < 20; part++) {
             int rows = (int)(1 + drawn_below(DA_GROUP_ROWS));
-            int64_t first = drawn_below(N), end = first + 1 + drawn_below(N - first);
-            da_interval visible = part % 2 ? (da_interval){0, N} : (da_interval){first, end};
-            check_groups(da_tile_mask_tiles(mask), drawn_below(BLOCKS - rows), rows, visible);
+            int64_t first = drawn_below(BLOCKS - rows);
+            da_attention_config config = dense_config(N, part % 5 + 1); /* few columns of a block, and many */
+            da_head_patterns patterns;
+            da_span span;
+            config.causal = part % 3 == 0;
+            config.window = part % 2 ? drawn_below(N) : DA_NO_WINDOW;
+            da_head_patterns_init(&patterns, &config, N, 1, 0);
+            da_span_begin(&span, &patterns, first * BLOCK, (first + rows) * BLOCK);
+            if (part % 7 == 0) {
+                da_span_reverse(&span);
+            }
+            check_groups(da_tile_mask_tiles(mask), first, rows, &span);
         }
         da_tile_mask_free(mask);
     }

@@ -427,7 +427,7 @@ static void visit_tiles(da_unit *unit) {
     for (int c = 0; c < unit->class_count; c++) {
         classes_of_block[unit->classes[c].block - first_block] |= (uint64_t)1 << c;
     }
-    da_tile_groups_begin(&groups, tiles, unit->first_tile_row + first_block, block_count, da_span_visible(&unit->span));
+    da_tile_groups_begin(&groups, tiles, unit->first_tile_row + first_block, block_count, &unit->span);
     for (int intervals; (intervals = da_tile_groups_next(&groups, &rows)) > 0;) {
         uint64_t in_reach = 0;
         for (int r = 0; r < block_count; r++) {
