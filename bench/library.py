@@ -44,7 +44,7 @@ class Allocator(Structure):
 
 class ContextOptions(Structure):
     _fields_ = [("size", c_size_t), ("threads", c_int), ("isa", c_int), ("allocator", Allocator),
-                ("hardware", c_void_p), ("plans", c_void_p), ("comm", c_void_p)]
+                ("hardware", c_void_p), ("plans", c_void_p), ("comm", c_void_p), ("rates", c_void_p)]
 
 
 class ProblemSize(Structure):
