@@ -13,7 +13,7 @@ typedef enum da_sample_purpose {
     DA_SAMPLE_REPORT = 2
 } da_sample_purpose;
 
-/* The number of queries for a purpose, at most: 16 to correct; else a 1024th of the sequence, 16 to 32. */
+/* The number of queries for a purpose, at most: 16 to correct; else a 128th of the sequence, 32 to 128. */
 int da_sample_size(da_sample_purpose purpose, int64_t n);
 
 /* Keys that a sampled query sees by one pattern: those that it keeps in first..end-1. */
