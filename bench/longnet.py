@@ -17,7 +17,7 @@ class MultiheadConfig(Structure):
     _fields_ = [("size", c_size_t), ("embed_dim", c_int64), ("num_heads", c_int64), ("kv_heads", c_int64), ("bias", c_bool),
                 ("layer_norm", c_bool), ("layer_norm_eps", c_double), ("gamma_init", c_double), ("dtype", c_int),
                 ("device", c_int), ("qk_layer_norm", c_bool), ("position", c_int), ("rotary_layout", c_int),
-                ("rope_base", c_double), ("xpos_scale_base", c_double)]
+                ("rope_base", c_double), ("xpos_scale_base", c_double), ("sharded", c_bool)]
 
 
 class LongnetConfig(Structure):
@@ -26,7 +26,8 @@ class LongnetConfig(Structure):
 
 
 class Parameter(Structure):
-    _fields_ = [("name", c_char_p), ("data", c_void_p), ("dtype", c_int), ("rank", c_int), ("shape", c_int64 * 2)]
+    _fields_ = [("name", c_char_p), ("data", c_void_p), ("dtype", c_int), ("rank", c_int), ("shape", c_int64 * 2),
+                ("first_row", c_int64), ("whole_rows", c_int64)]
 
 
 class Batch(Structure):
