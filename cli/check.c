@@ -5,6 +5,7 @@
 #include "check_parts.h"
 #include "core/dtype.h"
 #include "core/memory.h"
+#include "core/numbers.h"
 #include "core/parallel.h"
 #include "core/tensor.h"
 #include "sparse.h"
@@ -45,10 +46,6 @@ double check_unit_roundoff(da_dtype dtype) {
     return 0x1p-24;
 }
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* Members of off, off + r, ... below stop. */
 static int64_t kept_below(int64_t stop, int64_t off, int64_t r) {
     return stop > off ? (stop - off - 1) / r + 1 : 0;
@@ -71,13 +68,13 @@ static int64_t offset_of(const da_attention_config *config, int64_t pattern, int
 /* Padding keys that a query meets in one pattern under zero_pad. */
 static int64_t zeros_of(const da_attention_config *config, int64_t pattern, int64_t n, int64_t heads, int64_t head,
                         int64_t i) {
-    int64_t r = config->dilation_rates[pattern], w = smaller(config->segment_lengths[pattern], n);
+    int64_t r = config->dilation_rates[pattern], w = da_smaller(config->segment_lengths[pattern], n);
     int64_t off = offset_of(config, pattern, heads, head), start = i / w * w;
     if ((i - start) % r != off) {
         return 0;
     }
     int64_t full = (w + r - 1) / r * r;
-    return kept_below(full, off, r) - kept_below(smaller(w, n - start), off, r);
+    return kept_below(full, off, r) - kept_below(da_smaller(w, n - start), off, r);
 }
 
 static int64_t all_zeros_of(const da_attention_config *config, int64_t n, int64_t heads, int64_t head, int64_t i) {
@@ -98,11 +95,11 @@ void check_neighbourhood(const da_attention_config *config, int64_t n, int64_t i
     int64_t stop = i + 1;
     *first = i;
     for (size_t pattern = 0; pattern < config->segment_count; pattern++) {
-        int64_t w = smaller(config->segment_lengths[pattern], n), start = i / w * w;
-        *first = smaller(*first, start);
+        int64_t w = da_smaller(config->segment_lengths[pattern], n), start = i / w * w;
+        *first = da_smaller(*first, start);
         stop = stop > start + w ? stop : start + w;
     }
-    *count = smaller(stop, n) - *first;
+    *count = da_smaller(stop, n) - *first;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ */

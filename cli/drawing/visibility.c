@@ -1,23 +1,17 @@
 #include "drawing/visibility.h"
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
+#include "core/numbers.h"
 
 /* Members of first, first + step, ... that lie in range. */
 static int64_t progression_count(int64_t first, int64_t step, token_range range) {
     int64_t below_end = range.end <= first ? 0 : (range.end - first - 1) / step + 1;
     int64_t below_first = range.first <= first ? 0 : (range.first - first - 1) / step + 1;
-    return larger(below_end - below_first, 0);
+    return da_larger(below_end - below_first, 0);
 }
 
 static token_range range_meet(token_range a, token_range b) {
-    token_range meet = {larger(a.first, b.first), smaller(a.end, b.end)};
-    meet.end = larger(meet.end, meet.first);
+    token_range meet = {da_larger(a.first, b.first), da_smaller(a.end, b.end)};
+    meet.end = da_larger(meet.end, meet.first);
     return meet;
 }
 
@@ -44,7 +38,7 @@ visibility visibility_of(const da_attention_config *config, int64_t n, int64_t h
 
 token_range visibility_segment(const visibility *view, const head_pattern *pattern, int64_t token) {
     int64_t first = token - token % pattern->segment;
-    return (token_range){first, first + smaller(pattern->segment, view->n - first)};
+    return (token_range){first, first + da_smaller(pattern->segment, view->n - first)};
 }
 
 static bool keeps(const head_pattern *pattern, int64_t token) {
@@ -75,11 +69,11 @@ pattern_reach visibility_reach(const visibility *view, const head_pattern *patte
     token_range keys = range_meet(segment, allowed_keys(view, query));
     int64_t kept_in_segment = progression_count(segment.first + pattern->offset, pattern->rate, segment);
     reach.kept = true;
-    reach.back = (query - larger(keys.first, segment.first + pattern->offset)) / pattern->rate * pattern->rate;
+    reach.back = (query - da_larger(keys.first, segment.first + pattern->offset)) / pattern->rate * pattern->rate;
     reach.ahead = (keys.end - 1 - query) / pattern->rate * pattern->rate;
     reach.keys = reach.back / pattern->rate + 1 + reach.ahead / pattern->rate;
     if (view->config->tail_rule == DA_TAIL_ZERO_PAD && !view->config->causal) {
-        int64_t length = smaller(pattern->segment, view->n);
+        int64_t length = da_smaller(pattern->segment, view->n);
         reach.zero_keys = (length - 1) / pattern->rate + 1 - kept_in_segment;
     }
     return reach;
@@ -114,7 +108,7 @@ static double segment_pairs(const visibility *view, const head_pattern *pattern,
     double pairs = view->config->causal ? pairs_behind(query, query_count, key, key_count, 0)
                                         : (double)query_count * (double)key_count;
     if (view->config->window != DA_NO_WINDOW) {
-        int64_t farthest = smaller(view->config->window, view->n) / pattern->rate;
+        int64_t farthest = da_smaller(view->config->window, view->n) / pattern->rate;
         pairs -= pairs_behind(query, query_count, key, key_count, farthest + 1);
     }
     return pairs;
@@ -122,8 +116,8 @@ static double segment_pairs(const visibility *view, const head_pattern *pattern,
 
 double visibility_pattern_pairs(const visibility *view, const head_pattern *pattern, token_range queries,
                                 token_range keys) {
-    int64_t first = larger(queries.first, keys.first) / pattern->segment;
-    int64_t last = (smaller(queries.end, keys.end) - 1) / pattern->segment; /* below first: no segment meets both */
+    int64_t first = da_larger(queries.first, keys.first) / pattern->segment;
+    int64_t last = (da_smaller(queries.end, keys.end) - 1) / pattern->segment; /* below first: no segment meets both */
     double pairs = 0.0;
     for (int64_t s = first; s <= last; s++) {
         token_range segment = visibility_segment(view, pattern, s * pattern->segment);
@@ -201,9 +195,9 @@ int64_t visibility_distinct_keys(const visibility *view, int64_t query, token_ra
         int64_t end = keys.end;
         for (size_t p = 0; p < mine.count; p++) {
             if (position < mine.keys[p].first) {
-                end = smaller(end, mine.keys[p].first);
+                end = da_smaller(end, mine.keys[p].first);
             } else if (position < mine.keys[p].end) {
-                end = smaller(end, mine.keys[p].end);
+                end = da_smaller(end, mine.keys[p].end);
                 rates[count++] = mine.rates[p];
             }
         }
@@ -216,7 +210,7 @@ int64_t visibility_distinct_keys(const visibility *view, int64_t query, token_ra
 /* Part of the pairs, counted once per pattern, that is left when each is counted once; from a sample of the queries. */
 static double distinct_part(const visibility *view, token_range queries, token_range keys) {
     int64_t length = queries.end - queries.first;
-    int64_t samples = smaller(length, VISIBILITY_EXACT_QUERIES);
+    int64_t samples = da_smaller(length, VISIBILITY_EXACT_QUERIES);
     double counted = 0.0, distinct = 0.0;
     uint64_t random = 0x9E3779B97F4A7C15u ^ (uint64_t)queries.first;
     for (int64_t s = 0; s < samples; s++) {

@@ -2,13 +2,7 @@
 
 #include <string.h>
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
+#include "core/numbers.h"
 
 /* ---- what the rows see, range by range ----------------------------------------------------------------------------- */
 
@@ -47,7 +41,7 @@ static bool next_stretch(reach *r, int64_t *first, int64_t *end, int64_t *segmen
         if (r->row_piece == r->rows->piece_count) {
             return false;
         }
-        *first = larger(r->at, r->rows->pieces[r->row_piece].first);
+        *first = da_larger(r->at, r->rows->pieces[r->row_piece].first);
         *segment_end = da_segment_end(r->pattern, r->patterns->n, *first);
         int64_t segment_first = da_segment_first(r->pattern, *first);
         while (r->column_piece < r->columns->piece_count && r->columns->pieces[r->column_piece].end <= segment_first) {
@@ -57,7 +51,7 @@ static bool next_stretch(reach *r, int64_t *first, int64_t *end, int64_t *segmen
             return false;
         }
         if (r->columns->pieces[r->column_piece].first < *segment_end) {
-            *end = smaller(*segment_end, r->rows->pieces[r->row_piece].end);
+            *end = da_smaller(*segment_end, r->rows->pieces[r->row_piece].end);
             r->at = *end;
             return true;
         }
@@ -79,8 +73,8 @@ static bool reach_next(reach *r) {
         int64_t seen_first = r->before < row - segment_first ? row - r->before : segment_first;
         int64_t seen_end = r->after < segment_end - 1 - last_row ? last_row + r->after + 1 : segment_end;
         r->residue = residue;
-        r->first = larger(seen_first, r->end);
-        r->end = larger(seen_end, r->end);
+        r->first = da_larger(seen_first, r->end);
+        r->end = da_larger(seen_end, r->end);
         if (r->first < r->end) {
             return true;
         }
@@ -94,7 +88,7 @@ static bool reach_next(reach *r) {
 static int64_t set_bits(uint64_t *bits, int64_t first, int64_t end) {
     int64_t set = 0;
     while (first < end) {
-        int64_t word = first / 64, stop = smaller(end, (word + 1) * 64);
+        int64_t word = first / 64, stop = da_smaller(end, (word + 1) * 64);
         uint64_t mask = (UINT64_MAX >> (64 - (stop - first))) << first % 64;
         set += da_count_bits(mask & ~bits[word]);
         bits[word] |= mask;
@@ -127,9 +121,9 @@ int64_t da_kept_mark(const da_head_patterns *patterns, const da_part *rows, cons
         while (reach_next(&r)) {
             for (; k < columns->piece_count && columns->pieces[k].first < r.end; k++) {
                 const da_piece *piece = &columns->pieces[k];
-                int64_t first = da_first_congruent(larger(r.first, piece->first), r.residue, r.pattern->rate);
+                int64_t first = da_first_congruent(da_larger(r.first, piece->first), r.residue, r.pattern->rate);
                 int64_t to_row = piece->row - piece->first;
-                marked += set_every(bits, first + to_row, smaller(r.end, piece->end) + to_row, r.pattern->rate);
+                marked += set_every(bits, first + to_row, da_smaller(r.end, piece->end) + to_row, r.pattern->rate);
                 if (piece->end > r.end) {
                     break;
                 }
@@ -197,7 +191,7 @@ static int64_t count_columns(const sweep *s, const da_part *columns, int64_t fir
     int64_t seen = 0;
     for (; *piece < columns->piece_count && columns->pieces[*piece].first < end; ++*piece) {
         const da_piece *part = &columns->pieces[*piece];
-        int64_t from = larger(first, part->first), to = smaller(end, part->end);
+        int64_t from = da_larger(first, part->first), to = da_smaller(end, part->end);
         if (from < to) {
             seen += s->nested ? count_by_nesting(active, count, from, to) : count_by_listing(active, count, from, to);
         }
@@ -212,7 +206,7 @@ static int64_t count_columns(const sweep *s, const da_part *columns, int64_t fir
 static int64_t same_until(const sweep *s, int64_t at) {
     int64_t end = INT64_MAX;
     for (int k = 0; k < s->count; k++) {
-        end = smaller(end, s->reaches[k].first > at ? s->reaches[k].first : s->reaches[k].end);
+        end = da_smaller(end, s->reaches[k].first > at ? s->reaches[k].first : s->reaches[k].end);
     }
     return end;
 }
@@ -250,7 +244,7 @@ void da_kept_lay_out(da_kept *kept, da_arena *arena, int64_t length, int64_t cou
     if (count == 0) {
         return;
     }
-    while (run_count(kept) > larger(1, count / 2)) {
+    while (run_count(kept) > da_larger(1, count / 2)) {
         kept->shift++;
     }
     size_t listed = (size_t)count, runs = (size_t)run_count(kept) + 1;

@@ -1,12 +1,6 @@
 #include "pattern/pairs.h"
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
+#include "core/numbers.h"
 
 /* Tokens that some patterns keep in segments that they share: positions base, base + rate, ... below `end`, called 0, 1,
  * .... A query and a key of a cell are a pair of all these patterns, causality and the window apart. */
@@ -32,10 +26,10 @@ static bool run_of_piece(const cell *c, const da_part *part, int64_t k, run *out
     if (k == part->piece_count || part->pieces[k].first >= c->end) {
         return false;
     }
-    int64_t first = larger(part->pieces[k].first, c->base), end = smaller(part->pieces[k].end, c->end);
+    int64_t first = da_larger(part->pieces[k].first, c->base), end = da_smaller(part->pieces[k].end, c->end);
     out->first = (first - c->base) / c->rate + ((first - c->base) % c->rate != 0);
     out->end = end > c->base ? (end - 1 - c->base) / c->rate + 1 : 0;
-    out->end = larger(out->first, out->end);
+    out->end = da_larger(out->first, out->end);
     return true;
 }
 
@@ -106,14 +100,14 @@ static int64_t greatest_divisor(int64_t a, int64_t b) {
 /* What a cell has in common with the tokens that another pattern keeps in its segment first..end-1; false: nothing. */
 static bool meet(const cell *c, int64_t first, int64_t end, const da_head_pattern *pattern, cell *out) {
     int64_t residue = first + pattern->offset;
-    out->end = smaller(c->end, end);
+    out->end = da_smaller(c->end, end);
     if (c->rate < pattern->rate) { /* the other way round there are fewer to try */
-        cell other = {da_first_congruent(larger(first, c->base), residue, pattern->rate), end, pattern->rate};
+        cell other = {da_first_congruent(da_larger(first, c->base), residue, pattern->rate), end, pattern->rate};
         da_head_pattern ours = {.rate = c->rate, .offset = 0};
         return other.base < out->end && meet(&other, c->base, c->end, &ours, out);
     }
     int64_t divisor = greatest_divisor(c->rate, pattern->rate), tries = pattern->rate / divisor;
-    out->base = da_first_congruent(larger(first, c->base), c->base, c->rate);
+    out->base = da_first_congruent(da_larger(first, c->base), c->base, c->rate);
     for (; tries > 0 && out->base < out->end; tries--, out->base += c->rate) {
         if ((out->base - residue) % pattern->rate == 0) {
             int64_t most = INT64_MAX / 4 / c->rate, factor = pattern->rate / divisor;
@@ -132,7 +126,7 @@ static bool next_segment(const count *job, const da_head_pattern *pattern, int64
         if (q == job->queries->piece_count || job->queries->pieces[q].first >= limit) {
             return false;
         }
-        int64_t position = larger(*at, job->queries->pieces[q].first);
+        int64_t position = da_larger(*at, job->queries->pieces[q].first);
         *first = da_segment_first(pattern, position);
         *end = da_segment_end(pattern, job->patterns->n, position);
         int64_t k = da_part_piece_after(job->keys, *first);

@@ -1,5 +1,7 @@
 #include "pattern/schedule.h"
 
+#include "core/numbers.h"
+
 /* Units are made smaller until there are this many, to keep threads even, but not below UNIT_MIN positions. */
 #define UNITS_WANTED 32
 #define UNIT_MIN 128
@@ -7,27 +9,19 @@
 /* Sets of classes that one part of the keys is seen by, told apart to make runs; any further ones share a run. */
 #define MAX_RUNS 32
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
 int64_t da_schedule_unit(int64_t n, int64_t sequences, int64_t max_unit) {
     int64_t unit = max_unit;
-    while (unit > UNIT_MIN && (n - 1) / unit + 1 < UNITS_WANTED / smaller(sequences, UNITS_WANTED)) {
-        unit = larger(unit / 2, UNIT_MIN);
+    while (unit > UNIT_MIN && (n - 1) / unit + 1 < UNITS_WANTED / da_smaller(sequences, UNITS_WANTED)) {
+        unit = da_larger(unit / 2, UNIT_MIN);
     }
-    return smaller(unit, n);
+    return da_smaller(unit, n);
 }
 
 /* ---- spans ------------------------------------------------------------------------------------------------------ */
 
 static int segments_between(const da_head_pattern *pattern, int64_t first, int64_t end) {
     int64_t count = (end - 1) / pattern->segment - first / pattern->segment + 1;
-    return (int)smaller(count, DA_MAX_SPAN_SEGMENTS + 1);
+    return (int)da_smaller(count, DA_MAX_SPAN_SEGMENTS + 1);
 }
 
 /* The largest end, up to `limit`, for which all patterns' segments have room. One segment of each pattern always has. */
@@ -40,7 +34,7 @@ static int64_t span_end(const da_head_patterns *patterns, int64_t first, int64_t
             int segments = segments_between(&patterns->pattern[p], first, end);
             count += segments;
             if (segments > 1) { /* one segment less of the pattern with the shortest */
-                shorter = larger(shorter, da_segment_first(&patterns->pattern[p], end - 1));
+                shorter = da_larger(shorter, da_segment_first(&patterns->pattern[p], end - 1));
             }
         }
         if (count <= DA_MAX_SPAN_SEGMENTS) {
@@ -136,7 +130,7 @@ static uint64_t classes_that_see(const key_walk *walk, da_segment_set held_in) {
 static int64_t next_key(progression *progressions, int count, da_segment_set *held_in) {
     int64_t position = INT64_MAX;
     for (int k = 0; k < count; k++) {
-        position = smaller(position, progressions[k].next);
+        position = da_smaller(position, progressions[k].next);
     }
     *held_in = 0;
     for (int k = 0; k < count; k++) {
@@ -246,7 +240,7 @@ void da_span_keys(const da_span *span, const da_segment_set *classes, int class_
     const da_interval *intervals = span->columns ? span->columns : &visible;
     for (int k = 0; k + 1 < cut_count; k++) {
         progression progressions[DA_MAX_PATTERNS];
-        int64_t part_first = larger(cuts[k], visible.first), part_end = smaller(cuts[k + 1], visible.end);
+        int64_t part_first = da_larger(cuts[k], visible.first), part_end = da_smaller(cuts[k + 1], visible.end);
         while (next < interval_count && intervals[next].end <= part_first) {
             next++;
         }
@@ -254,8 +248,8 @@ void da_span_keys(const da_span *span, const da_segment_set *classes, int class_
                         ? progressions_between(span, &cuts[k], progressions)
                         : 0;
         for (int i = next; count > 0 && i < interval_count && intervals[i].first < part_end; i++) {
-            visit_common(&walk, progressions, count, larger(part_first, intervals[i].first),
-                         smaller(part_end, intervals[i].end));
+            visit_common(&walk, progressions, count, da_larger(part_first, intervals[i].first),
+                         da_smaller(part_end, intervals[i].end));
         }
     }
 }

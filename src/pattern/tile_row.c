@@ -2,18 +2,12 @@
 
 #include <string.h>
 
+#include "core/numbers.h"
+
 /* Tokens of one residue modulo a pattern's rate: first, first + rate, ... */
 typedef struct kept_tokens {
     int64_t first, count;
 } kept_tokens;
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
 
 static int64_t last_of(const kept_tokens *tokens, int64_t rate) {
     return tokens->first + (tokens->count - 1) * rate;
@@ -27,8 +21,8 @@ static double pairs_one_by_one(const da_head_patterns *patterns, int64_t rate, c
     for (int64_t k = 0; k < queries->count; k++) {
         int64_t d = (queries->first - keys->first) / rate + k;
         int64_t first = d > reach ? d - reach : 0,
-                last = patterns->causal ? smaller(d, keys->count - 1) : keys->count - 1;
-        pairs += larger(last - first + 1, 0);
+                last = patterns->causal ? da_smaller(d, keys->count - 1) : keys->count - 1;
+        pairs += da_larger(last - first + 1, 0);
     }
     return (double)pairs;
 }
@@ -58,10 +52,10 @@ static void add_segment(const da_head_patterns *patterns, int p, int64_t block_s
     int64_t from = queries->first - first > patterns->window ? queries->first - patterns->window : first;
     int64_t to = patterns->causal ? last_of(queries, pattern->rate) + 1 : end;
     int64_t column = from / block_size;
-    kept_tokens keys = {da_first_congruent(larger(column * block_size, first), first + pattern->offset, pattern->rate),
-                        0};
+    kept_tokens keys = {
+        da_first_congruent(da_larger(column * block_size, first), first + pattern->offset, pattern->rate), 0};
     for (; column * block_size < to; column++) {
-        int64_t tile_end = smaller((column + 1) * block_size, end);
+        int64_t tile_end = da_smaller((column + 1) * block_size, end);
         keys.count = keys.first < tile_end ? (tile_end - keys.first - 1) / pattern->rate + 1 : 0;
         if (keys.count > 0) {
             double pairs = pairs_of(patterns, pattern->rate, queries, &keys);
@@ -74,7 +68,7 @@ static void add_segment(const da_head_patterns *patterns, int p, int64_t block_s
 }
 
 void da_tile_row_count(const da_head_patterns *patterns, int64_t block_size, int64_t block, da_tile_row *row) {
-    int64_t query_first = block * block_size, query_end = smaller(query_first + block_size, patterns->n);
+    int64_t query_first = block * block_size, query_end = da_smaller(query_first + block_size, patterns->n);
     size_t blocks = (size_t)((patterns->n - 1) / block_size + 1);
     memset(row->pairs, 0, blocks * sizeof *row->pairs);
     memset(row->pattern, 0, blocks * sizeof *row->pattern);
@@ -82,7 +76,7 @@ void da_tile_row_count(const da_head_patterns *patterns, int64_t block_size, int
         const da_head_pattern *pattern = &patterns->pattern[p];
         for (int64_t at = query_first; at < query_end;) {
             int64_t first = da_segment_first(pattern, at), end = da_segment_end(pattern, patterns->n, at);
-            int64_t residue = first + pattern->offset, stop = smaller(end, query_end);
+            int64_t residue = first + pattern->offset, stop = da_smaller(end, query_end);
             kept_tokens queries = {da_first_congruent(at, residue, pattern->rate),
                                    da_count_congruent(at, stop, residue, pattern->rate)};
             if (queries.count > 0) {

@@ -2,13 +2,7 @@
 
 #include <string.h>
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
+#include "core/numbers.h"
 
 /* Blocks that are marked lie in first..last. */
 typedef struct marked {
@@ -19,8 +13,8 @@ typedef struct marked {
 /* Marks the blocks of the tokens first, first + rate, ... up to `last`. */
 static void mark_tokens(marked *m, int64_t first, int64_t last, int64_t rate) {
     int64_t first_block = first / m->block_size, last_block = last / m->block_size;
-    m->first = smaller(m->first, first_block);
-    m->last = larger(m->last, last_block);
+    m->first = da_smaller(m->first, first_block);
+    m->last = da_larger(m->last, last_block);
     if (rate <= m->block_size) { /* none is left out between them */
         memset(m->marks + first_block, 1, (size_t)(last_block - first_block + 1));
         return;
@@ -74,7 +68,7 @@ int64_t da_tile_universe(const da_head_patterns *patterns, int64_t block_size, i
     for (int p = 0; p < patterns->count; p++) {
         const da_head_pattern *pattern = &patterns->pattern[p];
         for (int64_t at = first; at < end; at = da_segment_end(pattern, patterns->n, at)) {
-            mark_segment(&m, patterns, pattern, at, smaller(end, da_segment_end(pattern, patterns->n, at)));
+            mark_segment(&m, patterns, pattern, at, da_smaller(end, da_segment_end(pattern, patterns->n, at)));
         }
     }
     return take_marked(&m, columns);

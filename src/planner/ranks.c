@@ -9,10 +9,6 @@
 #define MAX_COUNTS 3.0e6
 #define MIN_RANKS 5
 
-static double larger(double a, double b) {
-    return a > b ? a : b;
-}
-
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
 
 static double transfer_seconds(const da_schedule *p, double bytes) {
@@ -36,7 +32,7 @@ static double overhead_of(const da_schedule *p, const da_step *s) {
 
 /* When another rank has begun what this one has: by its own time if that is known, or else at the same time. */
 static double begin_of(const da_schedule *p, int index, int other) {
-    return larger(p->begin[index], da_schedule_is_complete(p) ? p->begin[other] : p->begin[index]);
+    return fmax(p->begin[index], da_schedule_is_complete(p) ? p->begin[other] : p->begin[index]);
 }
 
 /* One step of a rank: it computes with what it has while what comes next, and what others need, travels. */
@@ -51,14 +47,14 @@ static void ring_step(da_schedule *p, const da_planned_direction *d, int s, int 
     double out = transfer_seconds(p, da_traffic_message_bytes(&p->traffic, d->travellers, next->out));
     double end = p->begin[index] + computes + overhead_of(p, next);
     if (next->in > 0) {
-        end = larger(end, begin_of(p, index, da_schedule_neighbour(p, rank, -(s + 1))) + in);
+        end = fmax(end, begin_of(p, index, da_schedule_neighbour(p, rank, -(s + 1))) + in);
     }
     if (next->out > 0) {
-        end = larger(end, begin_of(p, index, da_schedule_neighbour(p, rank, s + 1)) + out);
+        end = fmax(end, begin_of(p, index, da_schedule_neighbour(p, rank, s + 1)) + out);
     }
     p->end[index] = end;
     share->compute_seconds += computes;
-    share->transfer_seconds += larger(in, out) + overhead_of(p, next);
+    share->transfer_seconds += fmax(in, out) + overhead_of(p, next);
     da_exchange exchange = {0};
     da_traffic_add_message(&p->traffic, d->travellers, next->in, next->out, &exchange);
     add_exchange(&exchange, share);
@@ -113,7 +109,7 @@ static void run_heads(da_schedule *p, da_pass pass, da_scheme scheme) {
         add_exchange(&sizes->outputs, share);
         share->compute_seconds += computes;
         share->transfer_seconds += inputs + da_exchange_seconds(rates, &sizes->outputs);
-        last = larger(last, p->begin[index] + inputs + computes);
+        last = fmax(last, p->begin[index] + inputs + computes);
     }
     for (int index = 0; index < p->plan->count; index++) {
         p->begin[index] = last + da_exchange_seconds(rates, &p->heads[pass][index].outputs);
@@ -125,7 +121,7 @@ static void gather(da_schedule *p, size_t bytes) {
     const da_rates *rates = &p->plan->rates;
     double last = 0, ranks = (double)p->layout->ranks;
     for (int index = 0; index < p->plan->count; index++) {
-        last = larger(last, p->begin[index]);
+        last = fmax(last, p->begin[index]);
     }
     last += ceil(log2(ranks)) * (rates->latency + 2 * rates->overhead) + (ranks - 1) * (double)bytes / rates->bandwidth;
     for (int index = 0; index < p->plan->count; index++) {
@@ -187,7 +183,7 @@ static bool goes_by_heads(const da_schedule *p, da_scheme scheme, da_pass pass) 
 /* Beside the layout. */
 static void need_memory(const da_schedule *p, da_scheme scheme, int index, double bytes) {
     da_rank_share *share = &p->plan->shares[scheme][index];
-    share->memory_bytes = larger(share->memory_bytes, bytes + (double)da_allocated_bytes(p->layout->bytes));
+    share->memory_bytes = fmax(share->memory_bytes, bytes + (double)da_allocated_bytes(p->layout->bytes));
 }
 
 static void run_direction(da_schedule *p, da_scheme scheme, const da_planned_direction *d) {
@@ -279,13 +275,13 @@ static void add_up(da_ranks_plan *plan, da_scheme scheme) {
     da_ranks_total_init(total);
     for (int index = 0; index < plan->count; index++) {
         const da_rank_share *share = &plan->shares[scheme][index];
-        total->seconds = larger(total->seconds, share->seconds);
+        total->seconds = fmax(total->seconds, share->seconds);
         total->single_seconds += share->compute_seconds * scale;
         total->bytes += share->bytes_sent * scale;
-        total->bytes_most = larger(total->bytes_most, share->bytes_received);
-        total->memory_most = larger(total->memory_most, share->tensor_bytes + share->memory_bytes);
+        total->bytes_most = fmax(total->bytes_most, share->bytes_received);
+        total->memory_most = fmax(total->memory_most, share->tensor_bytes + share->memory_bytes);
         pairs += share->pairs;
-        most = larger(most, share->pairs);
+        most = fmax(most, share->pairs);
     }
     total->balance = pairs > 0 ? most * plan->count / pairs : 1;
 }

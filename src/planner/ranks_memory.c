@@ -1,12 +1,10 @@
 /* The memory of a rank, to the byte: the sizes that the calls allocate, in their order. */
+#include <math.h>
+
 #include "attention/improved/passes.h"
 #include "attention/ranks/columns.h"
 #include "core/memory.h"
 #include "planner/ranks_schedule.h"
-
-static double larger(double a, double b) {
-    return a > b ? a : b;
-}
 
 static double allocated(size_t bytes) {
     return (double)da_allocated_bytes(bytes);
@@ -44,7 +42,7 @@ static double carry_of(const da_schedule *p, const da_planned_direction *d, cons
 double da_schedule_meeting_memory(const da_schedule *p) {
     size_t ranks = (size_t)p->layout->ranks;
     double all = allocated(ranks * da_meeting_bytes());
-    return all + larger(all, allocated(ranks * sizeof(int64_t)) + allocated(p->layout->bytes));
+    return all + fmax(all, allocated(ranks * sizeof(int64_t)) + allocated(p->layout->bytes));
 }
 
 /* What is held at a time, and was at the highest. */
@@ -54,7 +52,7 @@ typedef struct held {
 
 static void hold(held *h, double bytes) {
     h->now += bytes;
-    h->most = larger(h->most, h->now);
+    h->most = fmax(h->most, h->now);
 }
 
 /* A parcel's lists, for which rows are marked meanwhile, and then its message. */
@@ -86,7 +84,7 @@ double da_schedule_ring_memory(const da_schedule *p, const da_planned_direction 
             hold_parcel(p, d, next->out, next->out_lists, own, &h);
         }
         hold(&h, s == 0 || steps[s].in > 0 ? workspace : 0);
-        most = larger(most, h.most);
+        most = fmax(most, h.most);
         carries |= steps[s].in > 0;
     }
     return most + (carries ? carry_of(p, d, own) : 0);
@@ -120,5 +118,5 @@ double da_schedule_heads_memory(const da_schedule *p, da_pass pass, int index) {
                                   ? da_improved_workspace(p->context, &p->plan->config, &problem, NULL)
                                   : da_improved_backward_workspace(p->context, &p->plan->config, &problem, NULL));
     }
-    return sizes->tensors + larger(workspace, larger(sizes->inputs_memory, sizes->outputs_memory));
+    return sizes->tensors + fmax(workspace, fmax(sizes->inputs_memory, sizes->outputs_memory));
 }

@@ -10,10 +10,6 @@
 /* Times of both schemes that differ by less are taken to be equal. */
 #define NEAR 1.02
 
-static double larger(double a, double b) {
-    return a > b ? a : b;
-}
-
 /* ---- arguments ---------------------------------------------------------------------------------------------------- */
 
 void da_rank_share_init(da_rank_share *share) {
@@ -53,7 +49,7 @@ static void choose(da_ranks_plan *plan) {
         plan->choice = smaller;
         why = plan->totals[smaller].memory_most > memory ? "neither fits into memory, and it needs less"
                                                          : "the other does not fit into memory";
-    } else if (larger(ring->seconds, all->seconds) <= NEAR * plan->totals[quicker].seconds) {
+    } else if (fmax(ring->seconds, all->seconds) <= NEAR * plan->totals[quicker].seconds) {
         plan->choice = smaller;
         why = "both take the same time, and it needs less memory";
     }

@@ -6,11 +6,8 @@
 #include "attention/block_sparse/learn.h"
 #include "attention/block_sparse/profile.h"
 #include "attention/workspace.h"
+#include "core/numbers.h"
 #include "core/parallel.h"
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* A call. */
 typedef struct choice {
@@ -89,7 +86,7 @@ static void choose_strip(int64_t part, int thread, void *user) {
     da_choice_worker w;
     da_learner_worker_at(&c->learner, thread, &w);
     int64_t first = part * w.strip.most_blocks;
-    w.strip.block_count = (int)smaller(w.strip.most_blocks, c->learner.head.blocks - first);
+    w.strip.block_count = (int)da_smaller(w.strip.most_blocks, c->learner.head.blocks - first);
     for (int k = 0; k < w.strip.block_count; k++) {
         w.strip.block[k] = first + k;
     }

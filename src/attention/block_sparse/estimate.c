@@ -3,9 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
+#include "core/numbers.h"
 
 /* ---- layout ------------------------------------------------------------------------------------------------------ */
 
@@ -19,7 +17,7 @@ static int slots_of(const da_pools *pools) {
 
 int da_strip_blocks(const da_sparse_head *head, const da_pools *pools) {
     int slots = slots_of(pools), fit = slots < DA_STRIP_ROWS ? DA_STRIP_ROWS / slots : 1;
-    return (int)smaller(fit, head->blocks);
+    return (int)da_smaller(fit, head->blocks);
 }
 
 void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pools *pools, da_arena *arena) {
@@ -27,7 +25,7 @@ void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pool
     strip->slots = slots_of(pools);
     strip->slot_span = head->block_size;
     for (int p = 0; p < pools->count; p++) {
-        strip->slot_span = smaller(strip->slot_span, pools->pool[p].query_span);
+        strip->slot_span = da_smaller(strip->slot_span, pools->pool[p].query_span);
     }
     strip->most_blocks = da_strip_blocks(head, pools);
     size_t most = (size_t)strip->most_blocks, rows = most * (size_t)strip->slots;
@@ -103,7 +101,7 @@ static void reduce_row(da_strip *strip, const da_sparse_head *head, const da_poo
 static void score_key_block(da_strip *strip, const da_sparse_head *head, const da_pools *pools, int p, int64_t index) {
     const da_pool *pool = &pools->pool[p];
     int tile_rows = head->kernels->tile_rows, rows = row_count(strip);
-    int64_t first = index * pool->tiles_at_a_time, end = smaller(first + pool->tiles_at_a_time, head->blocks);
+    int64_t first = index * pool->tiles_at_a_time, end = da_smaller(first + pool->tiles_at_a_time, head->blocks);
     for (int at = 0; at < rows; at += tile_rows) {
         bool scored = false, all;
         for (int r = 0; r < tile_rows && at + r < rows; r++) {
@@ -155,11 +153,11 @@ static void make_masses(da_strip *strip, const da_sparse_head *head, const da_po
 /* The mean over a block's slots, each with as many positions as the sequence has in it. */
 static void add_slots(da_strip *strip, const da_sparse_head *head, int k) {
     float *mass = strip->mass + k * head->blocks;
-    int64_t first = strip->block[k] * head->block_size, length = smaller(head->block_size, head->n - first);
+    int64_t first = strip->block[k] * head->block_size, length = da_smaller(head->block_size, head->n - first);
     memset(mass, 0, (size_t)head->blocks * sizeof *mass);
     for (int slot = 0; slot < strip->slots; slot++) {
         const float *of_slot = strip->sum + (k * strip->slots + slot) * head->blocks;
-        int64_t positions = smaller(strip->slot_span, length - slot * strip->slot_span);
+        int64_t positions = da_smaller(strip->slot_span, length - slot * strip->slot_span);
         float weight = positions > 0 ? (float)positions / (float)length : 0;
         for (int64_t block = 0; block < head->blocks; block++) {
             mass[block] += weight * of_slot[block];

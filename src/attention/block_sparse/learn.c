@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/dtype.h"
+#include "core/numbers.h"
 #include "core/parallel.h"
 
 /* Corrections are ratios of attention, exact to estimated, summed over the sampled queries. So many times an even spread is
@@ -14,10 +15,6 @@
 #define MEMORY_SIDE_BY_SIDE ((size_t)256 << 20)
 
 #define RATIO_STEPS 1000
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
@@ -94,7 +91,7 @@ static void estimate_sampled(int64_t part, int thread, void *user) {
     int64_t blocks = learner->head.blocks;
     da_learner_worker_at(learner, thread, &w);
     int first = (int)part * w.strip.most_blocks;
-    w.strip.block_count = (int)smaller(w.strip.most_blocks, sample->count - first);
+    w.strip.block_count = (int)da_smaller(w.strip.most_blocks, sample->count - first);
     for (int k = 0; k < w.strip.block_count; k++) {
         w.strip.block[k] = sample->queries[first + k].position / learner->head.block_size;
     }

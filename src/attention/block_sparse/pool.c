@@ -4,11 +4,8 @@
 #include <string.h>
 
 #include "attention/workspace.h"
+#include "core/numbers.h"
 #include "core/parallel.h"
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 static size_t rounded_up(size_t bytes) {
     return (bytes + 63) / 64 * 64;
@@ -137,7 +134,7 @@ static double take_mean(group_sum *group, int head_dim, double factor) {
 }
 
 static int64_t group_end(const da_sparse_head *head, int64_t block, int64_t first, int64_t span) {
-    return smaller(smaller(first + span, (block + 1) * head->block_size), head->n);
+    return da_smaller(da_smaller(first + span, (block + 1) * head->block_size), head->n);
 }
 
 static void pool_queries(const da_pools *pools, const da_pool *pool, const da_sparse_head *head, int64_t block) {
@@ -182,7 +179,7 @@ static void fill_key_block(const da_pools *pools, const da_pool *pool, const da_
                            const scratch *s) {
     da_key_block *keys = &pool->keys[index];
     float *bias = pool->bias + index * DA_BLOCK_KEYS;
-    int64_t first = index * pool->tiles_at_a_time, end = smaller(first + pool->tiles_at_a_time, head->blocks);
+    int64_t first = index * pool->tiles_at_a_time, end = da_smaller(first + pool->tiles_at_a_time, head->blocks);
     keys->count = 0;
     keys->staged = s->staged;
     keys->values = s->values;

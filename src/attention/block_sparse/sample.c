@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention/workspace.h"
+#include "core/numbers.h"
 #include "core/parallel.h"
 
 #define PURPOSES 3
@@ -16,18 +17,11 @@
 #define SAMPLE_DRAW 0x706d6173u /* tells these draws from others by the same seed */
 #define ATTEMPTS 64             /* to draw a token that some pattern keeps */
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
 int da_sample_size(da_sample_purpose purpose, int64_t n) {
-    int64_t most =
-        purpose == DA_SAMPLE_CORRECT ? CORRECTING : smaller(larger(n / TOKENS_PER_SAMPLED, MIN_SAMPLED), MAX_SAMPLED);
-    return (int)smaller(most, n);
+    int64_t most = purpose == DA_SAMPLE_CORRECT
+                       ? CORRECTING
+                       : da_smaller(da_larger(n / TOKENS_PER_SAMPLED, MIN_SAMPLED), MAX_SAMPLED);
+    return (int)da_smaller(most, n);
 }
 
 static int padded_dim(const da_sparse_head *head) {
@@ -110,7 +104,7 @@ static bool describe_query(const da_sparse_head *head, int64_t i, da_sampled_que
 }
 
 static bool draw_query(const da_sparse_head *head, int purpose, int index, int size, da_sampled_query *query) {
-    int64_t first = head->n / size * index + smaller(head->n % size, index);
+    int64_t first = head->n / size * index + da_smaller(head->n % size, index);
     int64_t length = head->n / size + (index < head->n % size ? 1 : 0);
     uint32_t draw_key = da_philox_4x32(head->config->sparse_seed, (uint32_t)head->head, SAMPLE_DRAW);
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -257,7 +251,7 @@ static void score_keys(const sampling *job, scorer *s, int64_t block) {
     int tile_rows = head->kernels->tile_rows;
     int64_t first = s->tokens[0], end = s->tokens[s->keys.count - 1] + 1;
     for (int k = 0; k < job->sample->count; k += tile_rows) {
-        int rows = (int)smaller(tile_rows, job->sample->count - k);
+        int rows = (int)da_smaller(tile_rows, job->sample->count - k);
         bool scored = false;
         for (int r = 0; r < rows; r++) {
             if (!sees_between(&job->sample->queries[k + r], first, end)) {
@@ -280,7 +274,7 @@ static void score_keys(const sampling *job, scorer *s, int64_t block) {
 static void sample_block(int64_t block, int thread, void *user) {
     const sampling *job = user;
     const da_sparse_head *head = job->head;
-    int64_t at = block * head->block_size, end = smaller(at + head->block_size, head->n);
+    int64_t at = block * head->block_size, end = da_smaller(at + head->block_size, head->n);
     scorer s;
     lay_out_scorer(&s, head, job->scratch + (size_t)thread * job->scratch_size);
     for (int k = 0; k < job->sample->count; k++) {

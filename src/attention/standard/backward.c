@@ -23,6 +23,7 @@
 #define EXP exp
 #define NAME(x) x##_f64
 #include "attention/standard/backward.inc.h"
+#include "core/numbers.h"
 
 typedef struct backward_job {
     const da_backward_call *call;
@@ -30,10 +31,6 @@ typedef struct backward_job {
     int64_t query_work, key_work;   /* tiles in all, of the gradients that are wanted */
     da_job job;
 } backward_job;
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 static void begin_head(sequence *s, const da_backward_call *call, int64_t batch, int64_t head) {
     const da_backward_tensors *t = call->tensors;
@@ -52,7 +49,7 @@ static void begin_head(sequence *s, const da_backward_call *call, int64_t batch,
 static void run_query_tile(const backward_job *shared, int64_t index, void *memory) {
     const da_backward_tensors *t = shared->call->tensors;
     int64_t heads = t->query->shape[2], first = index % shared->query_tiles * TILE_ROWS;
-    int64_t end = smaller(first + TILE_ROWS, t->query->shape[1]);
+    int64_t end = da_smaller(first + TILE_ROWS, t->query->shape[1]);
     sequence s;
     begin_head(&s, shared->call, index / shared->query_tiles / heads, index / shared->query_tiles % heads);
     if (t->query->dtype == DA_F64) {
@@ -66,7 +63,7 @@ static void run_key_tile(const backward_job *shared, int64_t index, void *memory
     const da_backward_tensors *t = shared->call->tensors;
     int64_t kv_heads = t->key->shape[2], group = t->query->shape[2] / kv_heads;
     int64_t batch = index / shared->key_tiles / kv_heads, kv_head = index / shared->key_tiles % kv_heads;
-    int64_t first = index % shared->key_tiles * TILE_KEYS, end = smaller(first + TILE_KEYS, t->key->shape[1]);
+    int64_t first = index % shared->key_tiles * TILE_KEYS, end = da_smaller(first + TILE_KEYS, t->key->shape[1]);
     bool f64 = t->query->dtype == DA_F64;
     int head_dim = (int)t->query->shape[3];
     sequence s;
