@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "support/case_file.h"
+#include "support/environment.h"
 
 static case_file cases;
 static int64_t stride;
@@ -171,7 +172,7 @@ static void test_cost_of_long_sequences_is_proportional(void **state) {
 
 int main(void) {
     cases = case_file_open();
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
+    stride = comparison_stride();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_multiplicity_is_the_references),
         cmocka_unit_test(test_cost_is_the_references),

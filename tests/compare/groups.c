@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "compare/bounds.h"
+#include "support/environment.h"
 #include "support/ranked.h"
 #include "support/ranks.h"
 
@@ -136,7 +137,7 @@ int kernel_groups_compare(const char *name, const case_file *cases, void *groups
                           void (*run_case)(void *group, int64_t number)) {
     struct CMUnitTest tests[MAX_GROUPS];
     comparison.cases = cases;
-    comparison.stride = environment_integer("DA_COMPARE_STRIDE", 1);
+    comparison.stride = comparison_stride();
     comparison.run_case = run_case;
     for (int g = 0; g < count; g++) {
         kernel_group *group = (kernel_group *)(void *)((char *)groups + (size_t)g * size);

@@ -14,6 +14,7 @@
 #include "model/longnet_cases.h"
 #include "multihead/dense_attention.h"
 #include "support/case_file.h"
+#include "support/environment.h"
 #include "support/values.h"
 
 /* A limit that is not derived: the largest error of a loss or gradient over its largest element. It holds where rounding may
@@ -210,7 +211,7 @@ int main(void) {
     static group groups[MAX_GROUPS];
     struct CMUnitTest tests[MAX_GROUPS];
     size_t count = list_groups(groups);
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
+    stride = comparison_stride();
     if (dense_attention_register() != DA_OK) {
         return 1;
     }

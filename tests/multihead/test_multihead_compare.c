@@ -15,6 +15,7 @@
 #include "multihead/dense_attention.h"
 #include "multihead/multihead_cases.h"
 #include "support/case_file.h"
+#include "support/environment.h"
 #include "support/layouts.h"
 
 typedef struct group {
@@ -362,7 +363,7 @@ static void add_groups(const char *implementation, da_isa isa) {
 
 int main(void) {
     struct CMUnitTest tests[MAX_GROUPS];
-    stride = environment_integer("DA_COMPARE_STRIDE", 1);
+    stride = comparison_stride();
     if (dense_attention_register() != DA_OK) {
         return 1;
     }

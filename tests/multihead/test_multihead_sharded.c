@@ -17,6 +17,7 @@
 #include "comm/counted.h"
 #include "multihead/rank_module.h"
 #include "support/counting_allocator.h"
+#include "support/environment.h"
 #include "support/ranks.h"
 #include "support/values.h"
 
@@ -183,16 +184,10 @@ static const struct {
     int64_t embed_dim, heads, kv_heads;
 } SIZES[] = {{24, 4, 2}, {8, 2, 1}, {21, 3, 3}}; /* the second: fewer rows than ranks */
 
-/* DA_COMPARE_STRIDE, by which slow tools thin comparisons. */
-static int thinning(void) {
-    const char *stride = getenv("DA_COMPARE_STRIDE");
-    return stride ? atoi(stride) : 1;
-}
-
 static void test_same_as_replicated(void **state) {
     static const char *const implementations[] = {"ring", "distributed", "auto"};
     static const da_dtype dtypes[] = {DA_F64, DA_F32, DA_BF16, DA_F16};
-    const int stride = 1 + thinning() / 10;
+    const int stride = 1 + (int)comparison_stride() / 10;
     int runs = 0;
     for (size_t r = 0; r < sizeof RANK_COUNTS / sizeof *RANK_COUNTS; r++) {
         for (int dtype = 0; dtype < 4; dtype++) {
@@ -227,7 +222,7 @@ static void test_same_as_replicated(void **state) {
 
 /* More rows than are taken at a time. */
 static void test_many_rows(void **state) {
-    const int least = thinning() > 100 ? 3 : 1;
+    const int least = is_slow_tool() ? 3 : 1;
     for (int inputs = least; inputs <= 3; inputs++) {
         findings f = {.problem = {.implementation = "distributed",
                                   .dtype = inputs == 2 ? DA_BF16 : DA_F32,
@@ -593,7 +588,7 @@ static void check_memory(const da_comm *comm, void *user) {
 static void test_memory(void **state) {
     static const da_dtype dtypes[] = {DA_F32, DA_BF16};
     static const int ranks[] = {2, 4, 7};
-    const bool few = thinning() > 100;
+    const bool few = is_slow_tool();
     for (int r = 0; r < (few ? 1 : 3); r++) {
         for (int dtype = 0; dtype < (few ? 1 : 2); dtype++) {
             findings f = {.problem = SMALL};

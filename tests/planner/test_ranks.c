@@ -14,6 +14,7 @@
 #include "attention/ranks/meeting.h"
 #include "pattern/drawn.h"
 #include "support/counting_allocator.h"
+#include "support/environment.h"
 #include "support/ranks.h"
 #include "support/refusals.h"
 
@@ -277,15 +278,9 @@ static void assert_near(double found, double expected) {
     }
 }
 
-/* A tool that takes tens of times as long: DA_COMPARE_STRIDE thins comparisons for it. */
-static bool is_slow(void) {
-    const char *stride = getenv("DA_COMPARE_STRIDE");
-    return stride && atoi(stride) > 100;
-}
-
 /* Of long parts few rows travel, which are listed, and of others all. */
 static void test_long_parts(void **state) {
-    for (int backward = is_slow() ? 1 : 0; backward < 2; backward++) {
+    for (int backward = is_slow_tool() ? 1 : 0; backward < 2; backward++) {
         real r = {.ranks = 3, .backward = backward == 1};
         for (int rank = 0; rank < r.ranks; rank++) {
             r.rates[rank] = given_rates(1, false);
@@ -366,7 +361,7 @@ static void test_calls_are_divided_as_planned(void **state) {
 
 /* Each with rates of its own: given ones, or what it has timed. */
 static void test_ranks_of_different_speed_come_to_the_same(void **state) {
-    for (int number = 0; number < CONFIGURATIONS / 2; number += is_slow() ? 9 : 1) {
+    for (int number = 0; number < CONFIGURATIONS / 2; number += is_slow_tool() ? 9 : 1) {
         real r;
         draw_split(&r, number);
         r.plans = number % 5 == 0;
@@ -556,7 +551,7 @@ static void test_a_billion_tokens_over_thousands_of_ranks(void **state) {
     da_context *context = plain_context();
     const double all_kept = 2 * 2048 * 2 * 256.0;
     size_t count;
-    for (int ranks = 2; ranks <= 8192; ranks *= is_slow() ? 4096 : 8) {
+    for (int ranks = 2; ranks <= 8192; ranks *= is_slow_tool() ? 4096 : 8) {
         double bytes = bytes_of_scheme(context, ranks, 1 << 17, &count);
         assert_true(bytes <= all_kept && bytes >= all_kept / 2);
     }

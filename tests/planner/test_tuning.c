@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "compare/bounds.h"
+#include "support/environment.h"
 #include "support/layouts.h"
 
 static const da_tuning tunings[] = {{0, 0, 0},     {1, 0, 0},      {7, 64, 0},   {64, 128, 0},
@@ -105,7 +106,7 @@ static void test_implementation(void **state) {
     da_context_options_init(&options);
     options.threads = THREADS;
     assert_int_equal(da_context_create(&options, &context), DA_OK);
-    int64_t every = EVERY * environment_integer("DA_COMPARE_STRIDE", 1), checked = 0;
+    int64_t every = EVERY * comparison_stride(), checked = 0;
     for (int64_t number = 0; number < cases.count; number += every) {
         if (cases.cases[number].tile_block == 0) {
             check_case(context, *state, &cases.cases[number], number / every);

@@ -129,9 +129,3 @@ const case_row *case_file_row(const test_case *one, int64_t index) {
     size_t bytes = sizeof(case_row) + (size_t)one->head_dim * sizeof(double);
     return (const case_row *)(const void *)(one->rows + (size_t)index * bytes);
 }
-
-int64_t environment_integer(const char *name, int64_t otherwise) {
-    const char *text = getenv(name);
-    int64_t value = text ? strtoll(text, NULL, 10) : 0;
-    return value > 0 ? value : otherwise;
-}

@@ -74,7 +74,4 @@ const case_row *case_file_row(const test_case *one, int64_t index);
 /* The next part of a record, which *at is moved beyond; parts are filled to 8 bytes. */
 const void *case_file_take(const unsigned char **at, int64_t bytes);
 
-/* The positive integer in an environment variable, `otherwise` if there is none. */
-int64_t environment_integer(const char *name, int64_t otherwise);
-
 #endif
