@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/block_sparse/rank.h"
 #include "core/dtype.h"
 #include "core/numbers.h"
 #include "core/parallel.h"
@@ -28,7 +29,7 @@ size_t da_learner_worker(const da_learner *learner, char *memory, da_choice_work
            scratch = da_sparse_scratch_lay_out(&w->patterns, NULL, learner->head.blocks);
     da_strip_lay_out(&w->strip, &learner->head, &learner->pools, &arena);
     w->values = da_arena_take(&arena, blocks, sizeof(float));
-    w->selected = da_arena_take(&arena, blocks, sizeof(float));
+    w->order = da_arena_take(&arena, blocks, sizeof *w->order);
     w->candidates = da_arena_take(&arena, blocks, sizeof(int32_t));
     w->kept = da_arena_take(&arena, blocks * (size_t)w->strip.most_blocks, sizeof(int32_t));
     char *patterns = da_arena_take(&arena, scratch, 1);
@@ -247,45 +248,20 @@ double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, do
 
 /* ---- largest values -------------------------------------------------------------------------------------------------- */
 
-/* The kth largest of count numbers, 1 <= k <= count, which change places (Hoare's selection). */
-static float select_largest(float *numbers, int64_t count, int64_t k) {
-    int64_t first = 0, last = count - 1, wanted = k - 1;
-    while (first < last) {
-        float pivot = numbers[first + (last - first) / 2];
-        int64_t i = first, j = last;
-        while (i <= j) {
-            while (numbers[i] > pivot) {
-                i++;
-            }
-            while (numbers[j] < pivot) {
-                j--;
-            }
-            if (i <= j) {
-                float moved = numbers[i];
-                numbers[i++] = numbers[j];
-                numbers[j--] = moved;
-            }
-        }
-        if (wanted <= j) {
-            last = j;
-        } else if (wanted >= i) {
-            first = i;
-        } else {
-            break;
-        }
-    }
-    return numbers[wanted];
+/* Largest values first, of equal ones the first candidate, in numbers that all differ: bits of values, none of which is
+ * negative, have their order. */
+static uint64_t order_of(const da_choice_worker *w, int64_t index) {
+    return (uint64_t)(UINT32_MAX - da_bits_from_float(w->values[index])) << 32 | (uint32_t)w->candidates[index];
 }
 
 int64_t da_keep_largest(da_choice_worker *w, int64_t count, int64_t budget, int32_t *kept) {
-    int64_t kept_count = 0, above = 0;
-    memcpy(w->selected, w->values, (size_t)count * sizeof(float));
-    float least = select_largest(w->selected, count, budget);
+    int64_t kept_count = 0;
     for (int64_t k = 0; k < count; k++) {
-        above += w->values[k] > least;
+        w->order[k] = order_of(w, k);
     }
-    for (int64_t k = 0, equals = budget - above; k < count; k++) {
-        if (w->values[k] > least || (w->values[k] == least && equals-- > 0)) {
+    uint64_t last = da_number_of_rank(w->order, count, budget - 1);
+    for (int64_t k = 0; k < count; k++) {
+        if (order_of(w, k) <= last) {
             kept[kept_count++] = w->candidates[k];
         }
     }

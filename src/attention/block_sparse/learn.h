@@ -26,9 +26,10 @@ typedef struct da_learner {
 typedef struct da_choice_worker {
     da_strip strip;
     da_sparse_scratch patterns;
-    float *values, *selected; /* [blocks] */
-    int32_t *candidates;      /* [blocks] */
-    int32_t *kept;            /* [most_blocks][blocks] */
+    float *values;       /* [blocks] */
+    uint64_t *order;     /* [blocks] */
+    int32_t *candidates; /* [blocks] */
+    int32_t *kept;       /* [most_blocks][blocks] */
 } da_choice_worker;
 
 /* What a tile costs, in pairs of a query and a key: beyond its own, as much as some 160 of them, for what is looked up and

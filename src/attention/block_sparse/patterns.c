@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "attention/block_sparse/rank.h"
 #include "attention/dropout.h"
 #include "attention/workspace.h"
 #include "core/parallel.h"
@@ -70,46 +71,6 @@ static uint64_t by_line(const sparse_row *r, int64_t column) {
     return by_distance(r, column) / 2 + (shares_line(r, column) ? 0 : (uint64_t)1 << 31);
 }
 
-static void swap(uint64_t *a, uint64_t *b) {
-    uint64_t kept = *a;
-    *a = *b;
-    *b = kept;
-}
-
-/* Of three numbers the middle one, which makes for even parts, in order or not. */
-static uint64_t middle_of(uint64_t a, uint64_t b, uint64_t c) {
-    uint64_t low = a < b ? a : b, high = a < b ? b : a;
-    return c < low ? low : c > high ? high : c;
-}
-
-/* The number that would be at index `rank` if all, which differ, were sorted (Hoare's selection). */
-static uint64_t number_of_rank(uint64_t *numbers, int64_t count, int64_t rank) {
-    int64_t first = 0, last = count - 1;
-    while (first < last) {
-        uint64_t pivot = middle_of(numbers[first], numbers[first + (last - first) / 2], numbers[last]);
-        int64_t low = first, high = last;
-        while (low <= high) {
-            while (numbers[low] < pivot) {
-                low++;
-            }
-            while (numbers[high] > pivot) {
-                high--;
-            }
-            if (low <= high) {
-                swap(&numbers[low++], &numbers[high--]);
-            }
-        }
-        if (rank <= high) {
-            last = high;
-        } else if (rank >= low) {
-            first = low;
-        } else {
-            return numbers[rank];
-        }
-    }
-    return numbers[first];
-}
-
 /* Order and column in one number, so that no two are equal. */
 static uint64_t number_of(const sparse_row *r, row_order order, int64_t index) {
     return order(r, r->columns[index]) << 32 | (uint32_t)r->columns[index];
@@ -126,7 +87,7 @@ static void take(const sparse_row *r, row_order order, int64_t wanted) {
     if (wanted <= 0 || left == 0) {
         return;
     }
-    uint64_t last = wanted < left ? number_of_rank(r->order, left, wanted - 1) : UINT64_MAX;
+    uint64_t last = wanted < left ? da_number_of_rank(r->order, left, wanted - 1) : UINT64_MAX;
     for (int64_t k = 0; k < r->count; k++) {
         r->taken[k] |= number_of(r, order, k) <= last;
     }
