@@ -179,12 +179,15 @@ class DilatedAttention(KernelAttention):
         self._start(DilatedAttentionConfig(segment_lengths, dilation_rates, softmax_scale=softmax_scale, **options))
 
 
-class ImprovedDilatedAttention(KernelAttention):
-    """Dilated attention by the fast kernels, in one pass over all patterns.
+class _FastAttention(KernelAttention):
+    """Constructors that take the fields of DilatedAttentionConfig in its order."""
 
-    dropout: of attention weights. options: the other fields of DilatedAttentionConfig."""
+    without_effect = WITHOUT_EFFECT  # options of other packages
 
-    implementation = "improved"
+    @staticmethod
+    def own_names(options: dict[str, Any]) -> dict[str, Any]:
+        """The options by the names of DilatedAttentionConfig."""
+        return options
 
     def __init__(
         self,
@@ -196,10 +199,18 @@ class ImprovedDilatedAttention(KernelAttention):
         dtype: Optional[torch.dtype] = None,
         **options: Any,
     ) -> None:
-        options = drop_old_options(options, type(self).__name__)
+        options = drop_old_options(self.own_names(options), type(self).__name__, self.without_effect)
         self._start(
             DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options)
         )
+
+
+class ImprovedDilatedAttention(_FastAttention):
+    """Dilated attention by the fast kernels, in one pass over all patterns.
+
+    dropout: of attention weights. options: the other fields of DilatedAttentionConfig."""
+
+    implementation = "improved"
 
 
 class RingDilatedAttention(ImprovedDilatedAttention):
@@ -218,7 +229,7 @@ class DistributedDilatedAttention(ImprovedDilatedAttention):
     implementation = "distributed"
 
 
-class BlockSparseDilatedAttention(KernelAttention):
+class BlockSparseDilatedAttention(_FastAttention):
     """Dilated attention that computes only some tiles of the pattern, as docs/block-sparse.md has it; approximate.
 
     sparse_config: a SparsePatternConfig, or its fields in a dict. options: the other fields of DilatedAttentionConfig,
@@ -226,21 +237,8 @@ class BlockSparseDilatedAttention(KernelAttention):
     sparse_config; pattern_type is another name of sparse_pattern."""
 
     implementation = "block_sparse"
-
-    def __init__(
-        self,
-        segment_lengths: Sequence[int],
-        dilation_rates: Sequence[int],
-        dropout: float = 0.0,
-        use_tf32: bool = True,
-        device: Device = None,
-        dtype: Optional[torch.dtype] = None,
-        **options: Any,
-    ) -> None:
-        options = sparse_options(drop_old_options(options, type(self).__name__, WITHOUT_EFFECT_ON_SPARSE))
-        self._start(
-            DilatedAttentionConfig(segment_lengths, dilation_rates, dropout, use_tf32, device, dtype, **options)
-        )
+    without_effect = WITHOUT_EFFECT_ON_SPARSE
+    own_names = staticmethod(sparse_options)
 
     def tiles(
         self,

@@ -37,6 +37,11 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
     implementation = "standard"
     without_effect = WITHOUT_EFFECT  # options of other packages
 
+    @staticmethod
+    def own_names(options: dict[str, Any]) -> dict[str, Any]:
+        """The options by the names of the configurations."""
+        return options
+
     def __init__(
         self,
         embed_dim: int,
@@ -53,7 +58,8 @@ class MultiheadDilatedAttention(BaseMultiheadDilatedAttention):
         op: Any = None,
         **options: Any,
     ) -> None:
-        options = drop_old_options({"op": op, **options}, type(self).__name__, self.without_effect)
+        options = self.own_names({"op": op, **options})
+        options = drop_old_options(options, type(self).__name__, self.without_effect)
         around = {name: options.pop(name) for name in list(options) if name in _MULTIHEAD_FIELDS}
         self._start(
             MultiheadConfig(
@@ -253,29 +259,4 @@ class BlockSparseMultiheadDilatedAttention(_SegmentsFirst):
 
     implementation = "block_sparse"
     without_effect = WITHOUT_EFFECT_ON_SPARSE
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        segment_lengths: Sequence[int],
-        dilation_rates: Sequence[int],
-        dropout: float = 0.0,
-        bias: bool = True,
-        layer_norm: bool = True,
-        layer_norm_eps: float = 1e-5,
-        gamma_init: float = 1.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            embed_dim,
-            num_heads,
-            segment_lengths,
-            dilation_rates,
-            dropout,
-            bias,
-            layer_norm,
-            layer_norm_eps,
-            gamma_init,
-            **sparse_options(options),
-        )
+    own_names = staticmethod(sparse_options)
