@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention/block_sparse/rank.h"
+#include "attention/block_sparse/tally.h"
 #include "core/dtype.h"
 #include "core/numbers.h"
 #include "core/parallel.h"
@@ -158,21 +159,13 @@ typedef double query_loss(const da_learner *learner, int query, const void *user
 /* Is the loss small enough, in the mean over the queries, with one standard error to spare? */
 static bool keeps_target(const da_learner *learner, double target, query_loss *loss_of, const void *user) {
     const da_sample *sample = &learner->sample;
-    double sum = 0, squares = 0;
-    int count = 0;
+    da_tally loss = {0};
     for (int k = sample->first_of[DA_SAMPLE_CALIBRATE]; k < sample->count; k++) {
         if (sample->queries[k].has_keys) {
-            double loss = loss_of(learner, k, user);
-            sum += loss;
-            squares += loss * loss;
-            count++;
+            da_tally_add(&loss, loss_of(learner, k, user));
         }
     }
-    if (count < 2) {
-        return false;
-    }
-    double mean = sum / count, variance = (squares - sum * mean) / (count - 1);
-    return mean + sqrt((variance > 0 ? variance : 0) / count) <= 1 - target;
+    return loss.count > 1 && da_tally_mean(&loss) + da_tally_error(&loss) <= 1 - target;
 }
 
 /* With a threshold: of each row, the tile with the largest value stays. */

@@ -1,17 +1,10 @@
 #include "attention/block_sparse/measure.h"
 
-#include <math.h>
-
 #include "attention/block_sparse/sample.h"
+#include "attention/block_sparse/tally.h"
 #include "core/memory.h"
 
 #define PURPOSES (1U << DA_SAMPLE_REPORT)
-
-/* Of what is kept, over sampled queries. */
-typedef struct sums {
-    int64_t count;
-    double sum, squares;
-} sums;
 
 static size_t lay_out(da_sample *sample, char **scratch, const da_sparse_head *head, char *memory) {
     da_arena arena = {memory, 0};
@@ -20,7 +13,7 @@ static size_t lay_out(da_sample *sample, char **scratch, const da_sparse_head *h
     return arena.used;
 }
 
-static void measure_head(const da_sparse_head *head, const da_tiles *tiles, char *memory, sums *found) {
+static void measure_head(const da_sparse_head *head, const da_tiles *tiles, char *memory, da_tally *found) {
     da_sample sample;
     char *scratch;
     (void)lay_out(&sample, &scratch, head, memory);
@@ -32,9 +25,7 @@ static void measure_head(const da_sparse_head *head, const da_tiles *tiles, char
         int64_t row = da_tiles_row(tiles, head->batch, head->head, sample.queries[k].position / head->block_size);
         double kept = da_sample_kept(&sample, head, k, tiles->columns + tiles->row_starts[row],
                                      tiles->row_starts[row + 1] - tiles->row_starts[row]);
-        found->count++;
-        found->sum += kept;
-        found->squares += kept * kept;
+        da_tally_add(found, kept);
     }
 }
 
@@ -56,7 +47,7 @@ da_status da_sparse_measure(const da_context *context, const da_attention_config
                             da_sparse_report *report) {
     const da_allocator *allocator = da_context_allocator(context);
     da_sparse_head head;
-    sums found = {0, 0, 0};
+    da_tally found = {0};
     da_sparse_head_init(&head, context, config, query, key, options);
     head.block_size = tiles->block_size;
     head.blocks = tiles->blocks;
@@ -69,10 +60,8 @@ da_status da_sparse_measure(const da_context *context, const da_attention_config
         measure_head(&head, tiles, memory, &found);
     }
     da_release(allocator, memory);
-    double count = (double)found.count, mean = found.sum / count;
-    double variance = (found.squares - found.sum * mean) / (count - 1);
     report->sampled_queries = found.count;
-    report->mass_kept = found.count > 0 ? mean : NAN;
-    report->mass_error = found.count > 1 ? sqrt((variance > 0 ? variance : 0) / count) : NAN;
+    report->mass_kept = da_tally_mean(&found);
+    report->mass_error = da_tally_error(&found);
     return DA_OK;
 }
