@@ -17,13 +17,9 @@ static size_t lay_out(const da_multihead *multihead, char *base, da_pass_gradien
     const da_bundle vectors = da_bundle_of_vectors(table);
     size_t size = da_dtype_size(real), largest = (size_t)(multihead->config.embed_dim * multihead->config.embed_dim);
     da_arena arena = {base, 0};
-    char *elements = da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), size);
+    da_bundle_place(table, &vectors, real, da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), size),
+                    pass->at);
     *zero = (size_t)da_bundle_elements(table, &vectors) * size;
-    for (int k = 0; base && k < vectors.count; k++) {
-        const da_bundle one = da_bundle_of(vectors.ids[k]);
-        pass->at[vectors.ids[k]] = elements;
-        elements = da_elements_on(elements, da_bundle_elements(table, &one), real);
-    }
     pass->packed = da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), size);
     pass->matrix = da_arena_take(&arena, largest, size);
     return arena.used;

@@ -59,12 +59,8 @@ static size_t lay_out(const da_multihead *multihead, char *base, da_real_paramet
     size_t largest = (size_t)(multihead->config.embed_dim * multihead->config.embed_dim);
     da_arena arena = {base, 0};
     *packed = da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), da_dtype_size(dtype));
-    char *elements = da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), da_dtype_size(real));
-    for (int k = 0; base && k < vectors.count; k++) {
-        const da_bundle one = da_bundle_of(vectors.ids[k]);
-        whole[vectors.ids[k]] = elements;
-        elements = da_elements_on(elements, da_bundle_elements(table, &one), real);
-    }
+    da_bundle_place(table, &vectors, real,
+                    da_arena_take(&arena, (size_t)da_bundle_elements(table, &vectors), da_dtype_size(real)), whole);
     out->matrix = da_arena_take(&arena, largest, da_dtype_size(dtype));
     out->real_matrix = dtype == real ? out->matrix : da_arena_take(&arena, largest, da_dtype_size(real));
     return arena.used;

@@ -35,6 +35,15 @@ int64_t da_bundle_elements(const da_parameter_table *table, const da_bundle *bun
     return elements;
 }
 
+void da_bundle_place(const da_parameter_table *table, const da_bundle *bundle, da_dtype dtype, void *elements,
+                     void *at[DA_PARAMETER_IDS]) {
+    for (int k = 0; elements && k < bundle->count; k++) {
+        const da_parameter_shape *entry = entry_of(table, bundle->ids[k]);
+        at[bundle->ids[k]] = elements;
+        elements = da_elements_on(elements, entry->whole_rows * entry->shape[1], dtype);
+    }
+}
+
 /* Elements first .. end - 1 of a parameter are a rank's. */
 typedef struct share {
     int64_t first, end;

@@ -17,6 +17,10 @@ da_bundle da_bundle_of_vectors(const da_parameter_table *table);
 /* Elements of a packed array: of all ranks. */
 int64_t da_bundle_elements(const da_parameter_table *table, const da_bundle *bundle);
 
+/* Gives each whole parameter of a bundle its place in `elements`, one after the other. NULL: none. */
+void da_bundle_place(const da_parameter_table *table, const da_bundle *bundle, da_dtype dtype, void *elements,
+                     void *at[DA_PARAMETER_IDS]);
+
 /* Collective: the bundle's parameters, packed, in the module's data type. After an error *safe says whether the memory of
  * `packed` may be released. */
 da_status da_shards_gather(const da_multihead *multihead, const da_bundle *bundle, void *packed, bool *safe);
