@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "support/counting_allocator.h"
+#include "block_sparse/contexts.h"
 #include "support/problem_data.h"
 #include "support/refusals.h"
 
@@ -24,18 +24,6 @@ static da_attention_config make_config(da_sparse_pattern pattern, double ratio) 
     config.sparsity_ratio = ratio;
     config.block_size = BLOCK;
     return config;
-}
-
-static da_context *make_context(int threads, counting_allocator *counter) {
-    da_context_options options;
-    da_context *context = NULL;
-    da_context_options_init(&options);
-    options.threads = threads;
-    if (counter) {
-        options.allocator = counting_allocator_interface(counter);
-    }
-    assert_int_equal(da_context_create(&options, &context), DA_OK);
-    return context;
 }
 
 static problem_data make_data(void) {
@@ -60,7 +48,7 @@ static void test_three_ways(void **state) {
     (void)state;
     static const da_sparse_pattern patterns[] = {DA_SPARSE_LOCAL_WINDOW, DA_SPARSE_GLOBAL_LOCAL, DA_SPARSE_AXIAL,
                                                  DA_SPARSE_RANDOM, DA_SPARSE_HYBRID};
-    da_context *context = make_context(3, NULL);
+    da_context *context = make_context(3, DA_ISA_AUTO, NULL);
     problem_data data = make_data(), again = make_data();
     for (size_t k = 0; k < sizeof patterns / sizeof *patterns; k++) {
         da_attention_config config = make_config(patterns[k], 0.4);
@@ -95,7 +83,7 @@ static void test_three_ways(void **state) {
 /* What improved computes, where all tiles are kept; something else, where not. */
 static void test_all_tiles(void **state) {
     (void)state;
-    da_context *context = make_context(1, NULL);
+    da_context *context = make_context(1, DA_ISA_AUTO, NULL);
     problem_data exact = make_data(), data = make_data();
     da_attention_config config = make_config(DA_SPARSE_AXIAL, 1);
     da_attention *improved = create(context, "improved", &config);
@@ -127,7 +115,7 @@ static void test_all_tiles(void **state) {
 /* The report counts what the mask holds, from the call itself and from da_attention_tiles. */
 static void test_report(void **state) {
     (void)state;
-    da_context *context = make_context(2, NULL);
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
     problem_data data = make_data();
     const da_attention_config config = make_config(DA_SPARSE_GLOBAL_LOCAL, 0.4);
     da_attention *attention = create(context, "block_sparse", &config);
@@ -168,7 +156,7 @@ static void test_report(void **state) {
 static void test_no_tiles(void **state) {
     (void)state;
     static const uint8_t none[BLOCKS * BLOCKS];
-    da_context *context = make_context(2, NULL);
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
     problem_data data = make_data();
     da_attention_config config = make_config(DA_SPARSE_MASK, 1);
     da_tile_mask *mask = NULL;
@@ -234,7 +222,7 @@ static void test_short_memory(void **state) {
         long failing = 1;
         for (; status != DA_OK; failing++) {
             counting_allocator counter = {0};
-            da_context *context = make_context(1 + k, &counter);
+            da_context *context = make_context(1 + k, DA_ISA_AUTO, &counter);
             long before = counter.live;
             counter.fail_from = counter.fail_to = counter.calls + failing;
             status = all_calls(context, &data, patterns[k], mask);
@@ -254,7 +242,7 @@ static void test_short_memory(void **state) {
 static void test_workspace(void **state) {
     (void)state;
     counting_allocator counter = {0};
-    da_context *context = make_context(2, &counter);
+    da_context *context = make_context(2, DA_ISA_AUTO, &counter);
     problem_data data = make_data();
     const da_attention_config config = make_config(DA_SPARSE_AXIAL, 0.4);
     da_attention *attention = create(context, "block_sparse", &config);
@@ -296,7 +284,7 @@ struct fixture {
 static void set_up(fixture *f) {
     memset(f, 0, sizeof *f);
     const da_attention_config config = make_config(DA_SPARSE_LOCAL_WINDOW, 0.5);
-    f->context = make_context(1, NULL);
+    f->context = make_context(1, DA_ISA_AUTO, NULL);
     f->data = make_data();
     f->sparse = create(f->context, "block_sparse", &config);
     f->improved = create(f->context, "improved", &config);

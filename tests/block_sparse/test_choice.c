@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "attention/block_sparse/patterns.h"
+#include "block_sparse/contexts.h"
 #include "pattern/tile_universe.h"
-#include "support/counting_allocator.h"
 #include "support/problem_data.h"
 #include "support/refusals.h"
 #include "support/values.h"
@@ -25,19 +25,6 @@ struct fixture {
     problem_data data;
     da_call_options options;
 };
-
-static da_context *make_context(int threads, da_isa isa, const da_allocator *allocator) {
-    da_context_options options;
-    da_context *context;
-    da_context_options_init(&options);
-    options.threads = threads;
-    options.isa = isa;
-    if (allocator) {
-        options.allocator = *allocator;
-    }
-    assert_int_equal(da_context_create(&options, &context), DA_OK);
-    return context;
-}
 
 /* Queries attend to keys that lie near them, and all to those of one block: columns are 3 components of slow waves. */
 static void shape_data(problem_data *data) {
@@ -482,8 +469,7 @@ static void fail_each(act *call, double target) {
     f.config.quality_target = target;
     for (long at = 1; status != DA_OK; at++) {
         counting_allocator counter = {0};
-        da_allocator allocator = counting_allocator_interface(&counter);
-        f.context = make_context(2, DA_ISA_AUTO, &allocator);
+        f.context = make_context(2, DA_ISA_AUTO, &counter);
         counter.fail_from = counter.fail_to = atomic_load(&counter.calls) + at;
         status = call(&f);
         assert_true(status == DA_OK || status == DA_ERROR_OUT_OF_MEMORY);

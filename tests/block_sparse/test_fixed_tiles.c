@@ -14,10 +14,10 @@
 #include "attention/block_sparse/cache.h"
 #include "attention/block_sparse/patterns.h"
 #include "attention/block_sparse/report.h"
+#include "block_sparse/contexts.h"
 #include "pattern/drawn.h"
 #include "pattern/tile_groups.h"
 #include "pattern/tile_universe.h"
-#include "support/counting_allocator.h"
 
 #define BLOCK 16
 #define MAX_BLOCKS (DRAWN_MAX_N / BLOCK + 1)
@@ -251,18 +251,6 @@ static void test_patterns(void **state) {
 
 /* ---- lists ------------------------------------------------------------------------------------------------------- */
 
-static da_context *make_context(int threads, counting_allocator *counter) {
-    da_context_options options;
-    da_context *context = NULL;
-    da_context_options_init(&options);
-    options.threads = threads;
-    if (counter) {
-        options.allocator = counting_allocator_interface(counter);
-    }
-    assert_int_equal(da_context_create(&options, &context), DA_OK);
-    return context;
-}
-
 static bool equal_tiles(const da_tiles *a, const da_tiles *b) {
     return a->batch == b->batch && a->heads == b->heads && a->n == b->n && a->block_size == b->block_size &&
            da_tiles_count(a) == da_tiles_count(b) &&
@@ -282,7 +270,7 @@ static da_attention_config dense_config(int64_t segment, int64_t rate) {
 static void test_lists(void **state) {
     (void)state;
     enum { N = 2500, HEADS = 3, BATCH = 2 };
-    da_context *contexts[2] = {make_context(1, NULL), make_context(5, NULL)};
+    da_context *contexts[2] = {make_context(1, DA_ISA_AUTO, NULL), make_context(5, DA_ISA_AUTO, NULL)};
     const da_attention_config config = dense_config(N, 2);
     da_sparse_rule rules[BATCH * HEADS];
     for (int s = 0; s < BATCH * HEADS; s++) {
@@ -316,7 +304,7 @@ static void test_lists(void **state) {
 static void test_draws(void **state) {
     (void)state;
     enum { N = 64 * BLOCK, HEADS = 40 };
-    da_context *context = make_context(2, NULL);
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
     da_attention_config config = dense_config(N, 1);
     const da_sparse_rule rule = {DA_SPARSE_RANDOM, 0.25};
     da_tiles first, again, other;
@@ -415,7 +403,7 @@ static void test_groups(void **state) {
 static void test_counts(void **state) {
     (void)state;
     static pair_table pairs;
-    da_context *context = make_context(3, NULL);
+    da_context *context = make_context(3, DA_ISA_AUTO, NULL);
     for (int number = 0; number < CONFIGURATIONS / 5; number++) {
         drawn d = next_problem(number);
         int64_t blocks = da_tile_blocks(d.n, BLOCK), heads = number % 2 ? 1 : d.heads, batch = 1 + number % 3;
@@ -455,7 +443,7 @@ static void test_counts(void **state) {
 static void test_cache(void **state) {
     (void)state;
     counting_allocator counter = {0};
-    da_context *context = make_context(1, &counter);
+    da_context *context = make_context(1, DA_ISA_AUTO, &counter);
     da_attention_config config = dense_config(2000, 1);
     da_tile_cache *cache;
     da_cached_tiles *first, *again, *other;
@@ -502,7 +490,7 @@ static void *take_many(void *argument) {
 static void test_cache_of_many_threads(void **state) {
     (void)state;
     counting_allocator counter = {0};
-    da_context *context = make_context(1, &counter);
+    da_context *context = make_context(1, DA_ISA_AUTO, &counter);
     da_attention_config config = dense_config(2000, 1);
     da_tile_cache *cache;
     pthread_t takers[TAKERS];
