@@ -93,10 +93,6 @@ static inline const da_source *da_scope_find(const da_scope *scope, int64_t batc
     return source;
 }
 
-static inline const char *da_source_row(const da_source *source, int which, int64_t batch, int64_t row, int64_t head) {
-    return da_tensor_row(&source->tensors[which], batch, row, head);
-}
-
 /* The patterns of head `head` of the call's queries. */
 static inline void da_scope_patterns(const da_scope *scope, const da_attention_config *config, int64_t head,
                                      da_head_patterns *patterns) {

@@ -15,11 +15,6 @@ static int slots_of(const da_pools *pools) {
     return slots;
 }
 
-int da_strip_blocks(const da_sparse_head *head, const da_pools *pools) {
-    int slots = slots_of(pools), fit = slots < DA_STRIP_ROWS ? DA_STRIP_ROWS / slots : 1;
-    return (int)da_smaller(fit, head->blocks);
-}
-
 void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pools *pools, da_arena *arena) {
     size_t blocks = (size_t)head->blocks, tile = (size_t)head->kernels->tile_rows;
     strip->slots = slots_of(pools);
@@ -27,7 +22,8 @@ void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pool
     for (int p = 0; p < pools->count; p++) {
         strip->slot_span = da_smaller(strip->slot_span, pools->pool[p].query_span);
     }
-    strip->most_blocks = da_strip_blocks(head, pools);
+    int fit = strip->slots < DA_STRIP_ROWS ? DA_STRIP_ROWS / strip->slots : 1;
+    strip->most_blocks = (int)da_smaller(fit, head->blocks);
     size_t most = (size_t)strip->most_blocks, rows = most * (size_t)strip->slots;
     strip->pair_memory = da_arena_take(arena, most * blocks, sizeof(double));
     strip->pattern_memory = da_arena_take(arena, most * blocks, 1);

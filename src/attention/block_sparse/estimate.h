@@ -28,9 +28,6 @@ typedef struct da_strip {
 
 void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pools *pools, da_arena *arena);
 
-/* How many blocks a strip takes. */
-int da_strip_blocks(const da_sparse_head *head, const da_pools *pools);
-
 /* Estimates strip->block[0..block_count-1]: the part of a query's attention that each block of keys gets, in the mean over
  * the queries, in `mass`; 0 where the patterns have no pair. Where scores are not finite, the masses are, but say no more than
  * where that is. The pairs of each block are left in `rows`. */
