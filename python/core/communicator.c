@@ -8,6 +8,7 @@ struct core_communicator {
     PyObject_HEAD PyObject *transport;
     PyObject *cause; /* the first exception that a method raised since the call began, or NULL */
     da_comm comm;
+    da_ranks_options rates;
     da_context *contexts[DA_MAX_THREADS + 1];
 };
 
@@ -159,15 +160,37 @@ static void abandon(void *user) {
 
 static PyTypeObject *communicator_type; /* the one that the module made */
 
+/* From a tuple of five numbers, of which 0 or more may be None: the library's defaults; -1 with an exception. The library
+ * checks the values. */
+static int rates_from(PyObject *tuple, da_ranks_options *rates) {
+    double *const fields[] = {&rates->bandwidth, &rates->latency, &rates->overhead, &rates->forward_flops,
+                              &rates->backward_flops};
+    const Py_ssize_t count = sizeof fields / sizeof *fields;
+    da_ranks_options_init(rates);
+    if (tuple == Py_None) {
+        return 0;
+    }
+    if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != count) {
+        PyErr_Format(PyExc_TypeError, "rates is %R; allowed: None, or a tuple of %zd numbers or None", tuple, count);
+        return -1;
+    }
+    for (Py_ssize_t k = 0; k < count && !PyErr_Occurred(); k++) {
+        PyObject *number = PyTuple_GetItem(tuple, k);
+        *fields[k] = number == Py_None ? *fields[k] : PyFloat_AsDouble(number);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static PyObject *communicator_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     int rank, ranks;
     double timeout;
-    PyObject *transport;
+    PyObject *transport, *rates = Py_None;
+    da_ranks_options known;
     if (keywords && PyDict_Size(keywords) > 0) {
         PyErr_SetString(PyExc_TypeError, "Communicator takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "iidO", &rank, &ranks, &timeout, &transport)) {
+    if (!PyArg_ParseTuple(args, "iidO|O", &rank, &ranks, &timeout, &transport, &rates) || rates_from(rates, &known)) {
         return NULL;
     }
     core_communicator *self = (core_communicator *)PyType_GenericAlloc(type, 0);
@@ -176,6 +199,7 @@ static PyObject *communicator_new(PyTypeObject *type, PyObject *args, PyObject *
     }
     Py_INCREF(transport);
     self->transport = transport;
+    self->rates = known;
     da_comm_init(&self->comm);
     self->comm.rank = rank;
     self->comm.ranks = ranks;
@@ -216,7 +240,7 @@ int core_communicator_from(PyObject *object, core_communicator **out) {
 }
 
 const da_context *core_communicator_context(core_communicator *self, int threads) {
-    return core_context_in(self->contexts, threads, &self->comm);
+    return core_context_in(self->contexts, threads, &self->comm, &self->rates);
 }
 
 void core_communicator_begin(core_communicator *self) {
@@ -225,7 +249,8 @@ void core_communicator_begin(core_communicator *self) {
     }
 }
 
-static char doc[] = "Communicator(rank, ranks, timeout, transport, /)\n--\n\nA rank's connection; see _core.pyi.";
+static char doc[] =
+    "Communicator(rank, ranks, timeout, transport, rates=None, /)\n--\n\nA rank's connection; see _core.pyi.";
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, doc},

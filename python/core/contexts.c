@@ -3,7 +3,8 @@
 
 static da_context *contexts[DA_MAX_THREADS + 1];
 
-const da_context *core_context_in(da_context *table[DA_MAX_THREADS + 1], int threads, const da_comm *comm) {
+const da_context *core_context_in(da_context *table[DA_MAX_THREADS + 1], int threads, const da_comm *comm,
+                                  const da_ranks_options *rates) {
     da_context_options options;
     const da_hardware *hardware = NULL;
     if (threads < 0 || threads > DA_MAX_THREADS) {
@@ -20,10 +21,11 @@ const da_context *core_context_in(da_context *table[DA_MAX_THREADS + 1], int thr
     options.threads = threads;
     options.hardware = hardware;
     options.comm = comm;
+    options.rates = rates;
     da_status status = da_context_create(&options, &table[threads]);
     return status == DA_OK ? table[threads] : (core_raise_last(status), NULL);
 }
 
 const da_context *core_context(int threads) {
-    return core_context_in(contexts, threads, NULL);
+    return core_context_in(contexts, threads, NULL, NULL);
 }

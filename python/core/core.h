@@ -20,8 +20,9 @@ PyObject *core_raise_last(da_status status);
 /* contexts.c */
 
 /* The context of a number of threads in a table of one per number, made at the first use. comm: the ranks it belongs to, or
- * NULL. NULL with an exception. */
-const da_context *core_context_in(da_context *contexts[DA_MAX_THREADS + 1], int threads, const da_comm *comm);
+ * NULL; rates: of these ranks, or NULL. NULL with an exception. */
+const da_context *core_context_in(da_context *contexts[DA_MAX_THREADS + 1], int threads, const da_comm *comm,
+                                  const da_ranks_options *rates);
 
 /* The context of this process alone, of a number of threads (0: one per core), made at the first use and kept as long as the process lives, since
  * handles refer to it. NULL with an exception. */

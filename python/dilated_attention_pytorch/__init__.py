@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._config import explain
+from ._rates import set_rank_rates
 from ._threads import get as get_num_threads
 from ._threads import set as set_num_threads
 from .functional import dilated_attention
@@ -100,6 +101,7 @@ __all__ = [
     "get_num_threads",
     "profile_attention",
     "set_num_threads",
+    "set_rank_rates",
     *_LAZY,
 ]
 

@@ -120,6 +120,14 @@ class Connection:
                 self._transport.abandon()
                 raise
 
+    def know(self, rates: _core.Rates) -> None:
+        """From now on calls are divided by these rates. Handles are of what was known before, and are made anew: ranks
+        that differ in whether they know more make other calls than the others."""
+        with self._lock:
+            timeout = self._transport.timeout
+            self._communicator = _core.Communicator(self.rank, self.ranks, timeout, self._transport, rates)
+            self._handles.clear()
+
     def gather(self, *numbers: int) -> list[tuple[int, ...]]:
         """These integers of 64 bits of each rank. Collective; to be called within collective()."""
         size = 8 * len(numbers)

@@ -34,6 +34,9 @@ Options = tuple[
 # da_sparse_report: tiles_kept, tiles_all, pairs_kept, pairs_all, mass_kept, mass_error, sampled_queries, choose_seconds
 Report = tuple[int, int, float, float, float, float, int, float]
 
+# da_ranks_options: bandwidth, latency, overhead, forward_flops, backward_flops; None: the library's default
+Rates = tuple[Optional[float], Optional[float], Optional[float], Optional[float], Optional[float]]
+
 class Transport(Protocol):
     """What a Communicator calls; see _connection.py. An exception becomes RuntimeError on this rank."""
 
@@ -46,9 +49,11 @@ class Transport(Protocol):
 
 class Communicator:
     """A rank's connection to the others (da_comm): calls go to `transport`, with the interpreter's lock held, from the
-    thread that called an Attention."""
+    thread that called an Attention. `rates`: what is known of them (da_context_options.rates)."""
 
-    def __new__(cls, rank: int, ranks: int, timeout: float, transport: Transport, /) -> Communicator: ...
+    def __new__(
+        cls, rank: int, ranks: int, timeout: float, transport: Transport, rates: Optional[Rates] = None, /
+    ) -> Communicator: ...
 
 class TileMask:
     """Tiles (da_tile_mask). `counts` is the address of `rows` values of int32, the tiles of each row of tiles by batch,

@@ -53,8 +53,25 @@ def compare(count=40):
         if number % RANKS == RANK:
             exact.check_forward(case, generate_cases.all_rows(case), out, lse)
     x = np.random.default_rng(1).standard_normal((1, 20, 2, 4))
+    rates()
     alone = package.dilated_attention(x, x, x, [8], [1], comm=MPI.COMM_SELF, implementation="ring")
     assert (alone == package.dilated_attention(x, x, x, [8], [1])).all()
+
+
+def rates():
+    """What is known of the network says how a call is divided: by heads whole tensors travel, by tokens kept rows."""
+    n, heads = 16 * RANKS, RANKS
+    x = np.random.default_rng(2).standard_normal((1, n, heads, 4))
+    part = np.ascontiguousarray(x[:, rows_of("contiguous", n, RANK)])
+    transport, sent = _mpi.connection(COMM)._transport, []
+    transport.send = lambda data, to, tag: (sent.append(len(data)), type(transport).send(transport, data, to, tag))[1]
+    by_heads = (4 * 4 + 1) * 8 * 16 * (RANKS - 1)  # q, k and v of the others' heads, and back out and lse
+    for bandwidth, divides_heads in ((1e18, True), (1e6, False), (1e18, True)):
+        package.set_rank_rates(comm=COMM, network_bandwidth=bandwidth, network_latency=0, network_overhead=0)
+        sent.clear()
+        package.dilated_attention(part, part, part, [8, n], [1, 8], is_causal=True, comm=COMM)
+        assert (sum(sent) == by_heads) == divides_heads, (bandwidth, sum(sent), by_heads)
+    del transport.send
 
 
 def attend(comm, **options):

@@ -29,7 +29,7 @@ from dilated_attention_pytorch.core import (
     get_implementation_info,
     select_implementation,
 )
-from dilated_attention_pytorch.ranks import shard_sequence, unshard_sequence
+from dilated_attention_pytorch.ranks import connection, shard_sequence, unshard_sequence
 from test_functional import tensors
 from torch import nn
 
@@ -231,6 +231,42 @@ def factory():
     )
 
 
+def bytes_sent(comm, attend):
+    """What this rank sends in a call: the library's messages, not what all ranks gather."""
+    transport = comm._transport
+    sent = []
+    transport.send = lambda data, to, tag: (sent.append(len(data)), type(transport).send(transport, data, to, tag))[1]
+    try:
+        attend()
+    finally:
+        del transport.send
+    return sum(sent)
+
+
+def rates():
+    """What is known of the network says how a call is divided: by heads whole tensors travel, by tokens kept rows."""
+    ranks, world = dist.get_world_size(), dist.group.WORLD
+    n, heads, width = 16 * ranks, ranks, 4
+    x = torch.randn(1, n, heads, width, dtype=torch.float64)
+    part = shard_sequence(x)
+    link = connection(world.group_name)
+
+    def attend():
+        out = package.dilated_attention(part, part, part, [8, n], [1, 8], is_causal=True, implementation="distributed")
+        expected = package.dilated_attention(x, x, x, [8, n], [1, 8], is_causal=True, process_group=False)
+        assert torch.allclose(unshard_sequence(out), expected, rtol=1e-10, atol=1e-12)
+
+    by_heads = (4 * width + 1) * 8 * 16 * (ranks - 1)  # q, k and v of the others' heads, and back out and lse
+    package.set_rank_rates(network_latency=0, network_overhead=0.0, network_bandwidth=1e18)
+    assert bytes_sent(link, attend) == by_heads
+    package.set_rank_rates(world, network_bandwidth=1e6 if dist.get_rank() == 1 else 1e18)
+    assert bytes_sent(link, attend) < by_heads / 2
+    package.set_rank_rates(network_latency=0, network_overhead=0, forward_flops=1e3)
+    assert bytes_sent(link, attend) == by_heads
+    package.set_rank_rates()
+    assert bytes_sent(link, attend) < by_heads / 2
+
+
 def page():
     """The page's programs run, one after the other, as they stand."""
     text = (Path(__file__).resolve().parents[2] / "docs" / "python-ranks.md").read_text(encoding="utf-8")
@@ -305,7 +341,7 @@ def training():
 
 
 def interfaces():
-    for check in (dropout_is_rank_0s, modules, factory, page, training):
+    for check in (dropout_is_rank_0s, modules, factory, rates, page, training):
         check()
     dist.destroy_process_group()
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}.second", rank=RANK, world_size=RANKS)
