@@ -1,7 +1,10 @@
 /* Handles: creation by name, and the dispatch of calls to the implementation behind a handle. */
+#include <stdio.h>
 #include <string.h>
 
 #include "attention/call.h"
+#include "attention/ranks/meeting.h"
+#include "attention/ranks/ranks.h"
 #include "attention/workspace.h"
 #include "comm/comm.h"
 #include "config/validation.h"
@@ -21,6 +24,26 @@ struct da_attention {
 
 static da_status report_null(const char *argument, const char *allowed) {
     return da_report(DA_ERROR_INVALID_ARGUMENT, "%s is NULL; allowed: %s", argument, allowed);
+}
+
+/* Do ranks meet when an implementation of this name is created? */
+static bool ranks_meet(const da_context *context, const char *name) {
+    const da_entry *entry;
+    if (!da_has_ranks(context)) {
+        return false;
+    }
+    return strcmp(name, "auto") == 0 ||
+           (da_registry_find(name, &entry) == DA_OK && entry->built_in && (entry->table.features & DA_FEATURE_PARTS));
+}
+
+/* Where ranks meet, one that is refused comes too: the others would wait for it. */
+static da_status refuse_creation(const da_context *context, const char *name, da_status status) {
+    char message[1024];
+    snprintf(message, sizeof message, "%s", da_last_error_message());
+    if (ranks_meet(context, name)) {
+        da_meeting_refuse(context, status);
+    }
+    return da_report(status, "%s", message);
 }
 
 static da_status choose_entry(const da_context *context, const char *name, const da_attention_config *config,
@@ -50,7 +73,7 @@ static da_status make_handle(const da_context *context, const da_attention_confi
     const da_implementation *table = &entry->table;
     da_attention *attention = da_allocate(da_context_allocator(context), 1, sizeof *attention);
     if (!attention) {
-        return DA_ERROR_OUT_OF_MEMORY;
+        return refuse_creation(context, table->name, DA_ERROR_OUT_OF_MEMORY);
     }
     const da_comm *comm = da_context_comm(context);
     *attention = (da_attention){.context = context, .config = *config, .entry = entry};
@@ -84,9 +107,10 @@ da_status da_attention_create(const da_context *context, const char *name, const
     if (status == DA_OK) {
         status = choose_entry(context, name, &ours, &entry);
     }
-    if (status == DA_OK) {
-        status = make_handle(context, &ours, entry, out);
+    if (status != DA_OK) {
+        return refuse_creation(context, name, status);
     }
+    status = make_handle(context, &ours, entry, out);
     if (status == DA_OK) {
         (*out)->follows_plans =
             strcmp(name, "auto") == 0 && da_context_plans(context) && da_tuning_is_open(&ours.tuning);

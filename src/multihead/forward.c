@@ -357,7 +357,9 @@ da_status da_multihead_forward_training(const da_multihead *multihead, const da_
     da_module_inputs inputs;
     bool alike = false;
     if (!saved) {
-        return da_report(DA_ERROR_INVALID_ARGUMENT, "saved is NULL; allowed: a place for the activations");
+        return da_module_leave(
+            multihead, da_report(DA_ERROR_INVALID_ARGUMENT, "saved is NULL; allowed: a place for the activations"),
+            false);
     }
     *saved = NULL;
     da_status status = da_module_check(multihead, query, key, value, out, "out", &inputs);

@@ -2,6 +2,7 @@
 #include "multihead/module.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "comm/comm.h"
@@ -149,8 +150,17 @@ static da_status fill(da_multihead *multihead, const char *name, const da_attent
     return status == DA_OK && multihead->holds_part ? agree(multihead) : status;
 }
 
-/* Where memory is short on one rank, the others, who come to agree, need not wait for it. What else is refused is refused on all
- * that call alike, or found when they agree. */
+/* Ranks first meet when the attention is created, and one that is refused before comes to be refused there, too. */
+static da_status refuse_creation(const da_context *context, const char *name, da_status status) {
+    da_attention *none;
+    char message[1024];
+    snprintf(message, sizeof message, "%s", da_last_error_message());
+    (void)da_attention_create(context, name, NULL, &none);
+    return da_report(status, "%s", message);
+}
+
+/* Where memory is short on one rank, the others, who come to agree, need not wait for it. What else is refused from there on is
+ * refused on all that created the same attention, or found when they agree. */
 static da_status end_creation(const da_multihead *multihead, da_status status) {
     const da_comm *comm = da_context_comm(multihead->context);
     if (status == DA_ERROR_OUT_OF_MEMORY && comm && (multihead->holds_part || multihead->config.sharded)) {
@@ -172,7 +182,7 @@ da_status da_multihead_create(const da_context *context, const char *name, const
     }
     da_status status = import_configs(config, attention, &ours, &inner);
     if (status != DA_OK) {
-        return status;
+        return refuse_creation(context, name, status);
     }
     const da_allocator *allocator = da_context_allocator(context);
     const da_multihead begun = {.context = context, .allocator = allocator, .config = ours};

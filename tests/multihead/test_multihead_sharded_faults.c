@@ -188,6 +188,66 @@ static void test_a_refusal_ends_all(void **state) {
     }
 }
 
+/* A refusal before the ranks have met, at creation. */
+static void test_a_refused_creation_ends_all(void **state) {
+    module_problem odd = SMALL;
+    odd.kv_heads = 3;
+    endings e = {.common = SMALL, .odd = odd};
+    assert_true(ranks_run(RANKS, TIMEOUT, NULL, run_both_passes, &e));
+    for (int rank = 0; rank < RANKS; rank++) {
+        if (rank == ODD) {
+            assert_ending(&e, rank, DA_ERROR_INVALID_ARGUMENT, "kv_heads is 3; allowed: ");
+        } else {
+            assert_ending(&e, rank, DA_ERROR_COMMUNICATION,
+                          "implementation and configuration of rank 1 differs from that of rank 0");
+        }
+    }
+}
+
+/* What all ranks are refused for leaves them together. */
+static void refuse_all_then_run(const da_comm *comm, void *user) {
+    endings *e = user;
+    rank_module m;
+    rank_module_open(&m, &e->odd, comm, NULL);
+    note(e, comm->rank, m.status);
+    rank_module_close(&m);
+    rank_module_open(&m, &e->common, comm, NULL);
+    rank_module_forward(&m);
+    if (m.status != DA_OK || e->status[comm->rank] != DA_ERROR_INVALID_ARGUMENT) {
+        note(e, comm->rank, m.status);
+    }
+    rank_module_close(&m);
+}
+
+static void test_what_all_are_refused_for(void **state) {
+    module_problem odd = SMALL;
+    odd.kv_heads = 3;
+    endings e = {.common = SMALL, .odd = odd};
+    assert_true(ranks_run(RANKS, TIMEOUT, NULL, refuse_all_then_run, &e));
+    for (int rank = 0; rank < RANKS; rank++) {
+        assert_ending(&e, rank, DA_ERROR_INVALID_ARGUMENT, "kv_heads is 3; allowed: ");
+    }
+}
+
+static void give_no_place(const da_comm *comm, void *user) {
+    endings *e = user;
+    rank_module m;
+    rank_module_open(&m, &e->common, comm, NULL);
+    note(e, comm->rank,
+         da_multihead_forward_training(m.multihead, m.tensors.query, m.tensors.key, NULL, &m.out, &m.options,
+                                       comm->rank == ODD ? NULL : &m.saved));
+    rank_module_close(&m);
+}
+
+static void test_a_missing_place_ends_all(void **state) {
+    endings e = {.common = SMALL};
+    assert_true(ranks_run(RANKS, TIMEOUT, NULL, give_no_place, &e));
+    for (int rank = 0; rank < RANKS; rank++) {
+        assert_ending(&e, rank, rank == ODD ? DA_ERROR_INVALID_ARGUMENT : DA_ERROR_COMMUNICATION,
+                      rank == ODD ? "saved is NULL" : "rank 1 has given up");
+    }
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 typedef struct shortage {
@@ -371,6 +431,9 @@ int main(void) {
         cmocka_unit_test(test_other_parameters),
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_a_refusal_ends_all),
+        cmocka_unit_test(test_a_refused_creation_ends_all),
+        cmocka_unit_test(test_what_all_are_refused_for),
+        cmocka_unit_test(test_a_missing_place_ends_all),
         cmocka_unit_test(test_memory_runs_out),
         cmocka_unit_test(test_memory_that_may_be_touched_stays),
     };

@@ -229,6 +229,17 @@ typedef struct agreed_config {
     int64_t count, causal, window, mixing, offset_rule, tail_rule, overlap, dtype, partition, stripe, split;
 } agreed_config;
 
+/* Memory may be short on this rank alone, which then says nothing. */
+static da_status agree_or_leave(const da_context *context, const void *bytes, size_t count) {
+    const da_comm *comm = da_context_comm(context);
+    da_status status =
+        da_comm_agree(comm, da_context_allocator(context), bytes, count, "implementation and configuration");
+    if (status == DA_ERROR_OUT_OF_MEMORY) {
+        da_comm_abandon(comm);
+    }
+    return status;
+}
+
 da_status da_meeting_agree(const da_context *context, const char *implementation, const da_attention_config *config) {
     agreed_config agreed;
     memset(&agreed, 0, sizeof agreed);
@@ -250,6 +261,14 @@ da_status da_meeting_agree(const da_context *context, const char *implementation
     agreed.partition = config->partition;
     agreed.stripe = config->stripe;
     agreed.split = config->split;
-    return da_comm_agree(da_context_comm(context), da_context_allocator(context), &agreed, sizeof agreed,
-                         "implementation and configuration");
+    return agree_or_leave(context, &agreed, sizeof agreed);
+}
+
+void da_meeting_refuse(const da_context *context, da_status status) {
+    static const char refused[] = "refused";
+    if (status == DA_ERROR_OUT_OF_MEMORY) {
+        da_comm_abandon(da_context_comm(context));
+    } else {
+        (void)agree_or_leave(context, refused, sizeof refused);
+    }
 }

@@ -42,4 +42,8 @@ size_t da_meeting_bytes(void);
 /* Collective: all ranks must have created the same implementation with the same configuration. */
 da_status da_meeting_agree(const da_context *context, const char *implementation, const da_attention_config *config);
 
+/* What a rank does in place of da_meeting_agree, if its arguments were refused with this status: the others hear that it
+ * differs, at once. Where all ranks are refused, none does, and the communicator serves on. */
+void da_meeting_refuse(const da_context *context, da_status status);
+
 #endif
