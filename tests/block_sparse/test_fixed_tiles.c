@@ -27,6 +27,8 @@ static const da_sparse_pattern FIXED[] = {DA_SPARSE_LOCAL_WINDOW, DA_SPARSE_GLOB
                                           DA_SPARSE_AXIAL,        DA_SPARSE_RANDOM,       DA_SPARSE_HYBRID};
 enum { FIXED_COUNT = sizeof FIXED / sizeof *FIXED };
 
+static const da_call_options SILENT = {.size = sizeof SILENT}; /* no progress is reported */
+
 /* Pairs of each tile of one head, each pair once. */
 typedef int64_t pair_table[MAX_BLOCKS][MAX_BLOCKS];
 
@@ -278,7 +280,8 @@ static void test_lists(void **state) {
     }
     da_tiles lists[2];
     for (int k = 0; k < 2; k++) {
-        assert_int_equal(da_sparse_list(contexts[k], &config, N, HEADS, BATCH, HEADS, rules, false, &lists[k]), DA_OK);
+        assert_int_equal(da_sparse_list(contexts[k], &config, N, HEADS, BATCH, HEADS, rules, false, &SILENT, &lists[k]),
+                         DA_OK);
     }
     assert_true(equal_tiles(&lists[0], &lists[1]));
     scratch_memory made = make_scratch(lists[0].blocks);
@@ -309,10 +312,10 @@ static void test_draws(void **state) {
     const da_sparse_rule rule = {DA_SPARSE_RANDOM, 0.25};
     da_tiles first, again, other;
     int64_t times[64] = {0};
-    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &first), DA_OK);
-    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &again), DA_OK);
+    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &SILENT, &first), DA_OK);
+    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &SILENT, &again), DA_OK);
     config.sparse_seed = 1;
-    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &other), DA_OK);
+    assert_int_equal(da_sparse_list(context, &config, N, HEADS, 1, HEADS, &rule, true, &SILENT, &other), DA_OK);
     assert_true(equal_tiles(&first, &again));
     assert_false(equal_tiles(&first, &other));
     assert_memory_not_equal(first.columns, first.columns + 64 * 16, 64 * 16 * sizeof *first.columns);
@@ -450,15 +453,15 @@ static void test_cache(void **state) {
     long before = counter.live;
     config.sparse_pattern = DA_SPARSE_AXIAL;
     assert_int_equal(da_tile_cache_create(context, &config, &cache), DA_OK);
-    assert_int_equal(da_tile_cache_take(cache, 500, 2, &first), DA_OK);
+    assert_int_equal(da_tile_cache_take(cache, 500, 2, &SILENT, &first), DA_OK);
     long made = counter.calls;
-    assert_int_equal(da_tile_cache_take(cache, 500, 2, &again), DA_OK);
+    assert_int_equal(da_tile_cache_take(cache, 500, 2, &SILENT, &again), DA_OK);
     assert_int_equal(counter.calls, made); /* nothing was made */
     assert_ptr_equal(da_cached_tiles_list(first), da_cached_tiles_list(again));
     assert_int_equal(da_cached_tiles_list(first)->heads, 1); /* all heads are alike */
     da_tile_cache_give_back(cache, again);
     for (int64_t n = 1; n <= 3 * DA_CACHED_SHAPES; n++) { /* the first is dropped, but it is in use */
-        assert_int_equal(da_tile_cache_take(cache, 100 * n + 7, 2, &other), DA_OK);
+        assert_int_equal(da_tile_cache_take(cache, 100 * n + 7, 2, &SILENT, &other), DA_OK);
         da_tile_cache_give_back(cache, other);
     }
     assert_int_equal(da_cached_tiles_list(first)->n, 500);
@@ -478,7 +481,7 @@ static void *take_many(void *argument) {
     for (int64_t k = 0; k < TAKES; k++) {
         da_cached_tiles *cached;
         int64_t n = 200 + 50 * (k % (DA_CACHED_SHAPES + 2));
-        if (da_tile_cache_take(cache, n, 1, &cached) != DA_OK || da_cached_tiles_list(cached)->n != n ||
+        if (da_tile_cache_take(cache, n, 1, &SILENT, &cached) != DA_OK || da_cached_tiles_list(cached)->n != n ||
             da_tiles_count(da_cached_tiles_list(cached)) < da_tile_blocks(n, BLOCK)) {
             return argument;
         }

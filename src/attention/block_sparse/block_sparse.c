@@ -18,6 +18,41 @@ static void destroy(void *state, void *user) {
     da_tile_cache_free(state);
 }
 
+/* ---- progress: of the choice, and then of its tiles ---------------------------------------------------------------- */
+
+enum { CHOOSING = 200, ALL_PARTS = 1000 }; /* of reports */
+
+/* A part of a call, of which the caller hears as of a part of the whole. */
+typedef struct stage {
+    da_progress report;
+    void *user;
+    int64_t first, end;
+} stage;
+
+static bool report_stage(int64_t finished, int64_t total, void *user) {
+    const stage *s = user;
+    return s->report(s->first + (s->end - s->first) * finished / total, ALL_PARTS, s->user);
+}
+
+/* Options for the stage; `s` lives as long as they are used. */
+static da_call_options options_of(const da_call_options *options, int64_t first, int64_t end, stage *s) {
+    da_call_options ours = *options;
+    *s = (stage){options->progress, options->progress_user, first, end};
+    ours.progress = options->progress ? report_stage : NULL;
+    ours.progress_user = s;
+    return ours;
+}
+
+static da_status select_tiles(void *cache, const da_context *context, const da_attention_config *config,
+                              const da_tensor *query, const da_tensor *key, const da_call_options *options,
+                              da_sparse_selection *out) {
+    stage choosing;
+    const da_call_options ours = options_of(options, 0, CHOOSING, &choosing);
+    return da_sparse_select(cache, context, config, query, key, &ours, out);
+}
+
+/* ---- calls --------------------------------------------------------------------------------------------------------- */
+
 static da_status check_report(const da_sparse_report *report) {
     return report ? da_check_result(report, sizeof *report, "sparse_report") : DA_OK;
 }
@@ -38,11 +73,14 @@ static da_status fill_report(const da_context *context, const da_attention_confi
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
+    stage computing;
     da_sparse_selection selection;
+    da_forward_call ours = *call;
+    const da_call_options options = options_of(call->options, CHOOSING, ALL_PARTS, &computing);
+    ours.options = &options;
     da_status status = check_report(call->options->sparse_report);
     if (status == DA_OK) {
-        status =
-            da_sparse_select(state, call->context, call->config, call->query, call->key, call->options, &selection);
+        status = select_tiles(state, call->context, call->config, call->query, call->key, call->options, &selection);
     }
     if (status != DA_OK) {
         return status;
@@ -50,7 +88,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     status = fill_report(call->context, call->config, call->query, call->key, call->options, &selection,
                          call->options->sparse_report);
     if (status == DA_OK) {
-        status = da_improved_forward_tiles(call, selection.tiles);
+        status = da_improved_forward_tiles(&ours, selection.tiles);
     }
     da_sparse_selection_release(&selection, call->context);
     return status;
@@ -59,16 +97,19 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
 static da_status backward(void *state, const da_backward_call *call, void *user) {
     const da_backward_tensors *t = call->tensors;
     const da_allocator *allocator = da_context_allocator(call->context);
+    stage computing;
     da_sparse_selection selection;
     da_tiles transposed = {0};
-    da_status status =
-        da_sparse_select(state, call->context, call->config, t->query, t->key, call->options, &selection);
+    da_backward_call ours = *call;
+    const da_call_options options = options_of(call->options, CHOOSING, ALL_PARTS, &computing);
+    ours.options = &options;
+    da_status status = select_tiles(state, call->context, call->config, t->query, t->key, call->options, &selection);
     if (status != DA_OK) {
         return status;
     }
     status = da_tiles_transpose(selection.tiles, allocator, da_context_threads(call->context), &transposed);
     if (status == DA_OK) {
-        status = da_improved_backward_tiles(call, selection.tiles, &transposed);
+        status = da_improved_backward_tiles(&ours, selection.tiles, &transposed);
     }
     da_tiles_release(&transposed, allocator);
     da_sparse_selection_release(&selection, call->context);

@@ -82,7 +82,8 @@ static void keep(da_tile_cache *cache, da_cached_tiles *cached) {
     cache->kept[place] = cached;
 }
 
-static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, da_cached_tiles **out) {
+static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, const da_call_options *options,
+                      da_cached_tiles **out) {
     const da_attention_config *config = cache->config;
     const da_sparse_rule rule = {config->sparse_pattern, config->sparsity_ratio};
     const da_allocator *allocator = da_context_allocator(cache->context);
@@ -92,7 +93,8 @@ static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, da_c
     }
     *made = (da_cached_tiles){.n = n, .heads = heads, .users = 1};
     int64_t different = da_sparse_heads_alike(config, &rule) ? 1 : heads;
-    da_status status = da_sparse_list(cache->context, config, n, heads, 1, different, &rule, true, &made->tiles);
+    da_status status =
+        da_sparse_list(cache->context, config, n, heads, 1, different, &rule, true, options, &made->tiles);
     if (status != DA_OK) {
         da_release(allocator, made);
         return status;
@@ -102,7 +104,8 @@ static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, da_c
 }
 
 /* Lists are made without the lock: of two calls that make the same one, the first to be done has it kept. */
-da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, da_cached_tiles **out) {
+da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, const da_call_options *options,
+                             da_cached_tiles **out) {
     pthread_mutex_lock(&cache->lock);
     *out = find(cache, n, heads);
     pthread_mutex_unlock(&cache->lock);
@@ -110,7 +113,7 @@ da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, da_
         return DA_OK;
     }
     da_cached_tiles *made;
-    da_status status = make(cache, n, heads, &made);
+    da_status status = make(cache, n, heads, options, &made);
     if (status != DA_OK) {
         return status;
     }

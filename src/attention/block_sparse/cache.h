@@ -18,7 +18,8 @@ void da_tile_cache_free(da_tile_cache *cache); /* no list is in use; NULL is all
 
 /* The list of the configuration's pattern, none of content, mask and profile, for n tokens and so many heads of queries. To
  * be given back. Errors: as da_sparse_list. */
-da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, da_cached_tiles **out);
+da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, const da_call_options *options,
+                             da_cached_tiles **out);
 void da_tile_cache_give_back(da_tile_cache *cache, da_cached_tiles *cached);
 
 const da_tiles *da_cached_tiles_list(const da_cached_tiles *cached);

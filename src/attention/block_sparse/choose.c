@@ -8,6 +8,7 @@
 #include "attention/workspace.h"
 #include "core/numbers.h"
 #include "core/parallel.h"
+#include "core/progress.h"
 
 /* A call. */
 typedef struct choice {
@@ -17,13 +18,15 @@ typedef struct choice {
     int32_t *
         *columns; /* [rows of tiles]: of the first row of some that were chosen together, the tiles of all of them */
     atomic_bool out_of_memory;
-    char *memory; /* of each head that is at hand */
+    da_progress_state progress; /* a step for each head that is learned from, and for each row */
+    char *memory;               /* of each head that is at hand */
     size_t memory_size;
 } choice;
 
 /* A head of it. */
 typedef struct chooser {
     choice *call;
+    int thread; /* where heads are side by side */
     da_learner learner;
     da_sparse_rule rule;
     float threshold;   /* by content with a target */
@@ -83,7 +86,11 @@ static int64_t choose_rows(const chooser *c, da_choice_worker *w) {
 
 static void choose_strip(int64_t part, int thread, void *user) {
     const chooser *c = user;
+    da_progress_state *progress = &c->call->progress;
     da_choice_worker w;
+    if (da_progress_cancelled(progress)) {
+        return;
+    }
     da_learner_worker_at(&c->learner, thread, &w);
     int64_t first = part * w.strip.most_blocks;
     w.strip.block_count = (int)da_smaller(w.strip.most_blocks, c->learner.head.blocks - first);
@@ -98,6 +105,9 @@ static void choose_strip(int64_t part, int thread, void *user) {
         return;
     }
     memcpy(columns, w.kept, (size_t)count * sizeof *columns);
+    for (int k = 0; k < w.strip.block_count && !da_progress_cancelled(progress); k++) {
+        da_progress_step(progress, c->thread + thread); /* one of them is 0 */
+    }
 }
 
 /* ---- heads --------------------------------------------------------------------------------------------------------- */
@@ -115,15 +125,20 @@ static void find_rule(chooser *c) {
 
 static void choose_head(int64_t sequence, int thread, void *user) {
     choice *call = user;
-    chooser c = {.call = call, .learner = call->learner, .first_row = sequence * call->learner.head.blocks};
+    chooser c = {
+        .call = call, .thread = thread, .learner = call->learner, .first_row = sequence * call->learner.head.blocks};
     da_choice_worker w;
-    if (atomic_load(&call->out_of_memory)) {
+    if (atomic_load(&call->out_of_memory) || da_progress_cancelled(&call->progress)) {
         return;
     }
     da_sparse_head_at(&c.learner.head, sequence);
     find_rule(&c);
     (void)da_learner_lay_out(&c.learner, call->memory + (size_t)thread * call->memory_size);
     da_learner_run(&c.learner);
+    da_progress_step(&call->progress, thread);
+    if (da_progress_cancelled(&call->progress)) {
+        return;
+    }
     double target = c.learner.head.config->quality_target;
     if (c.learner.by_cost) {
         c.threshold = da_learner_threshold(&c.learner, target);
@@ -151,9 +166,6 @@ static void begin(choice *call, const da_context *context, const da_attention_co
 static da_status collect(const choice *call, const da_allocator *allocator) {
     da_tiles *tiles = call->tiles;
     int64_t rows = da_tiles_rows(tiles), end = 0;
-    if (atomic_load(&call->out_of_memory)) {
-        return da_report(DA_ERROR_OUT_OF_MEMORY, "could not allocate the lists of chosen tiles");
-    }
     da_status status = da_tiles_place(tiles, allocator);
     for (int64_t row = 0; status == DA_OK && row < rows; row = end) {
         for (end = row + 1; end < rows && !call->columns[end];) {
@@ -172,9 +184,14 @@ static da_status choose_all(choice *call, const da_allocator *allocator, int64_t
     if (!call->memory) {
         return DA_ERROR_OUT_OF_MEMORY;
     }
+    da_progress_begin(&call->progress, call->learner.head.options, sequences * (call->learner.head.blocks + 1));
     da_parallel_for(threads, sequences, choose_head, call);
     da_release(allocator, call->memory);
-    return collect(call, allocator);
+    if (atomic_load(&call->out_of_memory)) {
+        return da_report(DA_ERROR_OUT_OF_MEMORY, "could not allocate the lists of chosen tiles");
+    }
+    da_status status = da_progress_end(&call->progress);
+    return status == DA_OK ? collect(call, allocator) : status;
 }
 
 da_status da_sparse_choose(const da_context *context, const da_attention_config *config, const da_tensor *query,

@@ -15,7 +15,7 @@
  *
  * The result depends on query, key, configuration and the options' padding alone, but for rounding, and not on threads. The
  * caller owns *out (da_tiles_release with the context's allocator). Errors: DA_ERROR_INVALID_ARGUMENT (more blocks than fit, a
- * profile of another number of heads), DA_ERROR_OUT_OF_MEMORY. */
+ * profile of another number of heads), DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. */
 da_status da_sparse_choose(const da_context *context, const da_attention_config *config, const da_tensor *query,
                            const da_tensor *key, const da_call_options *options, da_tiles *out);
 

@@ -7,6 +7,7 @@
 #include "attention/dropout.h"
 #include "attention/workspace.h"
 #include "core/parallel.h"
+#include "core/progress.h"
 #include "pattern/tile_universe.h"
 
 /* Rows that a thread lists at a time. */
@@ -201,16 +202,20 @@ typedef struct listing {
     da_tiles *tiles;
     char *memory;
     size_t memory_per_thread;
+    da_progress_state progress; /* of counting, then of writing */
 } listing;
 
 /* Lists some rows of one sequence. */
 static void list_rows(int64_t index, int thread, void *user) {
-    const listing *job = user;
+    listing *job = user;
     da_tiles *tiles = job->tiles;
     int64_t parts = (tiles->blocks - 1) / ROWS_AT_A_TIME + 1, sequence = index / parts;
     int64_t first = index % parts * ROWS_AT_A_TIME, head = sequence % tiles->heads;
     da_sparse_scratch scratch;
     da_head_patterns patterns;
+    if (da_progress_cancelled(&job->progress)) {
+        return;
+    }
     da_sparse_scratch_lay_out(&scratch, job->memory + (size_t)thread * job->memory_per_thread, tiles->blocks);
     da_head_patterns_init(&patterns, job->config, tiles->n, job->all_heads, head);
     for (int64_t row = first; row < first + ROWS_AT_A_TIME && row < tiles->blocks; row++) {
@@ -221,13 +226,36 @@ static void list_rows(int64_t index, int thread, void *user) {
             start[1] = kept;
         }
     }
+    da_progress_step(&job->progress, thread);
+}
+
+/* After an error nothing is held. */
+static da_status run_listing(listing *job, const da_allocator *allocator, const da_call_options *options, int threads,
+                             int64_t parts) {
+    da_progress_begin(&job->progress, options, 2 * parts);
+    da_parallel_for(threads, parts, list_rows, job);
+    if (!da_progress_cancelled(&job->progress)) {
+        da_status status = da_tiles_place(job->tiles, allocator);
+        if (status != DA_OK) {
+            return status;
+        }
+        job->counts = false;
+        da_parallel_for(threads, parts, list_rows, job);
+    }
+    da_status status = da_progress_end(&job->progress);
+    if (status != DA_OK) {
+        da_tiles_release(job->tiles, allocator);
+    }
+    return status;
 }
 
 da_status da_sparse_list(const da_context *context, const da_attention_config *config, int64_t n, int64_t all_heads,
-                         int64_t batch, int64_t heads, const da_sparse_rule *rules, bool one_rule, da_tiles *out) {
+                         int64_t batch, int64_t heads, const da_sparse_rule *rules, bool one_rule,
+                         const da_call_options *options, da_tiles *out) {
     const da_allocator *allocator = da_context_allocator(context);
     da_sparse_scratch scratch;
-    listing job = {config, all_heads, rules, one_rule, true, out, NULL, 0};
+    listing job = {
+        .config = config, .all_heads = all_heads, .rules = rules, .one_rule = one_rule, .counts = true, .tiles = out};
     da_status status = da_tiles_begin(out, allocator, batch, heads, n, config->block_size);
     if (status != DA_OK) {
         return status;
@@ -241,12 +269,7 @@ da_status da_sparse_list(const da_context *context, const da_attention_config *c
         return DA_ERROR_OUT_OF_MEMORY;
     }
     memset(job.memory, 0, (size_t)threads * job.memory_per_thread);
-    da_parallel_for(threads, parts, list_rows, &job);
-    status = da_tiles_place(out, allocator);
-    if (status == DA_OK) {
-        job.counts = false;
-        da_parallel_for(threads, parts, list_rows, &job);
-    }
+    status = run_listing(&job, allocator, options, threads, parts);
     da_release(allocator, job.memory);
     return status;
 }

@@ -32,9 +32,11 @@ int64_t da_sparse_row(const da_attention_config *config, const da_sparse_rule *r
                       int64_t head, int64_t row, const da_sparse_scratch *scratch, int32_t *columns);
 
 /* Lists for batch (the call's, or 1) and heads (the call's, or 1, of which all are alike): rules[b * heads + h], or with
- * one_rule the first for all. The block size is the configuration's. Errors: as da_tiles_begin. */
+ * one_rule the first for all. The block size is the configuration's. Of the options only progress counts. Errors: as da_tiles_begin,
+ * DA_ERROR_CANCELLED. */
 da_status da_sparse_list(const da_context *context, const da_attention_config *config, int64_t n, int64_t all_heads,
-                         int64_t batch, int64_t heads, const da_sparse_rule *rules, bool one_rule, da_tiles *out);
+                         int64_t batch, int64_t heads, const da_sparse_rule *rules, bool one_rule,
+                         const da_call_options *options, da_tiles *out);
 
 /* All heads keep the same tiles by a rule. */
 bool da_sparse_heads_alike(const da_attention_config *config, const da_sparse_rule *rule);

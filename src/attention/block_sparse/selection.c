@@ -45,7 +45,7 @@ static da_status choose(da_tile_cache *cache, const da_context *context, const d
         status = da_sparse_choose(context, config, query, key, options, &out->own);
         out->tiles = &out->own;
     } else {
-        status = da_tile_cache_take(cache, query->shape[1], query->shape[2], &out->cached);
+        status = da_tile_cache_take(cache, query->shape[1], query->shape[2], options, &out->cached);
         out->tiles = status == DA_OK ? da_cached_tiles_list(out->cached) : NULL;
     }
     return status;

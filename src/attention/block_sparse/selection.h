@@ -13,7 +13,7 @@ typedef struct da_sparse_selection {
 } da_sparse_selection;
 
 /* Chooses. options: as the checks of call.h leave them. To be released. Errors: DA_ERROR_INVALID_ARGUMENT (a mask of another
- * shape), DA_ERROR_OUT_OF_MEMORY. */
+ * shape), DA_ERROR_OUT_OF_MEMORY, DA_ERROR_CANCELLED. */
 da_status da_sparse_select(da_tile_cache *cache, const da_context *context, const da_attention_config *config,
                            const da_tensor *query, const da_tensor *key, const da_call_options *options,
                            da_sparse_selection *out);
