@@ -55,7 +55,7 @@ class ProblemSize(Structure):
 class SparseReport(Structure):
     _fields_ = [("size", c_size_t), ("tiles_kept", c_int64), ("tiles_all", c_int64), ("pairs_kept", c_double),
                 ("pairs_all", c_double), ("mass_kept", c_double), ("mass_error", c_double), ("sampled_queries", c_int64),
-                ("choose_seconds", c_double)]
+                ("choose_seconds", c_double), ("report_seconds", c_double)]
 
 
 class CallOptions(Structure):

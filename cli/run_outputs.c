@@ -28,20 +28,6 @@ static int compute_whole(run_state *state, const da_call_options *forward) {
     return status == DA_OK ? CLI_CONTINUE : cli_fail(RUN, "%s", da_last_error_message());
 }
 
-/* What was computed of the pattern; found after the call, whose time it is no part of. */
-static int report_tiles(const run_options *options, run_state *state, const da_call_options *forward) {
-    da_tile_mask *tiles;
-    da_call_options alike = *forward;
-    alike.progress = NULL;
-    da_sparse_report_init(&state->sparse);
-    if (options->quiet && !options->json) {
-        return CLI_CONTINUE;
-    }
-    da_status status = sparse_tiles(state->attention, &state->q.view, &state->k.view, &alike, &tiles, &state->sparse);
-    da_tile_mask_free(tiles);
-    return status == DA_OK ? CLI_CONTINUE : cli_fail(RUN, "%s", da_last_error_message());
-}
-
 static int compute(const run_options *options, run_state *state) {
     progress bar = progress_start("attention", !options->quiet && state->ranks->rank == 0);
     da_call_options forward;
@@ -51,11 +37,14 @@ static int compute(const run_options *options, run_state *state) {
     memcpy(forward.key_mask_stride, state->mask.stride, sizeof(forward.key_mask_stride));
     forward.progress = on_progress;
     forward.progress_user = &bar;
+    da_sparse_report_init(&state->sparse);
+    forward.sparse_report = options->quiet && !options->json ? NULL : &state->sparse;
     double start = cli_now();
     int code = state->blocks.state.block > 0 ? blocks_run(&state->blocks, &forward) : compute_whole(state, &forward);
-    state->seconds = state->ranks->mine.seconds = cli_now() - start;
+    /* What the report takes is no part of it. */
+    state->seconds = state->ranks->mine.seconds = cli_now() - start - state->sparse.report_seconds;
     progress_end(&bar);
-    return code == CLI_CONTINUE ? report_tiles(options, state, &forward) : code;
+    return code;
 }
 
 /* ---- by blocks --------------------------------------------------------------------------------------------------- */

@@ -511,6 +511,7 @@ typedef struct da_sparse_report {
     double mass_error;       /* standard error of that mean; NAN: not measured */
     int64_t sampled_queries; /* that it was measured on */
     double choose_seconds;   /* of the call, spent on choosing tiles */
+    double report_seconds;   /* of the call, spent on counting and measuring for this report */
 } da_sparse_report;
 
 /* Sets `size`; all else 0, mass_kept and mass_error NAN. */

@@ -35,6 +35,7 @@ def test_a_mask_in_a_file(inputs, shape, options):
     assert report["implementation"] == "block_sparse"
     sparse = report["sparse"]
     assert 0 < sparse["tiles_kept"] <= sparse["tiles_all"] and sparse["choose_seconds"] >= 0
+    assert report["seconds"] > sparse["choose_seconds"]  # which is a part of it
     assert 0 < sparse["pairs_kept"] < sparse["pairs_all"]
 
 

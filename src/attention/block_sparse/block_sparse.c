@@ -1,10 +1,13 @@
 /* `block_sparse`: what `improved` computes, of chosen tiles alone. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "attention/block_sparse/block_sparse.h"
 
 #include "attention/block_sparse/measure.h"
 #include "attention/block_sparse/report.h"
 #include "attention/block_sparse/selection.h"
 #include "attention/improved/passes.h"
+#include "comm/clock.h"
 #include "config/validation.h"
 
 static da_status create(const da_context *context, const da_attention_config *config, void *user, void **state) {
@@ -65,11 +68,16 @@ static da_status fill_report(const da_context *context, const da_attention_confi
         return DA_OK;
     }
     size_t size = report->size;
+    double begin = da_seconds();
     da_sparse_report_init(report);
     report->size = size;
     report->choose_seconds = selection->seconds;
     da_status status = da_sparse_count(context, config, selection->tiles, query->shape[0], query->shape[2], report);
-    return status == DA_OK ? da_sparse_measure(context, config, query, key, options, selection->tiles, report) : status;
+    if (status == DA_OK) {
+        status = da_sparse_measure(context, config, query, key, options, selection->tiles, report);
+    }
+    report->report_seconds = da_seconds() - begin;
+    return status;
 }
 
 static da_status forward(void *state, const da_forward_call *call, void *user) {
