@@ -3,6 +3,7 @@
 
 #include "attention/block_sparse/block_sparse.h"
 
+#include "attention/block_sparse/lists.h"
 #include "attention/block_sparse/measure.h"
 #include "attention/block_sparse/report.h"
 #include "attention/block_sparse/selection.h"
@@ -151,18 +152,32 @@ static int64_t tile_block(const da_attention_config *config) {
                                                     : config->block_size;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* A report is made before tiles are computed. */
+static size_t report_workspace(const da_context *context, const da_attention_config *config,
+                               const da_problem *problem) {
+    int64_t block = tile_block(config);
+    return problem->n == 0 ? 0
+                           : larger(da_sparse_count_workspace(context, config, problem->n, block),
+                                    da_sparse_measure_workspace(context, config, problem, block));
+}
+
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
-    size_t choosing = da_sparse_select_workspace(context, config, problem);
+    const da_selection_memory lists = da_sparse_select_memory(context, config, problem);
     size_t computing = da_improved_tiles_workspace(context, config, problem, tile_block(config));
-    return choosing > computing ? choosing : computing;
+    size_t most = larger(computing, report_workspace(context, config, problem));
+    return larger(lists.choosing, da_sparse_sum(lists.held, most));
 }
 
 static size_t backward_workspace(const da_context *context, const da_attention_config *config,
                                  const da_problem *problem, void *user) {
-    size_t choosing = da_sparse_select_workspace(context, config, problem);
+    const da_selection_memory lists = da_sparse_select_memory(context, config, problem);
     size_t computing = da_improved_tiles_backward_workspace(context, config, problem, tile_block(config));
-    return choosing > computing ? choosing : computing;
+    return larger(lists.choosing, da_sparse_sum(da_sparse_sum(lists.held, lists.transposed), computing));
 }
 
 const da_implementation da_block_sparse_implementation = {

@@ -4,7 +4,7 @@
 
 #include <pthread.h>
 
-#include "attention/block_sparse/patterns.h"
+#include "attention/block_sparse/lists.h"
 #include "core/memory.h"
 
 struct da_cached_tiles {
@@ -82,6 +82,20 @@ static void keep(da_tile_cache *cache, da_cached_tiles *cached) {
     cache->kept[place] = cached;
 }
 
+/* Of how many heads there are lists of their own. */
+static int64_t heads_that_differ(const da_attention_config *config, const da_sparse_rule *rule, int64_t heads) {
+    return da_sparse_heads_alike(config, rule) ? 1 : heads;
+}
+
+void da_tile_cache_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                             size_t *list, size_t *making) {
+    const da_sparse_rule rule = {config->sparse_pattern, config->sparsity_ratio};
+    const da_list_sizes sizes =
+        da_sparse_list_sizes(config, problem, 1, heads_that_differ(config, &rule, problem->heads));
+    *list = da_sparse_sum(da_sparse_list_bytes(&sizes), da_allocated_bytes(sizeof(da_cached_tiles)));
+    *making = da_sparse_list_workspace(context, config, problem->n, sizes.rows);
+}
+
 static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, const da_call_options *options,
                       da_cached_tiles **out) {
     const da_attention_config *config = cache->config;
@@ -92,7 +106,7 @@ static da_status make(const da_tile_cache *cache, int64_t n, int64_t heads, cons
         return DA_ERROR_OUT_OF_MEMORY;
     }
     *made = (da_cached_tiles){.n = n, .heads = heads, .users = 1};
-    int64_t different = da_sparse_heads_alike(config, &rule) ? 1 : heads;
+    int64_t different = heads_that_differ(config, &rule, heads);
     da_status status =
         da_sparse_list(cache->context, config, n, heads, 1, different, &rule, true, options, &made->tiles);
     if (status != DA_OK) {

@@ -22,6 +22,10 @@ da_status da_tile_cache_take(da_tile_cache *cache, int64_t n, int64_t heads, con
                              da_cached_tiles **out);
 void da_tile_cache_give_back(da_tile_cache *cache, da_cached_tiles *cached);
 
+/* Bytes that a list takes at most, and that making it takes beside, for a problem of known length. */
+void da_tile_cache_workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
+                             size_t *list, size_t *making);
+
 const da_tiles *da_cached_tiles_list(const da_cached_tiles *cached);
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention/block_sparse/learn.h"
+#include "attention/block_sparse/lists.h"
 #include "attention/block_sparse/profile.h"
 #include "attention/workspace.h"
 #include "core/numbers.h"
@@ -224,13 +225,24 @@ da_status da_sparse_choose(const da_context *context, const da_attention_config 
     return status;
 }
 
+/* Rows are chosen while there is memory for heads, which is gone when they are moved to one place. Each row may end in a part of
+ * a line. */
+static size_t list_workspace(const da_problem *problem, const da_attention_config *config, size_t of_heads) {
+    const da_list_sizes sizes = da_sparse_list_sizes(config, problem, problem->batch, problem->heads);
+    size_t lists = da_sparse_list_bytes(&sizes), columns = da_sparse_product(sizes.tiles, sizeof(int32_t));
+    size_t pointers = da_sparse_product(sizes.rows, sizeof(int32_t *) + DA_ALLOCATED_LINE) + DA_ALLOCATED_LINE;
+    size_t chosen = da_sparse_sum(columns, pointers);
+    size_t more = columns > of_heads ? columns : da_allocated_bytes(of_heads);
+    return da_sparse_sum(da_sparse_sum(lists - columns, chosen), more);
+}
+
 size_t da_sparse_choose_workspace(const da_context *context, const da_attention_config *config,
                                   const da_problem *problem) {
     choice call;
-    int64_t n = da_problem_length(problem);
+    int64_t n = problem->n;
     da_tensor query = da_tensor_make(NULL, problem->dtype, problem->batch, n, problem->heads, problem->head_dim);
     da_tensor key = da_tensor_make(NULL, problem->dtype, problem->batch, n, problem->kv_heads, problem->head_dim);
     begin(&call, context, config, &query, &key, NULL);
     size_t threads = (size_t)da_learner_plan(&call.learner, problem->batch * problem->heads);
-    return threads * da_learner_most(&call.learner);
+    return list_workspace(problem, config, threads * da_learner_most(&call.learner));
 }

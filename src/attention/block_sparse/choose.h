@@ -19,7 +19,7 @@
 da_status da_sparse_choose(const da_context *context, const da_attention_config *config, const da_tensor *query,
                            const da_tensor *key, const da_call_options *options, da_tiles *out);
 
-/* Bytes that it allocates, the lists of tiles apart. */
+/* Bytes that it allocates at most, the lists of tiles among them, for a problem of known length. */
 size_t da_sparse_choose_workspace(const da_context *context, const da_attention_config *config,
                                   const da_problem *problem);
 

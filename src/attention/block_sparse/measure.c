@@ -49,7 +49,7 @@ da_status da_sparse_measure(const da_context *context, const da_attention_config
     da_sparse_head head;
     da_tally found = {0};
     da_sparse_head_init(&head, context, config, query, key, options);
-    head.block_size = tiles->block_size;
+    head.block_size = tiles->block_size; /* a mask's may be another than the configuration's */
     head.blocks = tiles->blocks;
     char *memory = da_allocate(allocator, most_memory(&head), 1);
     if (!memory) {
@@ -64,4 +64,16 @@ da_status da_sparse_measure(const da_context *context, const da_attention_config
     report->mass_kept = da_tally_mean(&found);
     report->mass_error = da_tally_error(&found);
     return DA_OK;
+}
+
+size_t da_sparse_measure_workspace(const da_context *context, const da_attention_config *config,
+                                   const da_problem *problem, int64_t block_size) {
+    int64_t n = problem->n;
+    const da_tensor query = da_tensor_make(NULL, problem->dtype, problem->batch, n, problem->heads, problem->head_dim);
+    const da_tensor key = da_tensor_make(NULL, problem->dtype, problem->batch, n, problem->kv_heads, problem->head_dim);
+    da_sparse_head head;
+    da_sparse_head_init(&head, context, config, &query, &key, NULL);
+    head.block_size = block_size;
+    head.blocks = da_tile_blocks(n, block_size);
+    return da_allocated_bytes(most_memory(&head));
 }

@@ -10,4 +10,8 @@ da_status da_sparse_measure(const da_context *context, const da_attention_config
                             const da_tensor *key, const da_call_options *options, const da_tiles *tiles,
                             da_sparse_report *report);
 
+/* Bytes that it allocates, for tiles of such blocks; the problem is of known length. */
+size_t da_sparse_measure_workspace(const da_context *context, const da_attention_config *config,
+                                   const da_problem *problem, int64_t block_size);
+
 #endif

@@ -1,5 +1,6 @@
 #include "attention/block_sparse/patterns.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -272,6 +273,13 @@ da_status da_sparse_list(const da_context *context, const da_attention_config *c
     status = run_listing(&job, allocator, options, threads, parts);
     da_release(allocator, job.memory);
     return status;
+}
+
+size_t da_sparse_list_workspace(const da_context *context, const da_attention_config *config, int64_t n, size_t rows) {
+    da_sparse_scratch scratch;
+    int threads = da_threads_for(context, &config->tuning, rows < INT_MAX ? (int64_t)rows : INT_MAX);
+    size_t memory = da_sparse_scratch_lay_out(&scratch, NULL, da_tile_blocks(n, config->block_size));
+    return da_allocated_bytes((size_t)threads * memory);
 }
 
 bool da_sparse_heads_alike(const da_attention_config *config, const da_sparse_rule *rule) {

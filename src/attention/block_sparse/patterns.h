@@ -38,6 +38,9 @@ da_status da_sparse_list(const da_context *context, const da_attention_config *c
                          int64_t batch, int64_t heads, const da_sparse_rule *rules, bool one_rule,
                          const da_call_options *options, da_tiles *out);
 
+/* Bytes that it takes beside the lists, of so many rows. */
+size_t da_sparse_list_workspace(const da_context *context, const da_attention_config *config, int64_t n, size_t rows);
+
 /* All heads keep the same tiles by a rule. */
 bool da_sparse_heads_alike(const da_attention_config *config, const da_sparse_rule *rule);
 

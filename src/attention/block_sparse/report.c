@@ -127,3 +127,10 @@ da_status da_sparse_count(const da_context *context, const da_attention_config *
     da_release(allocator, job.memory);
     return DA_OK;
 }
+
+size_t da_sparse_count_workspace(const da_context *context, const da_attention_config *config, int64_t n,
+                                 int64_t block_size) {
+    worker w;
+    size_t of_thread = lay_out(&w, NULL, da_tile_blocks(n, block_size));
+    return da_allocated_bytes((size_t)da_threads_for(context, &config->tuning, INT64_MAX) * of_thread);
+}

@@ -9,4 +9,8 @@
 da_status da_sparse_count(const da_context *context, const da_attention_config *config, const da_tiles *tiles,
                           int64_t batch, int64_t heads, da_sparse_report *report);
 
+/* Bytes that it allocates, for such tiles. */
+size_t da_sparse_count_workspace(const da_context *context, const da_attention_config *config, int64_t n,
+                                 int64_t block_size);
+
 #endif

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 
 #include "attention/block_sparse/choose.h"
+#include "attention/block_sparse/lists.h"
 #include "comm/clock.h"
 
 /* A mask must be of the call's shape. */
@@ -64,10 +65,30 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
     return status;
 }
 
-size_t da_sparse_select_workspace(const da_context *context, const da_attention_config *config,
-                                  const da_problem *problem) {
-    bool known = problem->n > 0;
-    return known && looks_at_data(config) ? da_sparse_choose_workspace(context, config, problem) : 0;
+/* Of lists that are there. */
+static size_t bytes_of(const da_tiles *tiles) {
+    const da_list_sizes sizes = {(size_t)da_tiles_rows(tiles), (size_t)da_tiles_count(tiles)};
+    return da_sparse_list_bytes(&sizes);
+}
+
+da_selection_memory da_sparse_select_memory(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem) {
+    da_selection_memory memory = {0};
+    if (config->sparse_pattern == DA_SPARSE_MASK) {
+        memory.transposed = bytes_of(da_tile_mask_tiles(config->tile_mask));
+    } else if (problem->n == 0) {
+        return memory;
+    } else if (looks_at_data(config)) {
+        const da_list_sizes sizes = da_sparse_list_sizes(config, problem, problem->batch, problem->heads);
+        memory.choosing = da_sparse_choose_workspace(context, config, problem);
+        memory.held = memory.transposed = da_sparse_list_bytes(&sizes);
+    } else {
+        size_t making;
+        da_tile_cache_workspace(context, config, problem, &memory.held, &making);
+        memory.choosing = da_sparse_sum(memory.held, making);
+        memory.transposed = memory.held;
+    }
+    return memory;
 }
 
 void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context) {

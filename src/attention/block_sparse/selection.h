@@ -19,8 +19,13 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
                            da_sparse_selection *out);
 void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context);
 
-/* Bytes that choosing takes, the lists apart, and gives back before tiles are computed; 0 for a problem of unknown length. */
-size_t da_sparse_select_workspace(const da_context *context, const da_attention_config *config,
-                                  const da_problem *problem);
+/* Bytes, at most: while tiles are chosen; held by their lists from then on, while tiles are computed; and of the lists that a
+ * backward pass transposes them to. Lists that come with a call are not among them. 0 for a problem of unknown length. */
+typedef struct da_selection_memory {
+    size_t choosing, held, transposed;
+} da_selection_memory;
+
+da_selection_memory da_sparse_select_memory(const da_context *context, const da_attention_config *config,
+                                            const da_problem *problem);
 
 #endif
