@@ -116,9 +116,18 @@ class Connection:
             try:
                 yield
             except BaseException as error:
-                self._failure = f"{type(error).__name__}: {error}"
-                self._transport.abandon()
+                self._give_up(error)
                 raise
+
+    def _give_up(self, error: BaseException) -> None:
+        self._failure = f"{type(error).__name__}: {error}"
+        self._transport.abandon()
+
+    def refuse(self, error: BaseException) -> None:
+        """What a call holds was refused before it came to collective(), where the others wait for this rank."""
+        with self._lock:
+            if self._failure is None:
+                self._give_up(error)
 
     def know(self, rates: _core.Rates) -> None:
         """From now on calls are divided by these rates. Handles are of what was known before, and are made anew: ranks

@@ -134,6 +134,14 @@ def connection(communicator: Any) -> Connection:
     return found
 
 
+def refuse(communicator: Any, error: BaseException) -> None:
+    """Tells the communicator's ranks, if they are connected, that this one does not make a call."""
+    if _keyval is not None and isinstance(communicator, _mpi().Comm):
+        found: Optional[Connection] = communicator.Get_attr(_keyval)
+        if found is not None:
+            found.refuse(error)
+
+
 def attention(options: Options, dropout: float, threads: int, communicator: Any) -> Any:
     """What computes an attention over a communicator's ranks; one rank computes like one process."""
     if options.implementation not in ("auto", "ring", "distributed"):

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad, profiler
 from . import _core
 from ._config import decode, encode, handle, own_handle
 from .functional import options_of
-from .ranks import name_for
+from .ranks import name_for, refuse
 from .tiles import TileMask
 
 # The library's number of each data type (da_dtype).
@@ -532,13 +532,31 @@ def attention(
     tile_mask: Optional[TileMask] = None,
 ) -> tuple[Tensor, Tensor]:
     """`dilated_attention` for PyTorch tensors: out and lse."""
+    if torch.compiler.is_compiling():
+        config = _config_when_traced(segment_lengths, dilation_rates, *options)
+        return _attend(query, key, value, config, key_lengths, dropout, tile_mask)
+    config = _config_of(segment_lengths, dilation_rates, options)
+    try:
+        return _attend(query, key, value, config, key_lengths, dropout, tile_mask)
+    except Exception as error:
+        group = decode(config).process_group
+        if group:
+            refuse(group, error)  # tensors may be wrong on this rank alone
+        raise
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    config: str,
+    key_lengths: Any,
+    dropout: float,
+    tile_mask: Optional[TileMask],
+) -> tuple[Tensor, Tensor]:
     for name, tensor in (("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__name__}; allowed: a PyTorch tensor, as the query")
-    if torch.compiler.is_compiling():
-        config = _config_when_traced(segment_lengths, dilation_rates, *options)
-    else:
-        config = _config_of(segment_lengths, dilation_rates, options)
     device = query.device.type
     if (device == "cpu" or device == "cuda") and torch.is_autocast_enabled(device):
         query, key, value = _autocast(query, key, value)

@@ -251,8 +251,15 @@ def _numpy_attention(
     if options[-1] is not None and options[-1] is not False:
         raise TypeError(f"process_group is {options[-1]!r}, with arrays; allowed: with tensors. Arrays take comm")
     checked = options_of(segment_lengths, dilation_rates, *options[:-1], "")
-    query, key, value = _checked("query", query), _checked("key", key), _checked("value", value)
-    lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
+    try:
+        query, key, value = _checked("query", query), _checked("key", key), _checked("value", value)
+        lengths = _numpy_key_lengths(key_lengths, query.shape[:1])
+    except (TypeError, ValueError) as error:
+        if comm is not None:
+            from . import _mpi
+
+            _mpi.refuse(comm, error)  # arrays may be wrong on this rank alone
+        raise
     out = np.empty(query.shape, query.dtype)
     lse = np.empty(query.shape[:-1], np.float64 if query.dtype == np.float64 else np.float32)
     if query.shape[:1] == (0,):

@@ -184,6 +184,13 @@ def connection(name: str) -> Connection:
     return found[1]
 
 
+def refuse(name: str, error: BaseException) -> None:
+    """Tells the ranks of the group of that name, if they are connected, that this one does not make a call."""
+    found = _connections.get(name)
+    if found is not None and found[0]() is _resolve(name):
+        found[1].refuse(error)
+
+
 # ---- who holds what ------------------------------------------------------------------------------------------------
 
 

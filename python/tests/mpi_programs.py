@@ -104,6 +104,12 @@ def faults():
     expect(RuntimeError, "of no further use", lambda: attend(comm))
     comm = COMM.Dup()
     attend(comm)
+    refused = TypeError if RANK == 1 else RuntimeError
+    wrong = dict(key_lengths=[1.5]) if RANK == 1 else {}
+    expect(refused, "allowed|given up", lambda: attend(comm, **wrong))
+    expect(RuntimeError, "of no further use", lambda: attend(comm))
+    comm = COMM.Dup()
+    attend(comm)
     if RANK != 1:
         expect(RuntimeError, "waited 2 s|given up", lambda: attend(comm))
     COMM.Barrier()

@@ -399,6 +399,19 @@ def faults():
         ValueError if RANK == 1 else RuntimeError, "key_lengths", lambda: attend(group, **wrong)
     )
 
+    x = torch.randn(1, 8, 2, 4)
+    for name, wrong in (("shape", x[0]), ("type", x.int()), ("kind", x.numpy())):
+        group = new()
+        attend(group)
+        one = wrong if RANK == 1 else x
+
+        def call(group=group, one=one):
+            return package.dilated_attention(x, one, x, [4, 8], [1, 2], implementation="ring", process_group=group)
+
+        refused = (ValueError, TypeError) if RANK == 1 else RuntimeError
+        seconds[f"{name} on one"] = expect(refused, "allowed", call)
+        expect(RuntimeError, "of no further use", lambda group=group: attend(group))
+
     group = new()
     seconds["new configuration on one"] = expect(
         RuntimeError, "another call", lambda: (attend(group), attend(group, window=2) if RANK else attend(group))
