@@ -9,9 +9,11 @@
 #include "output.h"
 #include "plan.h"
 #include "planning.h"
+#include "sparse.h"
 
 typedef struct explain_options {
     configuration configuration;
+    sparse_files sparse;
     machine machine;
     planning planning;
     da_problem problem;
@@ -210,6 +212,14 @@ static int explain_in(explain_options *options, const da_context *context, da_at
     return code;
 }
 
+/* The tiles that files say. */
+static int open_sparse(explain_options *options, da_attention_config *config) {
+    if (options->sparse.mask_path != NULL && options->problem.n == 0) {
+        return cli_usage("explain", "--tile-mask: is of so many tokens; allowed with --n");
+    }
+    return sparse_open(&options->sparse, &options->configuration, "explain", options->problem.n, config);
+}
+
 static int explain(explain_options *options, da_attention_config *config) {
     da_hardware hardware;
     da_context *context = NULL;
@@ -218,7 +228,10 @@ static int explain(explain_options *options, da_attention_config *config) {
     if (status != DA_OK) {
         return cli_refused("explain", status);
     }
-    int code = planning_open(&options->planning, "explain");
+    int code = open_sparse(options, config);
+    if (code == CLI_CONTINUE) {
+        code = planning_open(&options->planning, "explain");
+    }
     if (code == CLI_CONTINUE) {
         code = machine_context(&options->machine, "explain", &hardware, options->planning.plans, &context);
     }
@@ -227,6 +240,7 @@ static int explain(explain_options *options, da_attention_config *config) {
     }
     da_context_free(context);
     planning_close(&options->planning);
+    sparse_close(&options->sparse);
     return code;
 }
 
@@ -249,15 +263,18 @@ int command_explain(int argc, char **argv) {
         {"json", NULL, "write JSON", cli_read_flag, &options.json, 0, 0},
     };
     cli_option shared[CONFIGURATION_OPTION_COUNT], computing[MACHINE_OPTION_COUNT], tuning[PLANNING_OPTION_COUNT];
+    cli_option tiling[SPARSE_OPTION_COUNT];
     cli_option networking[NETWORK_OPTION_COUNT + 1] = {
         {"ranks", "P", "also what ring and distributed would take over P ranks,\neach a machine like this one",
          cli_read_integer, &options.ranks, 1, DA_MAX_PLANNED_RANKS}};
     network_options(&options.network, &networking[1]);
     configuration_options(&options.configuration, shared);
+    sparse_options(&options.sparse, tiling);
     machine_options(&options.machine, computing);
     planning_options(&options.planning, tuning);
     const cli_group groups[] = {{"problem", own, CLI_COUNT(own)},
                                 {"configuration", shared, CLI_COUNT(shared)},
+                                {"tiles (of block_sparse)", tiling, CLI_COUNT(tiling)},
                                 {"computing", computing, CLI_COUNT(computing)},
                                 {"tuning", tuning, CLI_COUNT(tuning)},
                                 {"ranks", networking, CLI_COUNT(networking)}};

@@ -134,6 +134,33 @@ def test_explain_offers_it_only_for_a_target():
     assert succeed(*words, "--quality-target", 0.95).startswith("choice: block_sparse\n")
 
 
+def block_sparse_bytes(*words):
+    explained = succeed_json("explain", "--segments", 4096, "--rates", 1, "--n", 32768, "--heads", 2, *words)
+    return next(other["workspace_bytes"] for other in explained["alternatives"] if other["name"] == "block_sparse")
+
+
+def test_explain_counts_the_lists(inputs):
+    """More tiles, more bytes; those of a mask are the caller's, and a profile's are what it says for each head."""
+    words = ["--block-size", 16, "--sparse-pattern", "local_window", "--sparsity-ratio"]
+    some, all_tiles = block_sparse_bytes(*words, 0.5), block_sparse_bytes(*words, 1)
+    bytes_of_all = 4 * 2048 * 256  # of a tile, blocks of queries, blocks of keys; the heads are alike
+    assert all_tiles - some == bytes_of_all / 2
+    np.save(inputs.folder / "all.npy", np.ones((2048, 2048), bool))
+    assert block_sparse_bytes("--block-size", 16, "--tile-mask", inputs.folder / "all.npy") < some
+    few = inputs.folder / "few.txt"
+    words = ["profile", *inputs.save("f32")[:4], *options_of(CASE), "--block-size", 16, "--quality-target", 0.5]
+    succeed(*words, "--out", few)
+    assert 0 < block_sparse_bytes("--block-size", 16, "--sparse-profile", few)
+
+
+def test_explain_refuses_a_mask_without_a_length(inputs):
+    np.save(inputs.folder / "tiles.npy", np.ones((2, 2), bool))
+    line = refuse(2, "explain", "--segments", 64, "--rates", 1, "--tile-mask", inputs.folder / "tiles.npy")
+    assert "--tile-mask: is of so many tokens; allowed with --n" in line
+    line = refuse(1, "explain", "--segments", 64, "--rates", 1, "--n", 64, "--tile-mask", inputs.folder / "tiles.npy")
+    assert "must end in the axes (blocks, blocks), (1, 1) for 64 tokens" in line
+
+
 def test_show_leaves_out_what_is_not_computed():
     words = ["show", "--n", 64, "--heads", 2, "--segments", 64, "--rates", 1]
     rows = {}
