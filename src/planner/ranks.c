@@ -72,27 +72,34 @@ static void run_ring(da_schedule *p, const da_planned_direction *d) {
 }
 
 /* All messages of a direction by tokens, and all pairs. */
-static da_exchange sum_steps(const da_schedule *p, const da_planned_direction *d, int index, double *pairs) {
+typedef struct gathered {
+    da_exchange exchange;
+    double own_pairs, other_pairs;
+} gathered;
+
+static gathered sum_steps(const da_schedule *p, const da_planned_direction *d, int index) {
     size_t ranks = (size_t)p->layout->ranks;
     const da_step *steps = da_schedule_steps(p, d->travellers, index);
-    da_exchange exchange = {0};
-    *pairs = 0;
-    for (size_t s = 0; s < ranks; s++) {
-        *pairs += steps[s].pairs;
-        da_traffic_add_message(&p->traffic, d->travellers, steps[s].in, steps[s].out, &exchange);
+    gathered sum = {.own_pairs = steps[0].pairs};
+    for (size_t s = 1; s < ranks; s++) {
+        sum.other_pairs += steps[s].pairs;
+        da_traffic_add_message(&p->traffic, d->travellers, steps[s].in, steps[s].out, &sum.exchange);
     }
-    return exchange;
+    return sum;
+}
+
+static double seconds_of(const da_schedule *p, const da_planned_direction *d, const gathered *sum) {
+    return da_gathered_seconds(&p->plan->rates, &sum->exchange, sum->own_pairs, sum->other_pairs, d->pair_seconds);
 }
 
 static void run_gathered(da_schedule *p, const da_planned_direction *d, da_scheme scheme) {
     for (int index = 0; index < p->plan->count; index++) {
         da_rank_share *share = &p->plan->shares[scheme][index];
-        double pairs;
-        da_exchange exchange = sum_steps(p, d, index, &pairs);
-        add_exchange(&exchange, share);
-        share->compute_seconds += pairs * d->pair_seconds;
-        share->transfer_seconds += da_exchange_seconds(&p->plan->rates, &exchange);
-        p->begin[index] += da_gathered_seconds(&p->plan->rates, &exchange, pairs, d->pair_seconds);
+        gathered sum = sum_steps(p, d, index);
+        add_exchange(&sum.exchange, share);
+        share->compute_seconds += (sum.own_pairs + sum.other_pairs) * d->pair_seconds;
+        share->transfer_seconds += da_exchange_seconds(&p->plan->rates, &sum.exchange);
+        p->begin[index] += seconds_of(p, d, &sum);
     }
 }
 
@@ -152,9 +159,8 @@ static da_split_seconds reckon(const da_schedule *p, da_pass pass, int index) {
     da_planned_direction directions[2];
     int count = directions_of(p->plan, pass, directions);
     for (int k = 0; k < count; k++) {
-        double pairs;
-        da_exchange exchange = sum_steps(p, &directions[k], index, &pairs);
-        found.by_tokens += da_gathered_seconds(rates, &exchange, pairs, directions[k].pair_seconds);
+        gathered sum = sum_steps(p, &directions[k], index);
+        found.by_tokens += seconds_of(p, &directions[k], &sum);
     }
     return found;
 }

@@ -93,14 +93,17 @@ double da_schedule_ring_memory(const da_schedule *p, const da_planned_direction 
 double da_schedule_gathered_memory(const da_schedule *p, const da_planned_direction *d, int index) {
     int ranks = p->layout->ranks, rank = p->ranks[index];
     const da_step *steps = da_schedule_steps(p, d->travellers, index);
+    bool any_come = false;
     held h = {0};
     hold(&h, allocated(da_gathered_bytes(ranks)));
     for (int s = 1; s < ranks; s++) {
         hold_parcel(p, d, steps[s].in, steps[s].in_lists, da_schedule_part(p, da_schedule_neighbour(p, rank, -s)), &h);
+        any_come |= steps[s].in > 0;
     }
     for (int s = 1; s < ranks; s++) {
         hold_parcel(p, d, steps[s].out, steps[s].out_lists, da_schedule_part(p, rank), &h);
     }
+    hold(&h, any_come ? carry_of(p, d, da_schedule_part(p, rank)) : 0);
     hold(&h, workspace_of(p, d, da_schedule_part(p, rank)));
     return h.most;
 }

@@ -1,18 +1,29 @@
 #include "attention/ranks/choice.h"
 
+#include <math.h>
+
 #include "attention/workspace.h"
 #include "core/memory.h"
 
 /* ---- the model ----------------------------------------------------------------------------------------------------- */
 
-double da_exchange_seconds(const da_rates *rates, const da_exchange *e) {
-    double bytes = e->bytes_in > e->bytes_out ? e->bytes_in : e->bytes_out;
-    return (bytes > 0 ? rates->latency + bytes / rates->bandwidth : 0) +
-           rates->overhead * (double)(e->messages_in + e->messages_out);
+static double transfer_seconds(const da_rates *rates, double bytes) {
+    return bytes > 0 ? rates->latency + bytes / rates->bandwidth : 0;
 }
 
-double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double pairs, double pair_seconds) {
-    return da_exchange_seconds(rates, exchange) + pairs * pair_seconds;
+static double overhead_seconds(const da_rates *rates, const da_exchange *e) {
+    return rates->overhead * (double)(e->messages_in + e->messages_out);
+}
+
+double da_exchange_seconds(const da_rates *rates, const da_exchange *e) {
+    return transfer_seconds(rates, fmax(e->bytes_in, e->bytes_out)) + overhead_seconds(rates, e);
+}
+
+double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double own_pairs, double other_pairs,
+                           double pair_seconds) {
+    double overhead = overhead_seconds(rates, exchange);
+    double all_come = fmax(overhead + own_pairs * pair_seconds, transfer_seconds(rates, exchange->bytes_in));
+    return fmax(all_come + other_pairs * pair_seconds, transfer_seconds(rates, exchange->bytes_out));
 }
 
 da_split_seconds da_slowest_split(const da_split_seconds *of_ranks, int count) {
@@ -36,23 +47,27 @@ typedef struct choosing {
     da_traffic traffic;
 } choosing;
 
-static double tokens_direction(const choosing *c, da_travellers travellers, double pairs, double pair_seconds) {
-    da_exchange exchange = da_traffic_exchange(&c->traffic, travellers, c->meeting->layout, c->meeting->comm->rank);
-    return da_gathered_seconds(&c->rates, &exchange, pairs, pair_seconds);
+/* rows, columns: of all pairs that this rank computes, the one or the other its own. */
+static double tokens_direction(const choosing *c, da_travellers travellers, const da_part *rows, const da_part *columns,
+                               double share, double pair_seconds) {
+    const da_meeting *meeting = c->meeting;
+    da_exchange exchange = da_traffic_exchange(&c->traffic, travellers, meeting->layout, meeting->comm->rank);
+    double all = da_traffic_pairs(&c->traffic, rows, columns) * share;
+    double own = da_traffic_pairs(&c->traffic, meeting->part, meeting->part) * share;
+    return da_gathered_seconds(&c->rates, &exchange, own, all - own, pair_seconds);
 }
 
 /* Of the gradients of keys and values, a rank computes pairs of its keys and any query. */
 static double seconds_by_tokens(const choosing *c, double share) {
     const da_part *own = c->meeting->part;
+    const da_pair_seconds *pair = &c->rates.pair;
     da_piece piece;
     const da_part all = da_part_whole(c->problem.n, &piece);
-    double pairs = da_traffic_pairs(&c->traffic, own, &all) * share;
     if (c->pass == DA_PASS_FORWARD) {
-        return tokens_direction(c, DA_TRAVEL_KEYS, pairs, c->rates.pair.forward);
+        return tokens_direction(c, DA_TRAVEL_KEYS, own, &all, share, pair->forward);
     }
-    double pairs_of_keys = da_traffic_pairs(&c->traffic, &all, own) * share;
-    return tokens_direction(c, DA_TRAVEL_KEYS, pairs, c->rates.pair.grad_query) +
-           tokens_direction(c, DA_TRAVEL_QUERIES, pairs_of_keys, c->rates.pair.grad_keys);
+    return tokens_direction(c, DA_TRAVEL_KEYS, own, &all, share, pair->grad_query) +
+           tokens_direction(c, DA_TRAVEL_QUERIES, &all, own, share, pair->grad_keys);
 }
 
 static da_status reckon(choosing *c, da_split_seconds *mine) {

@@ -28,8 +28,10 @@ static inline double da_pass_pair_seconds(const da_rates *rates, da_pass pass) {
     return pass == DA_PASS_FORWARD ? rates->pair.forward : rates->pair.grad_query + rates->pair.grad_keys;
 }
 
-/* By tokens: one direction of a pass, and its pairs. Rows are gathered, and then computed with. */
-double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double pairs, double pair_seconds);
+/* By tokens: one direction of a pass, its pairs with the rank's own columns, which are computed while the others travel, and
+ * those with the others. */
+double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double own_pairs, double other_pairs,
+                           double pair_seconds);
 
 /* Of each time the longest. */
 da_split_seconds da_slowest_split(const da_split_seconds *of_ranks, int count);

@@ -9,27 +9,42 @@
 
 #define PARTS 1000 /* of a direction, in reports */
 
+/* Parcels that come, or that go. A transport that is asked for one message moves all of them, so that only the first that
+ * is still under way is looked at. */
+typedef struct moving {
+    da_parcel *parcels;
+    int count, arrived; /* the first ones, which need not be looked at any more */
+} moving;
+
 /* Transports move messages only when they are called: every report of progress is an occasion. */
 typedef struct mover {
     const da_direction *direction;
-    da_message *messages[2]; /* under way; or NULL */
-    int step, steps;         /* runs of the pass */
+    moving incoming, outgoing;
+    int step, steps; /* runs of the pass */
     bool failed;
     char failure[256]; /* the message then, which the cancelled run replaces by its own */
 } mover;
+
+static da_status look_at(const da_comm *comm, moving *m) {
+    da_status status = DA_OK;
+    bool done = true;
+    while (m->arrived < m->count && done && status == DA_OK) {
+        status = da_comm_look(comm, &m->parcels[m->arrived].message, &done);
+        m->arrived += status == DA_OK && done;
+    }
+    return status;
+}
 
 static bool move_messages(int64_t finished, int64_t total, void *user) {
     mover *m = user;
     const da_direction *direction = m->direction;
     const da_call_options *options = &direction->meeting->options;
     int64_t of_direction = (m->step * PARTS + finished * PARTS / total) / m->steps;
-    for (int k = 0; k < 2; k++) {
-        bool done = true;
-        if (m->messages[k] && da_comm_look(direction->meeting->comm, m->messages[k], &done) != DA_OK) {
-            m->failed = true;
-            snprintf(m->failure, sizeof m->failure, "%s", da_last_error_message());
-            return false;
-        }
+    const da_comm *comm = direction->meeting->comm;
+    if (look_at(comm, &m->incoming) != DA_OK || look_at(comm, &m->outgoing) != DA_OK) {
+        m->failed = true;
+        snprintf(m->failure, sizeof m->failure, "%s", da_last_error_message());
+        return false;
     }
     return !options->progress || options->progress(direction->number * PARTS + of_direction, direction->count * PARTS,
                                                    options->progress_user);
@@ -121,7 +136,8 @@ static da_status compute_step(ring *r, int step) {
     da_parcel *next = &r->incoming[(step + 1) % 2], *current = &r->incoming[step % 2];
     da_source source = step == 0 ? own_source(direction) : da_parcel_source(current, direction->cargo);
     mover m = {.direction = direction,
-               .messages = {&next->message, &r->outgoing.message},
+               .incoming = {next, 1, 0},
+               .outgoing = {&r->outgoing, 1, 0},
                .step = step,
                .steps = r->last_step + 1};
     if (step > r->last_step || (step > 0 && current->rows == 0)) {
@@ -171,10 +187,12 @@ da_status da_run_ring(const da_direction *direction) {
 
 /* ---- gathered ----------------------------------------------------------------------------------------------------- */
 
-/* Of each rank. */
 typedef struct gathering {
-    da_parcel *incoming, *outgoing;
-    da_source *sources;
+    const da_direction *direction;
+    da_parcel *incoming, *outgoing; /* of each rank */
+    da_source *sources;             /* of each rank */
+    da_carry carry;
+    bool any_come;
 } gathering;
 
 static size_t lay_out(gathering *g, int ranks, char *memory) {
@@ -191,15 +209,17 @@ size_t da_gathered_bytes(int ranks) {
 }
 
 /* Everything is received before anything is sent: so most of it need not be buffered. */
-static da_status begin_gathering(const da_direction *direction, gathering *g) {
+static da_status begin_gathering(gathering *g) {
+    const da_direction *direction = g->direction;
     const da_meeting *meeting = direction->meeting;
     da_status status = DA_OK;
     for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
-        int rank = neighbour(meeting->comm, -step);
-        status = plan_parcel(direction, rank, false, &g->incoming[rank]);
+        da_parcel *parcel = &g->incoming[neighbour(meeting->comm, -step)];
+        status = plan_parcel(direction, neighbour(meeting->comm, -step), false, parcel);
         if (status == DA_OK) {
-            status = da_parcel_receive(&g->incoming[rank], meeting, direction->cargo);
+            status = da_parcel_receive(parcel, meeting, direction->cargo);
         }
+        g->any_come |= parcel->rows > 0;
     }
     for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
         int rank = neighbour(meeting->comm, step);
@@ -207,6 +227,10 @@ static da_status begin_gathering(const da_direction *direction, gathering *g) {
         if (status == DA_OK) {
             status = da_parcel_send(&g->outgoing[rank], meeting, direction->cargo);
         }
+    }
+    if (status == DA_OK && g->any_come && direction->carry_bytes > 0) {
+        g->carry.memory = da_allocate(da_context_allocator(meeting->context), 1, direction->carry_bytes);
+        status = g->carry.memory ? DA_OK : DA_ERROR_OUT_OF_MEMORY;
     }
     return status;
 }
@@ -219,22 +243,61 @@ static da_status wait_for(const da_meeting *meeting, da_parcel *parcels) {
     return status;
 }
 
-static da_status compute_gathered(const da_direction *direction, gathering *g) {
-    const da_meeting *meeting = direction->meeting;
-    mover m = {.direction = direction, .steps = 1};
-    da_scope scope = whole_scope(direction, g->sources);
+static mover mover_of(const gathering *g, int step) {
+    int ranks = g->direction->meeting->comm->ranks;
+    return (mover){.direction = g->direction,
+                   .incoming = {g->incoming, ranks, 0},
+                   .outgoing = {g->outgoing, ranks, 0},
+                   .step = step,
+                   .steps = g->any_come ? 2 : 1};
+}
+
+/* With the columns at hand, while the others travel. */
+static da_status compute_own(gathering *g) {
+    mover m = mover_of(g, 0);
+    da_source source = own_source(g->direction);
+    g->carry.begins = true;
+    g->carry.ends = !g->any_come;
+    da_scope scope = scope_of(g->direction, &source, &g->carry);
+    return run_scope(g->direction, &scope, &m);
+}
+
+/* With all that have come. */
+static da_status compute_gathered(gathering *g) {
+    const da_meeting *meeting = g->direction->meeting;
+    mover m = mover_of(g, 1);
+    g->carry.begins = false;
+    g->carry.ends = true;
+    da_scope scope = whole_scope(g->direction, g->sources);
     scope.layout = meeting->layout;
+    scope.carry = &g->carry;
     for (int rank = 0; rank < meeting->comm->ranks; rank++) {
-        g->sources[rank] = rank == meeting->comm->rank ? own_source(direction)
-                                                       : da_parcel_source(&g->incoming[rank], direction->cargo);
+        if (g->incoming[rank].rows > 0) {
+            g->sources[rank] = da_parcel_source(&g->incoming[rank], g->direction->cargo);
+        }
     }
-    return run_scope(direction, &scope, &m);
+    return run_scope(g->direction, &scope, &m);
+}
+
+static da_status run_gathering(gathering *g) {
+    const da_meeting *meeting = g->direction->meeting;
+    da_status status = begin_gathering(g);
+    if (status == DA_OK) {
+        status = compute_own(g);
+    }
+    if (status == DA_OK) {
+        status = wait_for(meeting, g->incoming);
+    }
+    if (status == DA_OK && g->any_come) {
+        status = compute_gathered(g);
+    }
+    return status == DA_OK ? wait_for(meeting, g->outgoing) : status;
 }
 
 da_status da_run_gathered(const da_direction *direction) {
     const da_meeting *meeting = direction->meeting;
     const da_allocator *allocator = da_context_allocator(meeting->context);
-    gathering g;
+    gathering g = {.direction = direction};
     size_t bytes = da_gathered_bytes(meeting->comm->ranks);
     char *memory = da_allocate(allocator, 1, bytes);
     if (!memory) {
@@ -242,20 +305,12 @@ da_status da_run_gathered(const da_direction *direction) {
     }
     memset(memory, 0, bytes);
     lay_out(&g, meeting->comm->ranks, memory);
-    da_status status = begin_gathering(direction, &g);
-    if (status == DA_OK) {
-        status = wait_for(meeting, g.incoming);
-    }
-    if (status == DA_OK) {
-        status = compute_gathered(direction, &g);
-    }
-    if (status == DA_OK) {
-        status = wait_for(meeting, g.outgoing);
-    }
+    da_status status = run_gathering(&g);
     for (int rank = 0; rank < meeting->comm->ranks; rank++) {
         da_parcel_free(&g.incoming[rank], meeting);
         da_parcel_free(&g.outgoing[rank], meeting);
     }
+    da_release(allocator, g.carry.memory);
     da_release(allocator, memory);
     return status;
 }

@@ -21,7 +21,8 @@ typedef da_status da_run_direction(const da_direction *direction);
  * came and one's that go, and the carry. */
 da_run_direction da_run_ring;
 
-/* All columns are gathered, and rows meet them at once. Memory: all rows that come and go. */
+/* Rows meet this rank's own columns while all others are gathered, and then those at once. Memory: all rows that come and
+ * go, and the carry if any come. */
 da_run_direction da_run_gathered;
 
 /* Bytes of the lists that da_run_gathered keeps of all ranks, apart from what travels. */
