@@ -93,6 +93,17 @@ static inline const da_source *da_scope_find(const da_scope *scope, int64_t batc
     return source;
 }
 
+/* Do all columns lie in one source's tensors, row by row? Then the row of a column is its position + *shift. */
+static inline bool da_scope_finds_all(const da_scope *scope, int64_t *shift) {
+    const da_source *source = scope->sources;
+    if (scope->layout || source->kept || !source->tensors[DA_FIRST].data || source->part->piece_count != 1) {
+        return false;
+    }
+    const da_piece *piece = source->part->pieces;
+    *shift = piece->row - piece->first;
+    return piece->first <= scope->columns_first && scope->columns_end <= piece->end;
+}
+
 /* The patterns of head `head` of the call's queries. */
 static inline void da_scope_patterns(const da_scope *scope, const da_attention_config *config, int64_t head,
                                      da_head_patterns *patterns) {

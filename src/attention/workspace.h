@@ -23,4 +23,9 @@ static inline bool da_key_is_padded(const da_call_options *options, int64_t batc
             options->key_mask[batch * options->key_mask_stride[0] + j * options->key_mask_stride[1]] != 0);
 }
 
+/* May any be? */
+static inline bool da_keys_may_be_padded(const da_call_options *options) {
+    return options->key_lengths || options->key_mask;
+}
+
 #endif

@@ -52,22 +52,37 @@ static panel_visibility visibility_of(const da_key_block *block, const visible_r
 
 /* ---- key blocks ------------------------------------------------------------------------------------------------- */
 
-static void append_key(da_key_block *block, const da_key_source *source) {
-    int key = block->count++, slot = key % PANEL_KEYS, panel = key / PANEL_KEYS;
-    stage_key(block, source, slot);
-    bool finite = store_value(block, source, key);
-    block->positions[key] = source->position;
-    block->tokens[key] = source->token;
-    block->values_finite = (key == 0 || block->values_finite) && finite;
-    if (slot == 0 || source->position < block->panel_first[panel]) {
-        block->panel_first[panel] = source->position;
+/* Takes the block's last panels' first and last positions over a key at `position`. */
+static inline void add_position(da_key_block *block, int key, int32_t position) {
+    int panel = key / PANEL_KEYS;
+    bool first = key % PANEL_KEYS == 0;
+    block->positions[key] = position;
+    if (first || position < block->panel_first[panel]) {
+        block->panel_first[panel] = position;
     }
-    if (slot == 0 || source->position > block->panel_last[panel]) {
-        block->panel_last[panel] = source->position;
+    if (first || position > block->panel_last[panel]) {
+        block->panel_last[panel] = position;
     }
-    if (slot == PANEL_KEYS - 1) {
-        transpose_panel(block, panel);
+}
+
+static void append_keys(da_key_block *block, const da_key_source *source) {
+    const char *key_row = source->key, *value_row = source->value;
+    bool finite = block->count == 0 || block->values_finite;
+    for (int k = 0; k < source->count; k++) {
+        int key = block->count++, slot = key % PANEL_KEYS;
+        stage_key(block, key_row, source->key_stride, source->dtype, slot);
+        if (value_row) {
+            finite &= store_value(block, value_row, source->value_stride, source->dtype, key);
+            value_row += source->value_step;
+        }
+        key_row += source->key_step;
+        add_position(block, key, source->position + k * source->position_step);
+        block->tokens[key] = source->token + (uint32_t)k * (uint32_t)source->position_step;
+        if (slot == PANEL_KEYS - 1) {
+            transpose_panel(block, key / PANEL_KEYS);
+        }
     }
+    block->values_finite = finite;
 }
 
 static void close_block(da_key_block *block) {
@@ -131,7 +146,7 @@ const da_kernels DA_KERNELS_NAME = {.isa = DA_KERNELS_ISA,
                                     .real_size = sizeof(real),
                                     .packed_size = PACKED_SIZE,
                                     .pack_query = pack_query,
-                                    .append_key = append_key,
+                                    .append_keys = append_keys,
                                     .close_block = close_block,
                                     .set_bias = set_bias,
                                     .attend = attend,

@@ -35,13 +35,15 @@ typedef struct da_key_block {
     bool values_finite; /* no infinity and no NaN among the values */
 } da_key_block;
 
-/* Where one key row, one value row, and what goes with them come from. */
+/* Where the rows of some keys and values, at equal distances, and what goes with them come from. */
 typedef struct da_key_source {
-    const void *key, *value;
+    const void *key, *value;          /* of the first; value NULL: scores alone are wanted, of a block without values */
+    int64_t key_step, value_step;     /* from row to row, in bytes */
     int64_t key_stride, value_stride; /* between components, in elements */
     da_dtype dtype;
-    int32_t position;
-    uint32_t token;
+    int count;
+    int32_t position, position_step;
+    uint32_t token; /* steps likewise */
 } da_key_source;
 
 /* Some query rows and their running state over all patterns: the softmax's maximum and sum, and the output before
@@ -103,8 +105,8 @@ typedef struct da_kernels {
      * others multiply the scores by the tile's score_factor: give both the same. */
     void (*pack_query)(const void *query, int64_t stride, da_dtype dtype, int head_dim, double factor, int row,
                        void *queries);
-    /* Appends one key to a block that is not full. */
-    void (*append_key)(da_key_block *block, const da_key_source *source);
+    /* Appends keys to a block that has room for them. */
+    void (*append_keys)(da_key_block *block, const da_key_source *source);
     /* Completes the last panel; needed before attend. */
     void (*close_block)(da_key_block *block);
     /* Makes a tile's bias for `count` keys from their multiplicities; -infinity fills the last panel. */

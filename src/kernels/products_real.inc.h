@@ -43,16 +43,15 @@ static bool row_is_finite(const real *row, int padded_dim) {
     return vec_reduce_add(zero) == 0;
 }
 
-static void stage_key(da_key_block *block, const da_key_source *source, int slot) {
-    load_row(source->key, source->key_stride, source->dtype, block->head_dim,
-             (real *)block->staged + (int64_t)slot * block->padded_dim);
+static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
+    load_row(key, stride, dtype, block->head_dim, (real *)block->staged + (int64_t)slot * block->padded_dim);
 }
 
 /* Returns whether the value is finite. */
-static bool store_value(da_key_block *block, const da_key_source *source, int key) {
-    real *value = (real *)block->values + (int64_t)key * block->padded_dim;
-    load_row(source->value, source->value_stride, source->dtype, block->head_dim, value);
-    return row_is_finite(value, block->padded_dim);
+static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
+    real *stored = (real *)block->values + (int64_t)key * block->padded_dim;
+    load_row(value, stride, dtype, block->head_dim, stored);
+    return row_is_finite(stored, block->padded_dim);
 }
 
 static void clear_staged(da_key_block *block, int first_slot) {

@@ -126,20 +126,32 @@ static uint64_t classes_that_see(const key_walk *walk, da_segment_set held_in) {
     return seen_by;
 }
 
-/* The next key of several progressions and the segments that hold it; moves those on. */
-static int64_t next_key(progression *progressions, int count, da_segment_set *held_in) {
-    int64_t position = INT64_MAX;
+/* The next keys of several progressions, below `end`, that the same ones of them hold, at equal distances; moves those on.
+ * No keys: there are none left. */
+static void next_keys(progression *progressions, int count, int64_t end, da_key_run *keys) {
+    int64_t position = INT64_MAX, others = end; /* the next key that others hold */
+    int holders = 0, holder = 0;
+    *keys = (da_key_run){.step = 1};
     for (int k = 0; k < count; k++) {
         position = da_smaller(position, progressions[k].next);
     }
-    *held_in = 0;
+    if (position >= end) {
+        return;
+    }
     for (int k = 0; k < count; k++) {
         if (progressions[k].next == position) {
-            *held_in |= progressions[k].bit;
+            keys->held_in |= progressions[k].bit;
+            keys->step = progressions[k].rate;
             progressions[k].next += progressions[k].rate;
+            holder = k;
+            holders++;
+        } else {
+            others = da_smaller(others, progressions[k].next);
         }
     }
-    return position;
+    keys->position = position;
+    keys->count = holders == 1 ? (others - 1 - position) / keys->step + 1 : 1;
+    progressions[holder].next = position + keys->count * keys->step;
 }
 
 /* Sets of classes for which a run has been made, or is to be made. */
@@ -167,20 +179,22 @@ static void visit_part(const key_walk *walk, const progression *progressions, in
     run_list runs = {.count = 0};
     for (int run = 0; run == 0 || run < runs.count; run++) {
         progression moving[DA_MAX_PATTERNS];
-        da_segment_set held_in, last_held_in = 0;
+        da_segment_set last_held_in = 0;
+        da_key_run keys;
         uint64_t seen_by = 0;
         int belongs_to = -1;
         for (int k = 0; k < count; k++) {
             moving[k] = progressions[k];
         }
-        for (int64_t j; (j = next_key(moving, count, &held_in)) < end;) {
-            if (held_in != last_held_in) {
-                seen_by = classes_that_see(walk, held_in);
+        for (next_keys(moving, count, end, &keys); keys.count > 0; next_keys(moving, count, end, &keys)) {
+            if (keys.held_in != last_held_in) {
+                seen_by = classes_that_see(walk, keys.held_in);
                 belongs_to = seen_by != 0 ? run_of(&runs, seen_by) : -1;
-                last_held_in = held_in;
+                last_held_in = keys.held_in;
             }
             if (belongs_to == run) {
-                walk->visit(j, held_in, seen_by, walk->user);
+                keys.seen_by = seen_by;
+                walk->visit(&keys, walk->user);
             }
         }
     }

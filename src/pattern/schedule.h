@@ -69,8 +69,15 @@ int da_span_multiplicity(const da_span *span, da_segment_set kept_in, da_segment
 /* Zero keys that a query kept in `kept_in` sees. */
 int64_t da_span_zero_keys(const da_span *span, da_segment_set kept_in);
 
-/* A key of a run. seen_by: bit c is set if class c sees it; the same for all keys of a run. */
-typedef void (*da_key_visitor)(int64_t position, da_segment_set held_in, uint64_t seen_by, void *user);
+/* Keys of a run at equal distances, all held in the same segments: position, position + step, .... seen_by: bit c is set if
+ * class c sees them; the same for all keys of a run. */
+typedef struct da_key_run {
+    int64_t position, step, count;
+    da_segment_set held_in;
+    uint64_t seen_by;
+} da_key_run;
+
+typedef void (*da_key_visitor)(const da_key_run *keys, void *user);
 
 /* Visits every key that the queries of a span see, run by run, within a run in ascending order. classes[0..class_count-1]
  * are the segment sets of its classes, at most DA_MAX_CLASSES. Keys that causality or the window hide from all of the span

@@ -124,13 +124,15 @@ static void count_block(walk *w) {
     w->key_count = 0;
 }
 
-static void visit_key(int64_t position, da_segment_set held_in, uint64_t seen_by, void *user) {
+static void visit_keys(const da_key_run *keys, void *user) {
     walk *w = user;
-    if (w->key_count == w->cut->block_keys || seen_by != w->seen_by) {
-        count_block(w);
-        w->seen_by = seen_by;
+    for (int64_t k = 0; k < keys->count; k++) {
+        if (w->key_count == w->cut->block_keys || keys->seen_by != w->seen_by) {
+            count_block(w);
+            w->seen_by = keys->seen_by;
+        }
+        w->keys[w->key_count++] = keys->position + k * keys->step;
     }
-    w->keys[w->key_count++] = position;
 }
 
 /* Counts the queries from `first` on, as far as a span and its classes have room; returns where it stopped. */
@@ -142,7 +144,7 @@ static int64_t count_span(walk *w, int64_t first, int64_t end) {
         kept_in[c] = w->classes[c].kept_in;
     }
     w->key_count = 0;
-    da_span_keys(&w->span, kept_in, w->class_count, visit_key, w);
+    da_span_keys(&w->span, kept_in, w->class_count, visit_keys, w);
     count_block(w);
     w->amount[DA_WORK_SPANS] += 1;
     w->amount[DA_WORK_ROWS] += (double)(w->span.end - w->span.first);

@@ -168,9 +168,8 @@ static void pool_keys(const da_pool *pool, const da_sparse_head *head, int64_t b
         group.sum[head_dim] = (float)(variance > 0 ? variance / head_dim : 0);
         bias[keys->count] = group.present > 0 ? (float)log2(present) : -INFINITY;
         tokens += (double)group.kept;
-        head->kernels->append_key(
-            keys, &(da_key_source){
-                      .key = group.sum, .value = group.sum, .key_stride = 1, .value_stride = 1, .dtype = DA_F32});
+        head->kernels->append_keys(keys,
+                                   &(da_key_source){.key = group.sum, .key_stride = 1, .dtype = DA_F32, .count = 1});
     }
     pool->tokens[block] = (float)tokens;
 }

@@ -183,10 +183,8 @@ static void gather_keys(scorer *s, const da_sparse_head *head, int64_t *at, int6
         }
         const void *row = da_kernel_row(&rows, *at);
         s->tokens[token] = *at;
-        head->kernels->append_key(
-            &s->keys,
-            &(da_key_source){
-                .key = row, .value = row, .key_stride = rows.stride, .value_stride = rows.stride, .dtype = rows.dtype});
+        head->kernels->append_keys(
+            &s->keys, &(da_key_source){.key = row, .key_stride = rows.stride, .dtype = rows.dtype, .count = 1});
     }
     head->kernels->close_block(&s->keys);
 }

@@ -408,6 +408,7 @@ static const da_unit_pass key_pass = {
 static void run_head(worker *w, int64_t head, const da_piece *piece) {
     const da_backward_call *call = w->shared->call;
     w->head = head;
+    w->unit.columns_may_be_absent = da_keys_may_be_padded(call->options);
     w->unit.column_head = w->unit.pass->rows_are_keys ? head : w->kv_head;
     w->unit.first_tile_row = da_scope_tile_row(w->unit.scope, w->unit.batch, head);
     da_scope_patterns(w->unit.scope, call->config, head, &w->patterns);

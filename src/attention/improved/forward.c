@@ -219,6 +219,7 @@ static void run_unit(int64_t index, int thread, void *user) {
                        .pass = &forward_pass,
                        .scope = shared->scope,
                        .batch = sequence / heads,
+                       .columns_may_be_absent = da_keys_may_be_padded(call->options),
                        .column_head = w.head / (heads / call->key->shape[2])};
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
     w.unit.worker = &w;

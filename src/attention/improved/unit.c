@@ -5,6 +5,7 @@
 
 #include "core/compiler.h"
 #include "core/dtype.h"
+#include "core/numbers.h"
 #include "core/tensor.h"
 
 /* Rows of a unit: the more of them, the more often a packed column is used. What they are packed to, and their
@@ -261,6 +262,33 @@ static void set_class_bias(const da_unit *unit, const da_row_class *class) {
     unit->cut->kernels->set_bias(multiplicities, unit->columns.count, unit->bias);
 }
 
+static da_row_range rows_of(const da_unit *unit, const da_source *source, int which) {
+    const da_tensor *tensor = &source->tensors[which];
+    int64_t element = (int64_t)da_dtype_size(tensor->dtype);
+    return (da_row_range){da_tensor_row(tensor, unit->batch, 0, unit->column_head), tensor->stride[1] * element,
+                          (size_t)(tensor->shape[3] * element)};
+}
+
+/* Asks for the rows of some more of the columns that have been visited: all at once would be more than can be under way. */
+static void prefetch_next(da_unit *unit, int count) {
+    const da_columns *next = &unit->next;
+    int end = count < next->count - unit->prefetched ? unit->prefetched + count : next->count;
+    for (; unit->prefetched < end; unit->prefetched++) {
+        const da_source *source = next->sources[unit->prefetched];
+        if (source != unit->next_source) {
+            unit->next_source = source;
+            unit->next_rows[DA_FIRST] = rows_of(unit, source, DA_FIRST);
+            unit->next_rows[DA_SECOND] = rows_of(unit, source, DA_SECOND);
+        }
+        for (int which = DA_FIRST; which <= DA_SECOND; which++) {
+            const da_row_range *rows = &unit->next_rows[which];
+            for (size_t line = 0; line < rows->bytes; line += CACHE_LINE) {
+                PREFETCH_FOR_LATER(rows->first + next->rows[unit->prefetched] * rows->step + line);
+            }
+        }
+    }
+}
+
 /* Takes the block against the tiles of a class that see a column of it. */
 static void attend_class(da_unit *unit, const da_row_class *class) {
     const da_span *span = &unit->span;
@@ -275,6 +303,7 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
         bool all_later = first_column > last && span->sees_after < first_column - last;
         bool all_too_early = last_column < first && span->sees_before < first - last_column;
         if (!all_later && !all_too_early) {
+            prefetch_next(unit, unit->prefetch_share);
             unit->pass->attend_tile(unit->worker, class, row);
         }
     }
@@ -283,11 +312,18 @@ static void attend_class(da_unit *unit, const da_row_class *class) {
     }
 }
 
-static da_row_range rows_of(const da_unit *unit, const da_source *source, int which) {
-    const da_tensor *tensor = &source->tensors[which];
-    int64_t element = (int64_t)da_dtype_size(tensor->dtype);
-    return (da_row_range){da_tensor_row(tensor, unit->batch, 0, unit->column_head), tensor->stride[1] * element,
-                          (size_t)(tensor->shape[3] * element)};
+/* How many columns from `first` on lie at the same distance from each other, in the sequence and in one source's memory. */
+static int length_of_run(const da_unit *unit, int first) {
+    const da_columns *columns = &unit->columns;
+    const int64_t *positions = columns->positions, *rows = columns->rows;
+    int end = first + 1;
+    while (end < columns->count && columns->sources[end] == columns->sources[first] &&
+           positions[end] - positions[end - 1] == positions[first + 1] - positions[first] &&
+           rows[end] - rows[end - 1] == rows[first + 1] - rows[first]) {
+        end++;
+    }
+    int64_t span = relative_position(unit, positions[end - 1]) - (int64_t)relative_position(unit, positions[first]);
+    return span == positions[end - 1] - positions[first] ? end - first : 1; /* limits bend what is far off */
 }
 
 void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
@@ -296,7 +332,7 @@ void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block
     da_row_range keys = {0}, values = {0};
     da_key_source source = {0};
     block->count = 0;
-    for (int k = 0; k < columns->count; k++) {
+    for (int k = 0; k < columns->count; k += source.count) {
         int64_t position = columns->positions[k], row = columns->rows[k];
         if (columns->sources[k] != from) {
             from = columns->sources[k];
@@ -306,11 +342,16 @@ void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block
             source.value_stride = from->tensors[value].stride[3];
             source.dtype = from->tensors[key].dtype;
         }
+        source.count = length_of_run(unit, k);
+        int64_t row_step = source.count > 1 ? columns->rows[k + 1] - row : 0;
         source.key = keys.first + row * keys.step;
         source.value = values.first + row * values.step;
+        source.key_step = row_step * keys.step;
+        source.value_step = row_step * values.step;
         source.position = relative_position(unit, position);
+        source.position_step = source.count > 1 ? (int32_t)(columns->positions[k + 1] - position) : 0;
         source.token = (uint32_t)position;
-        unit->cut->kernels->append_key(block, &source);
+        unit->cut->kernels->append_keys(block, &source);
     }
     unit->cut->kernels->close_block(block);
 }
@@ -322,6 +363,15 @@ static void begin_classes(da_unit *unit) {
     unit->has_begun = true;
 }
 
+/* How many columns are to be asked for with each tile of the columns at hand, so that all are. */
+static int share_of_next(const da_unit *unit) {
+    int tile_rows = unit->cut->kernels->tile_rows, tiles = 1;
+    for (int c = 0; c < unit->class_count; c++) {
+        tiles += unit->columns.seen_by >> c & 1 ? da_unit_padded_rows(unit, &unit->classes[c]) / tile_rows : 0;
+    }
+    return unit->next.count / tiles + 1;
+}
+
 /* Takes the columns at hand against the tiles of all classes that see them. */
 static void attend_columns(da_unit *unit) {
     if (unit->columns.count == 0) {
@@ -329,6 +379,8 @@ static void attend_columns(da_unit *unit) {
     }
     begin_classes(unit);
     unit->pass->fill_block(unit->worker);
+    unit->prefetched = 0;
+    unit->prefetch_share = share_of_next(unit);
     for (int c = 0; c < unit->class_count; c++) {
         if (unit->columns.seen_by >> c & 1) {
             attend_class(unit, &unit->classes[c]);
@@ -348,21 +400,6 @@ static void take_next(da_unit *unit) {
     unit->columns = visited;
 }
 
-/* Asks for the rows of a column that was visited. */
-static void prefetch_column(da_unit *unit, const da_source *source, int64_t row) {
-    if (source != unit->next_source) {
-        unit->next_source = source;
-        unit->next_rows[DA_FIRST] = rows_of(unit, source, DA_FIRST);
-        unit->next_rows[DA_SECOND] = rows_of(unit, source, DA_SECOND);
-    }
-    for (int which = DA_FIRST; which <= DA_SECOND; which++) {
-        const da_row_range *rows = &unit->next_rows[which];
-        for (size_t line = 0; line < rows->bytes; line += CACHE_LINE) {
-            PREFETCH_FOR_LATER(rows->first + row * rows->step + line);
-        }
-    }
-}
-
 /* The classes of kinds, as far as their tiles have the columns at hand. */
 static uint64_t classes_in_reach(const da_unit *unit, uint64_t kinds) {
     uint64_t classes = 0;
@@ -372,37 +409,68 @@ static uint64_t classes_in_reach(const da_unit *unit, uint64_t kinds) {
     return classes & unit->in_reach;
 }
 
-/* Columns of a block are in ascending order: those of another group may lie before. */
-static void visit_column(int64_t position, da_segment_set held_in, uint64_t kinds, void *user) {
-    da_unit *unit = user;
-    if (kinds != unit->seen_by_kinds) {
-        unit->seen_by_kinds = kinds;
-        unit->next_seen_by = classes_in_reach(unit, kinds);
+/* Adds columns that lie row_step apart in a source's memory; they fit the block. */
+static void add_columns(da_unit *unit, const da_key_run *run, int64_t first, int count, const da_source *source,
+                        int64_t row, int64_t row_step) {
+    da_columns *next = &unit->next;
+    for (int k = 0; k < count; k++) {
+        next->positions[next->count + k] = run->position + (first + k) * run->step;
+        next->rows[next->count + k] = row + k * row_step;
+        next->sources[next->count + k] = source;
+        next->held_in[next->count + k] = run->held_in;
     }
-    uint64_t seen_by = unit->next_seen_by;
-    if (seen_by == 0) {
-        return;
-    }
-    if (unit->pass->column_is_absent && unit->pass->column_is_absent(unit->worker, position)) {
-        return;
-    }
-    int64_t row;
-    const da_source *source = da_scope_find(unit->scope, unit->batch, unit->column_head, position, &row);
-    if (!source) {
-        return;
-    }
+    next->count += count;
+}
+
+/* Room in the block to be for columns from `position` on that `seen_by` see, of another block if need be. Columns of a block
+ * are in ascending order: those of another group may lie before. */
+static int room_for(da_unit *unit, int64_t position, uint64_t seen_by) {
     int count = unit->next.count;
     if (count == unit->cut->block_keys || seen_by != unit->next.seen_by ||
         (count > 0 && position < unit->next.positions[count - 1])) {
         take_next(unit);
         unit->next.seen_by = seen_by;
     }
-    da_columns *next = &unit->next;
-    next->positions[next->count] = position;
-    next->rows[next->count] = row;
-    next->sources[next->count] = source;
-    next->held_in[next->count++] = held_in;
-    prefetch_column(unit, source, row);
+    return unit->cut->block_keys - unit->next.count;
+}
+
+/* Columns of a run one by one, where some may be absent, or lie with one source or another. */
+static void visit_each(da_unit *unit, const da_key_run *run, uint64_t seen_by) {
+    for (int64_t k = 0; k < run->count; k++) {
+        int64_t row, position = run->position + k * run->step;
+        if (unit->columns_may_be_absent && unit->pass->column_is_absent &&
+            unit->pass->column_is_absent(unit->worker, position)) {
+            continue;
+        }
+        const da_source *source = da_scope_find(unit->scope, unit->batch, unit->column_head, position, &row);
+        if (source) {
+            (void)room_for(unit, position, seen_by);
+            add_columns(unit, run, k, 1, source, row, 0);
+        }
+    }
+}
+
+static void visit_run(const da_key_run *run, void *user) {
+    da_unit *unit = user;
+    if (run->seen_by != unit->seen_by_kinds) {
+        unit->seen_by_kinds = run->seen_by;
+        unit->next_seen_by = classes_in_reach(unit, run->seen_by);
+    }
+    uint64_t seen_by = unit->next_seen_by;
+    if (seen_by == 0) {
+        return;
+    }
+    int64_t shift;
+    if ((unit->columns_may_be_absent && unit->pass->column_is_absent) || !da_scope_finds_all(unit->scope, &shift)) {
+        visit_each(unit, run, seen_by);
+        return;
+    }
+    for (int64_t k = 0; k < run->count;) {
+        int64_t position = run->position + k * run->step;
+        int count = (int)da_smaller(room_for(unit, position, seen_by), run->count - k);
+        add_columns(unit, run, k, count, unit->scope->sources, position + shift, run->step);
+        k += count;
+    }
 }
 
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
@@ -414,7 +482,7 @@ static void visit_columns(da_unit *unit, uint64_t in_reach, const da_interval *c
     unit->next_seen_by = 0;
     unit->span.columns = columns;
     unit->span.column_intervals = intervals;
-    da_span_keys(&unit->span, unit->kinds, unit->kind_count, visit_column, unit);
+    da_span_keys(&unit->span, unit->kinds, unit->kind_count, visit_run, unit);
 }
 
 /* Visits columns a group at a time, each for the classes in the blocks of rows whose tiles have it. */

@@ -74,9 +74,10 @@ typedef struct da_unit {
     const da_scope *scope;
     const da_head_patterns *patterns; /* of the head at hand */
     int64_t batch;
-    int64_t column_head; /* of the columns' tensors */
-    int64_t row_shift;   /* from a row's position to its row in the tensors */
-    da_dropout dropout;  /* of the head at hand */
+    int64_t column_head;        /* of the columns' tensors */
+    int64_t row_shift;          /* from a row's position to its row in the tensors */
+    bool columns_may_be_absent; /* false: the pass need not be asked */
+    da_dropout dropout;         /* of the head at hand */
     da_span span;
     int class_count;
     da_row_class classes[DA_MAX_CLASSES];
@@ -92,7 +93,8 @@ typedef struct da_unit {
     bool has_begun;                       /* the span's rows are packed */
     /* While some columns are attended to, the rows of the next ones, which have been visited, are on their way. */
     da_columns columns, next;
-    const da_source *next_source; /* of the column visited last */
+    int prefetched, prefetch_share; /* of the next ones: how many were asked for, and at a time */
+    const da_source *next_source;   /* of the column that was asked for last */
     da_row_range next_rows[2];
 } da_unit;
 

@@ -49,16 +49,16 @@ static uint16_t *staged_value(const da_key_block *block, int slot) {
     return (uint16_t *)block->staged + (int64_t)slot * block->padded_dim;
 }
 
-static void stage_key(da_key_block *block, const da_key_source *source, int slot) {
-    load_halves(source->key, source->key_stride, block->head_dim, key_row(block, block->count - 1));
+static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
+    load_halves(key, stride, block->head_dim, key_row(block, block->count - 1));
 }
 
 /* Returns whether the value is finite. */
-static bool store_value(da_key_block *block, const da_key_source *source, int key) {
+static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
     const __m512i exponent = _mm512_set1_epi32(0x7f807f80);
     uint16_t *staged = staged_value(block, key % PANEL_KEYS);
     __mmask32 beyond = 0;
-    load_halves(source->value, source->value_stride, block->head_dim, staged);
+    load_halves(value, stride, block->head_dim, staged);
     for (int c = 0; c < block->padded_dim; c += 32) {
         __mmask32 here = block->padded_dim - c < 32 ? 0xffff : 0xffffffff;
         __m512i halves = _mm512_and_si512(_mm512_maskz_loadu_epi16(here, staged + c), exponent);

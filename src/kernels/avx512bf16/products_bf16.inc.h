@@ -34,8 +34,8 @@ static uint16_t *staged_row(da_key_block *block, int slot) {
     return (uint16_t *)block->staged + (int64_t)slot * block->padded_dim;
 }
 
-static void stage_key(da_key_block *block, const da_key_source *source, int slot) {
-    load_halves(source->key, source->key_stride, block->head_dim, staged_row(block, slot));
+static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
+    load_halves(key, stride, block->head_dim, staged_row(block, slot));
 }
 
 static void clear_staged(da_key_block *block, int first_slot) {
@@ -66,12 +66,12 @@ static void transpose_panel(da_key_block *block, int index) {
 }
 
 /* Returns whether the value is finite. An even key leaves zeros in the place of its neighbour, which may not come. */
-static bool store_value(da_key_block *block, const da_key_source *source, int key) {
+static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
     uint16_t components[DA_MAX_HEAD_DIM];
     uint32_t *pairs = (uint32_t *)block->values + (int64_t)(key / 2) * block->padded_dim;
     uint32_t largest = 0, shift = key % 2 == 0 ? 0 : 16;
     int c = 0;
-    load_halves(source->value, source->value_stride, block->head_dim, components);
+    load_halves(value, stride, block->head_dim, components);
     __m512i exponents = _mm512_setzero_si512(), exponent_bits = _mm512_set1_epi32(0x7f80);
     for (; c + VEC_LANES <= block->head_dim; c += VEC_LANES) {
         __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(components + c)));
