@@ -134,11 +134,13 @@ typedef struct da_kernels {
     /* Sum of a[c] * b[c] over two rows of tensors. */
     double (*dot)(const void *a, int64_t a_stride, const void *b, int64_t b_stride, da_dtype dtype, int head_dim);
     /* NULL, with the rest, but in the tables for f32 tensors: for estimates of attention, in f32.
-     * Adds a row of a tensor (not of f64) to sum[head_dim]; returns its squared length. */
-    float (*add_row)(const void *row, int64_t stride, da_dtype dtype, int head_dim, float *sum);
+     * Adds `count` rows of a tensor (not of f64), `step` bytes apart, to sum[head_dim]; returns the sum of their squared
+     * lengths. */
+    float (*add_rows)(const void *row, int64_t step, int count, int64_t stride, da_dtype dtype, int head_dim,
+                      float *sum);
     /* Scores of the rows of a tile with the keys of a closed block, plus the tile's bias; who sees whom plays no part. */
     void (*score)(const da_key_block *block, const da_query_tile *tile);
-    /* Of each of `groups` groups, of `group` consecutive scores each: a maximum, the group's or that of all, and the sum of
+    /* Of each of `groups` groups, of `group` consecutive scores each: a maximum, that of all, and the sum of
      * 2^(score - maximum); -infinity and 0 where no score is above -infinity, or all are too small beside the maximum. bias:
      * NULL, or to be added to the scores. group * groups <= DA_BLOCK_KEYS. */
     void (*reduce_groups)(const float *scores, const float *bias, int group, int groups, float *maximum, float *sum);

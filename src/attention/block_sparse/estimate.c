@@ -27,6 +27,7 @@ void da_strip_lay_out(da_strip *strip, const da_sparse_head *head, const da_pool
     size_t most = (size_t)strip->most_blocks, rows = most * (size_t)strip->slots;
     strip->pair_memory = da_arena_take(arena, most * blocks, sizeof(double));
     strip->pattern_memory = da_arena_take(arena, most * blocks, 1);
+    strip->pool = da_arena_take(arena, most * blocks, 1);
     strip->maximum = da_arena_take(arena, rows * blocks, sizeof(float));
     strip->sum = da_arena_take(arena, rows * blocks, sizeof(float));
     strip->queries = da_arena_take(arena, (rows + tile) * (size_t)pools->padded_dim, sizeof(float));
@@ -61,24 +62,23 @@ static void pack_queries(const da_strip *strip, const da_sparse_head *head, cons
     }
 }
 
-/* Of the tiles of a row's block at first..end-1, does the pool have some? all: does it have all? */
-static bool row_has(const da_strip *strip, const da_pools *pools, int pool, int row, int64_t first, int64_t end,
-                    bool *all) {
-    const da_tile_row *tiles = &strip->rows[row / strip->slots];
-    bool some = false;
-    *all = true;
-    for (int64_t block = first; block < end; block++) {
-        bool has = tiles->pairs[block] > 0 && pools->of_pattern[tiles->pattern[block]] == pool;
-        some |= has;
-        *all &= has;
+static const uint8_t *pools_of_row(const da_strip *strip, const da_sparse_head *head, int row) {
+    return strip->pool + row / strip->slots * head->blocks;
+}
+
+/* How many of `count` tiles a pool has. */
+static int64_t count_of_pool(const uint8_t *pool_of, int pool, int64_t count) {
+    int64_t has = 0;
+    for (int64_t block = 0; block < count; block++) {
+        has += pool_of[block] == pool;
     }
-    return some;
+    return has;
 }
 
 /* Reduces a row's scores to one maximum and sum for each tile at first..end-1 that the pool has. */
 static void reduce_row(da_strip *strip, const da_sparse_head *head, const da_pools *pools, int pool, int row,
                        const float *scores, int64_t first, int64_t end, bool all) {
-    const da_tile_row *tiles = &strip->rows[row / strip->slots];
+    const uint8_t *pool_of = pools_of_row(strip, head, row);
     float *maximum = strip->maximum + row * head->blocks, *sum = strip->sum + row * head->blocks;
     int group = pools->pool[pool].key_groups, count = (int)(end - first);
     if (all) {
@@ -87,7 +87,7 @@ static void reduce_row(da_strip *strip, const da_sparse_head *head, const da_poo
     }
     head->kernels->reduce_groups(scores, NULL, group, count, strip->tile_maximum, strip->tile_sum);
     for (int64_t block = first; block < end; block++) {
-        if (tiles->pairs[block] > 0 && pools->of_pattern[tiles->pattern[block]] == pool) {
+        if (pool_of[block] == pool) {
             maximum[block] = strip->tile_maximum[block - first];
             sum[block] = strip->tile_sum[block - first];
         }
@@ -99,9 +99,10 @@ static void score_key_block(da_strip *strip, const da_sparse_head *head, const d
     int tile_rows = head->kernels->tile_rows, rows = row_count(strip);
     int64_t first = index * pool->tiles_at_a_time, end = da_smaller(first + pool->tiles_at_a_time, head->blocks);
     for (int at = 0; at < rows; at += tile_rows) {
-        bool scored = false, all;
+        bool scored = false;
         for (int r = 0; r < tile_rows && at + r < rows; r++) {
-            if (!row_has(strip, pools, p, at + r, first, end, &all)) {
+            int64_t has = count_of_pool(pools_of_row(strip, head, at + r) + first, p, end - first);
+            if (has == 0) {
                 continue;
             }
             if (!scored) {
@@ -112,7 +113,8 @@ static void score_key_block(da_strip *strip, const da_sparse_head *head, const d
                 head->kernels->score(&pool->keys[index], &tile);
                 scored = true;
             }
-            reduce_row(strip, head, pools, p, at + r, strip->scores + r * DA_BLOCK_KEYS, first, end, all);
+            reduce_row(strip, head, pools, p, at + r, strip->scores + r * DA_BLOCK_KEYS, first, end,
+                       has == end - first);
         }
     }
 }
@@ -124,23 +126,24 @@ static void score_key_block(da_strip *strip, const da_sparse_head *head, const d
 static void make_masses(da_strip *strip, const da_sparse_head *head, const da_pools *pools, int row) {
     const da_tile_row *tiles = &strip->rows[row / strip->slots];
     float *maximum = strip->maximum + row * head->blocks, *mass = strip->sum + row * head->blocks;
+    const uint8_t *pool_of = pools_of_row(strip, head, row);
     float largest = -INFINITY;
-    double total = 0;
+    double total[4] = {0}; /* so that one addition need not wait for the last */
     for (int64_t block = 0; block < head->blocks; block++) {
         largest = maximum[block] > largest ? maximum[block] : largest;
     }
     head->kernels->weigh(maximum, mass, isfinite(largest) ? largest : 0, head->blocks, mass);
     for (int64_t block = 0; block < head->blocks; block++) {
-        if (!(tiles->pairs[block] > 0)) {
+        if (pool_of[block] == DA_NO_POOL) {
             mass[block] = 0;
             continue;
         }
-        float tokens = pools->pool[pools->of_pattern[tiles->pattern[block]]].tokens[block];
-        mass[block] *= (float)tiles->pairs[block] / tokens;
-        mass[block] = isfinite(mass[block]) ? mass[block] : 1e30F;
-        total += (double)mass[block];
+        mass[block] *= (float)tiles->pairs[block] / pools->pool[pool_of[block]].tokens[block];
+        mass[block] = mass[block] <= 1e30F ? mass[block] : 1e30F;
+        total[block % 4] += (double)mass[block];
     }
-    float factor = total > 0 ? (float)(1 / total) : 0;
+    double all = total[0] + total[1] + total[2] + total[3];
+    float factor = all > 0 ? (float)(1 / all) : 0;
     for (int64_t block = 0; block < head->blocks; block++) {
         mass[block] *= factor;
     }
@@ -165,6 +168,11 @@ void da_strip_estimate(da_strip *strip, const da_sparse_head *head, const da_poo
     int rows = row_count(strip);
     for (int k = 0; k < strip->block_count; k++) {
         da_tile_row_count(&head->patterns, head->block_size, strip->block[k], &strip->rows[k]);
+        for (int64_t block = 0; block < head->blocks; block++) {
+            bool has = strip->rows[k].pairs[block] > 0;
+            strip->pool[k * head->blocks + block] =
+                has ? (uint8_t)pools->of_pattern[strip->rows[k].pattern[block]] : DA_NO_POOL;
+        }
     }
     for (int64_t k = 0; k < rows * head->blocks; k++) {
         strip->maximum[k] = -INFINITY;

@@ -8,6 +8,8 @@
 /* Blocks of queries are estimated a few at a time, so that their pooled queries fill tiles. */
 #define DA_STRIP_ROWS 12
 
+#define DA_NO_POOL UINT8_MAX
+
 /* One thread's memory, and its result. Pooled queries of a block stand for slots: equal stretches of its positions, as many
  * as the finest pool has. */
 typedef struct da_strip {
@@ -19,9 +21,10 @@ typedef struct da_strip {
     da_tile_row rows[DA_STRIP_ROWS]; /* of each block */
     double *pair_memory;
     uint8_t *pattern_memory;
-    float *maximum, *sum;           /* [rows][blocks] */
-    float *queries;                 /* packed, of one pool */
-    float *scores;                  /* [tile_rows][DA_BLOCK_KEYS] */
+    uint8_t *pool;        /* [most_blocks][blocks]: that estimates each tile; DA_NO_POOL where there is no pair */
+    float *maximum, *sum; /* [rows][blocks] */
+    float *queries;       /* packed, of one pool */
+    float *scores;        /* [tile_rows][DA_BLOCK_KEYS] */
     float *tile_maximum, *tile_sum; /* [DA_BLOCK_KEYS] */
     float *mass;                    /* [most_blocks][blocks]: the mean of a block's slots */
 } da_strip;

@@ -44,18 +44,23 @@ void da_kernel_rows_of(da_kernel_rows *rows, const da_tensor *tensor, int64_t ba
 /* Rounds a row of f64. */
 const void *da_kernel_round(da_kernel_rows *rows, const char *row);
 
-/* How far ahead of their use rows are asked for: a multiple of most rates, so that it is rows that are kept. */
-#define DA_PREFETCH_POSITIONS 16
+/* How many rows ahead of their use others are asked for. */
+#define DA_PREFETCH_ROWS 16
 
-/* Row i, with stride and data type of `rows`; holds until the next. */
-static inline const void *da_kernel_row(da_kernel_rows *rows, int64_t i) {
+/* Row i, with stride and data type of `rows`; holds until the next. After it, `count` rows, `rate` apart, are to be read (one
+ * where rows are rounded). */
+static inline const void *da_kernel_run(da_kernel_rows *rows, int64_t i, int64_t rate, int count) {
     const char *row = rows->first + i * rows->step;
-    if (i + DA_PREFETCH_POSITIONS < rows->n) {
+    for (int64_t k = DA_PREFETCH_ROWS; k < DA_PREFETCH_ROWS + count && i + k * rate < rows->n; k++) {
         for (size_t line = 0; line < rows->prefetched; line += DA_CACHE_LINE) {
-            PREFETCH(row + DA_PREFETCH_POSITIONS * rows->step + (int64_t)line);
+            PREFETCH(row + k * rate * rows->step + (int64_t)line);
         }
     }
     return rows->rounds ? da_kernel_round(rows, row) : row;
+}
+
+static inline const void *da_kernel_row(da_kernel_rows *rows, int64_t i) {
+    return da_kernel_run(rows, i, 1, 1);
 }
 
 /* The first token from `from` on that a pattern keeps; n: there is none. */

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "attention/block_sparse/rank.h"
 #include "attention/block_sparse/tally.h"
 #include "core/dtype.h"
 #include "core/numbers.h"
@@ -30,7 +29,6 @@ size_t da_learner_worker(const da_learner *learner, char *memory, da_choice_work
            scratch = da_sparse_scratch_lay_out(&w->patterns, NULL, learner->head.blocks);
     da_strip_lay_out(&w->strip, &learner->head, &learner->pools, &arena);
     w->values = da_arena_take(&arena, blocks, sizeof(float));
-    w->order = da_arena_take(&arena, blocks, sizeof *w->order);
     w->candidates = da_arena_take(&arena, blocks, sizeof(int32_t));
     w->kept = da_arena_take(&arena, blocks * (size_t)w->strip.most_blocks, sizeof(int32_t));
     char *patterns = da_arena_take(&arena, scratch, 1);
@@ -241,22 +239,46 @@ double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, do
 
 /* ---- largest values -------------------------------------------------------------------------------------------------- */
 
-/* Largest values first, of equal ones the first candidate, in numbers that all differ: bits of values, none of which is
- * negative, have their order. */
-static uint64_t order_of(const da_choice_worker *w, int64_t index) {
-    return (uint64_t)(UINT32_MAX - da_bits_from_float(w->values[index])) << 32 | (uint32_t)w->candidates[index];
+/* Counts below 2^31, which a compiler adds up several at a time. */
+static int32_t count_from(const float *values, int64_t count, float least) {
+    int32_t reached = 0;
+    for (int64_t k = 0; k < count; k++) {
+        reached += values[k] >= least;
+    }
+    return reached;
 }
 
-int64_t da_keep_largest(da_choice_worker *w, int64_t count, int64_t budget, int32_t *kept) {
-    int64_t kept_count = 0;
+/* A number that `budget` of the values reach, or more if some are equal: by halving between the bits of numbers, none of
+ * which is negative, so that their order is that of the numbers. */
+static float threshold_of(const float *values, int64_t count, int64_t budget) {
+    float smallest = INFINITY, largest = 0;
     for (int64_t k = 0; k < count; k++) {
-        w->order[k] = order_of(w, k);
+        smallest = values[k] < smallest ? values[k] : smallest;
+        largest = values[k] > largest ? values[k] : largest;
     }
-    uint64_t last = da_number_of_rank(w->order, count, budget - 1);
-    for (int64_t k = 0; k < count; k++) {
-        if (order_of(w, k) <= last) {
-            kept[kept_count++] = w->candidates[k];
+    uint32_t low = da_bits_from_float(smallest), high = da_bits_from_float(largest) + 1;
+    while (high > low && high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        int64_t reached = count_from(values, count, da_float_from_bits(middle));
+        if (reached == budget) {
+            return da_float_from_bits(middle);
         }
+        low = reached > budget ? middle : low;
+        high = reached > budget ? high : middle;
+    }
+    return da_float_from_bits(low);
+}
+
+int64_t da_keep_largest(const da_choice_worker *w, int64_t count, int64_t budget, int32_t *kept) {
+    float threshold = threshold_of(w->values, count, budget);
+    int64_t kept_count = 0, above = 0;
+    for (int64_t k = 0; k < count; k++) {
+        above += w->values[k] > threshold;
+    }
+    for (int64_t k = 0, equal = budget - above; k < count; k++) {
+        bool keeps = w->values[k] > threshold || (w->values[k] == threshold && equal-- > 0);
+        kept[kept_count] = w->candidates[k]; /* to be overwritten if it is not kept */
+        kept_count += keeps;
     }
     return kept_count;
 }

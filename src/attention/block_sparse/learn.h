@@ -27,7 +27,6 @@ typedef struct da_choice_worker {
     da_strip strip;
     da_sparse_scratch patterns;
     float *values;       /* [blocks] */
-    uint64_t *order;     /* [blocks] */
     int32_t *candidates; /* [blocks] */
     int32_t *kept;       /* [most_blocks][blocks] */
 } da_choice_worker;
@@ -63,6 +62,6 @@ float da_learner_threshold(const da_learner *learner, double target);
 double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, double target);
 
 /* Keeps `budget` >= 1 of worker->candidates, those with the largest values; of equals the first. Returns how many. */
-int64_t da_keep_largest(da_choice_worker *worker, int64_t count, int64_t budget, int32_t *kept);
+int64_t da_keep_largest(const da_choice_worker *worker, int64_t count, int64_t budget, int32_t *kept);
 
 #endif

@@ -74,7 +74,8 @@ void da_pools_lay_out(da_pools *pools, const da_sparse_head *head, da_arena *are
 
 /* What a thread has beside the panels that it fills. */
 typedef struct scratch {
-    void *staged, *values;
+    void *staged;
+    float *means; /* [DA_BLOCK_KEYS][padded_dim] */
     int32_t *positions;
     uint32_t *tokens;
 } scratch;
@@ -83,7 +84,7 @@ static size_t lay_out_scratch(scratch *s, const da_pools *pools, const da_sparse
     da_arena arena = {memory, 0};
     size_t padded = (size_t)pools->padded_dim;
     s->staged = da_arena_take(&arena, (size_t)head->kernels->panel_keys * padded, sizeof(float));
-    s->values = da_arena_take(&arena, DA_BLOCK_KEYS * padded, sizeof(float));
+    s->means = da_arena_take(&arena, DA_BLOCK_KEYS * padded, sizeof *s->means);
     s->positions = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *s->positions);
     s->tokens = da_arena_take(&arena, DA_BLOCK_KEYS, sizeof *s->tokens);
     return rounded_up(arena.used);
@@ -96,41 +97,54 @@ size_t da_pools_scratch(const da_pools *pools, const da_sparse_head *head) {
 
 /* ---- filling ----------------------------------------------------------------------------------------------------- */
 
-/* Sums over the tokens of a group. */
-typedef struct group_sum {
+/* Of the tokens of a group. */
+typedef struct group {
     int64_t kept, present; /* kept by the pattern; and not padded */
     double squares;
-    float sum[DA_MAX_HEAD_DIM + 1];
-} group_sum;
+    float *sum; /* [dim]; then the mean, and the term of the variance */
+} group;
+
+/* Adds `count` tokens from i on, `rate` apart. */
+static void add_run(const da_sparse_head *head, da_kernel_rows *rows, bool of_keys, int64_t i, int64_t rate,
+                    int64_t count, group *to) {
+    bool one_by_one = rows->rounds || (of_keys && da_keys_may_be_padded(head->options));
+    int at_a_time = one_by_one ? 1 : (int)count;
+    for (int64_t k = 0; k < count; k += at_a_time) {
+        if (one_by_one && of_keys && da_key_is_padded(head->options, head->batch, i + k * rate)) {
+            continue;
+        }
+        const void *row = da_kernel_run(rows, i + k * rate, rate, at_a_time);
+        to->present += at_a_time;
+        to->squares += (double)head->kernels->add_rows(row, rate * rows->step, at_a_time, rows->stride, rows->dtype,
+                                                       (int)rows->head_dim, to->sum);
+    }
+}
 
 /* rows: of keys, or of queries. */
 static void add_group(const da_sparse_head *head, const da_head_pattern *pattern, da_kernel_rows *rows, bool of_keys,
-                      int64_t first, int64_t end, group_sum *group) {
-    int head_dim = (int)rows->head_dim;
-    bool all = pattern->rate == 1;
-    group->kept = group->present = 0;
-    group->squares = 0;
-    memset(group->sum, 0, (size_t)(head_dim + 1) * sizeof *group->sum);
-    for (int64_t i = all ? first : da_sparse_next_kept(pattern, head->n, first); i < end;
-         i = all ? i + 1 : da_sparse_next_kept(pattern, head->n, i + 1)) {
-        group->kept++;
-        if (of_keys && da_key_is_padded(head->options, head->batch, i)) {
-            continue;
-        }
-        group->present++;
-        group->squares +=
-            (double)head->kernels->add_row(da_kernel_row(rows, i), rows->stride, rows->dtype, head_dim, group->sum);
+                      int64_t first, int64_t end, group *to) {
+    to->kept = to->present = 0;
+    to->squares = 0;
+    memset(to->sum, 0, (size_t)rows->head_dim * sizeof *to->sum);
+    for (int64_t at = first; at < end;) {
+        int64_t i = da_sparse_next_kept(pattern, head->n, at);
+        int64_t stop = da_smaller(end, i < end ? da_segment_end(pattern, head->n, i) : end);
+        int64_t count = i < stop ? (stop - 1 - i) / pattern->rate + 1 : 0;
+        to->kept += count;
+        add_run(head, rows, of_keys, i, pattern->rate, count, to);
+        at = stop;
     }
 }
 
 /* Turns sums into the mean, times factor; returns the mean's squared length. */
-static double take_mean(group_sum *group, int head_dim, double factor) {
-    double squares = 0;
+static double take_mean(group *of, int head_dim, double factor) {
+    float times = (float)(factor / (double)(of->present > 0 ? of->present : 1));
+    float squares[4] = {0}; /* so that one addition need not wait for the last */
     for (int c = 0; c < head_dim; c++) {
-        group->sum[c] *= (float)(factor / (double)(group->present > 0 ? group->present : 1));
-        squares += (double)group->sum[c] * (double)group->sum[c];
+        of->sum[c] *= times;
+        squares[c % 4] += of->sum[c] * of->sum[c];
     }
-    return squares;
+    return (double)(squares[0] + squares[1] + squares[2] + squares[3]);
 }
 
 static int64_t group_end(const da_sparse_head *head, int64_t block, int64_t first, int64_t span) {
@@ -143,33 +157,36 @@ static void pool_queries(const da_pools *pools, const da_pool *pool, const da_sp
     da_kernel_rows_of(&rows, head->query, head->batch, head->head);
     for (int g = 0; g < pool->query_groups; g++) {
         int64_t first = block * head->block_size + g * pool->query_span;
-        float *out = pool->queries + (block * pool->query_groups + g) * pools->dim;
-        group_sum group;
-        add_group(head, pool->pattern, &rows, false, first, group_end(head, block, first, pool->query_span), &group);
-        double squares = take_mean(&group, head_dim, head->factor);
-        /* In units of log 2, v <q, q> / 2 is v ln 2 / 2 times the square of what is stored. */
-        group.sum[head_dim] = (float)(squares * 0.5 * 0.69314718055994530942);
-        memcpy(out, group.sum, (size_t)pools->dim * sizeof(float));
+        group of = {.sum = pool->queries + (block * pool->query_groups + g) * pools->dim};
+        add_group(head, pool->pattern, &rows, false, first, group_end(head, block, first, pool->query_span), &of);
+        double squares = take_mean(&of, head_dim, head->factor);
+        if (pools->dim >
+            head_dim) { /* in units of log 2, v <q, q> / 2 is v ln 2 / 2 times the square of what is stored */
+            of.sum[head_dim] = (float)(squares * 0.5 * 0.69314718055994530942);
+        }
     }
 }
 
-/* Appends the groups of a block to its key block. */
-static void pool_keys(const da_pool *pool, const da_sparse_head *head, int64_t block, da_key_block *keys, float *bias) {
+/* The means of a block's groups, to rows of padded_dim components; and the logarithms of their tokens. */
+static void pool_keys(const da_pools *pools, const da_pool *pool, const da_sparse_head *head, int64_t block,
+                      float *means, float *bias) {
     int head_dim = (int)head->key->shape[3];
     double tokens = 0;
     da_kernel_rows rows;
     da_kernel_rows_of(&rows, head->key, head->batch, head->key_head);
     for (int g = 0; g < pool->key_groups; g++) {
         int64_t first = block * head->block_size + g * pool->key_span;
-        group_sum group;
-        add_group(head, pool->pattern, &rows, true, first, group_end(head, block, first, pool->key_span), &group);
-        double present = (double)(group.present > 0 ? group.present : 1), squares = take_mean(&group, head_dim, 1);
-        double variance = group.squares / present - squares;
-        group.sum[head_dim] = (float)(variance > 0 ? variance / head_dim : 0);
-        bias[keys->count] = group.present > 0 ? (float)log2(present) : -INFINITY;
-        tokens += (double)group.kept;
-        head->kernels->append_keys(keys,
-                                   &(da_key_source){.key = group.sum, .key_stride = 1, .dtype = DA_F32, .count = 1});
+        group of = {.sum = means + g * pools->padded_dim};
+        add_group(head, pool->pattern, &rows, true, first, group_end(head, block, first, pool->key_span), &of);
+        double present = (double)(of.present > 0 ? of.present : 1), squares = take_mean(&of, head_dim, 1);
+        double variance = of.squares / present - squares;
+        if (pools->dim > head_dim) {
+            of.sum[head_dim] = (float)(variance > 0 ? variance / head_dim : 0);
+        }
+        bias[g] = of.present == DA_POOLED_KEYS ? (float)DA_LOG2_POOLED_KEYS
+                  : of.present > 0             ? (float)log2(present)
+                                               : -INFINITY;
+        tokens += (double)of.kept;
     }
     pool->tokens[block] = (float)tokens;
 }
@@ -179,18 +196,24 @@ static void fill_key_block(const da_pools *pools, const da_pool *pool, const da_
     da_key_block *keys = &pool->keys[index];
     float *bias = pool->bias + index * DA_BLOCK_KEYS;
     int64_t first = index * pool->tiles_at_a_time, end = da_smaller(first + pool->tiles_at_a_time, head->blocks);
+    int count = (int)(end - first) * pool->key_groups;
     keys->count = 0;
     keys->staged = s->staged;
-    keys->values = s->values;
     keys->positions = s->positions;
     keys->tokens = s->tokens;
     for (int64_t block = first; block < end; block++) {
-        pool_keys(pool, head, block, keys, bias);
+        int64_t done = (block - first) * pool->key_groups;
+        pool_keys(pools, pool, head, block, s->means + done * pools->padded_dim, bias + done);
         pool_queries(pools, pool, head, block);
     }
-    for (int key = keys->count; key < DA_BLOCK_KEYS; key++) {
+    for (int key = count; key < DA_BLOCK_KEYS; key++) {
         bias[key] = -INFINITY;
     }
+    head->kernels->append_keys(keys, &(da_key_source){.key = s->means,
+                                                      .key_step = pools->padded_dim * (int64_t)sizeof *s->means,
+                                                      .key_stride = 1,
+                                                      .dtype = DA_F32,
+                                                      .count = count});
     head->kernels->close_block(keys);
 }
 

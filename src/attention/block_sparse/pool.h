@@ -12,6 +12,7 @@
 
 #define DA_POOLED_QUERIES 64
 #define DA_POOLED_KEYS 4
+#define DA_LOG2_POOLED_KEYS 2
 
 /* Pools of the tokens that one or more patterns keep. Groups lie in one block each. */
 typedef struct da_pool {

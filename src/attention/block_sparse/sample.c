@@ -164,27 +164,72 @@ static bool sees_between(const da_sampled_query *query, int64_t first, int64_t e
     return false;
 }
 
+/* Adds keys i to i + count - 1 to those gathered. */
+static void append_keys(scorer *s, const da_sparse_head *head, da_kernel_rows *rows, int64_t i, int count) {
+    for (int k = 0; k < count; k++) {
+        s->tokens[s->keys.count + k] = i + k;
+    }
+    const void *row = da_kernel_run(rows, i, 1, count);
+    head->kernels->append_keys(
+        &s->keys,
+        &(da_key_source){
+            .key = row, .key_step = rows->step, .key_stride = rows->stride, .dtype = rows->dtype, .count = count});
+}
+
+/* Notes which of the keys first..end-1, all gathered, a pattern keeps. */
+static void mark_kept(const da_head_pattern *pattern, int64_t n, int64_t first, int64_t end, uint8_t *keeps) {
+    memset(keeps, pattern->rate == 1, (size_t)(end - first));
+    for (int64_t at = first; pattern->rate > 1 && at < end;) {
+        int64_t i = da_sparse_next_kept(pattern, n, at), stop = i < end ? da_segment_end(pattern, n, i) : end;
+        stop = da_smaller(stop, end);
+        for (; i < stop; i += pattern->rate) {
+            keeps[i - first] = 1;
+        }
+        at = stop;
+    }
+}
+
+/* Gathers keys where some pattern keeps all and none is padded: those of [first, end), at most DA_BLOCK_KEYS. */
+static void gather_run(scorer *s, const da_sparse_head *head, da_kernel_rows *rows, int64_t first, int64_t end) {
+    const da_head_patterns *patterns = &head->patterns;
+    for (int p = 0; p < patterns->count; p++) {
+        mark_kept(&patterns->pattern[p], head->n, first, end, s->keeps + p * DA_BLOCK_KEYS);
+    }
+    int at_a_time = rows->rounds ? 1 : DA_PREFETCH_ROWS / 2;
+    for (int64_t i = first; i < end; i += at_a_time) {
+        append_keys(s, head, rows, i, (int)da_smaller(at_a_time, end - i));
+    }
+}
+
+/* Adds key i to those gathered if some pattern keeps it and it is not padded. */
+static void gather_key(scorer *s, const da_sparse_head *head, da_kernel_rows *rows, int64_t i) {
+    bool kept = false;
+    for (int p = 0; p < head->patterns.count; p++) {
+        bool keeps = da_pattern_keeps(&head->patterns.pattern[p], i);
+        s->keeps[p * DA_BLOCK_KEYS + s->keys.count] = keeps;
+        kept |= keeps;
+    }
+    if (kept && !da_key_is_padded(head->options, head->batch, i)) {
+        append_keys(s, head, rows, i, 1);
+    }
+}
+
 /* Gathers the keys of [*at, end) that some pattern keeps, until there are DA_BLOCK_KEYS, and moves *at on. */
 static void gather_keys(scorer *s, const da_sparse_head *head, int64_t *at, int64_t end) {
-    const da_head_patterns *patterns = &head->patterns;
+    bool all_kept = false;
     da_kernel_rows rows;
     da_kernel_rows_of(&rows, head->key, head->batch, head->key_head);
+    for (int p = 0; p < head->patterns.count; p++) {
+        all_kept |= head->patterns.pattern[p].rate == 1;
+    }
     s->keys.count = 0;
+    if (all_kept && !da_keys_may_be_padded(head->options)) {
+        int64_t first = *at;
+        *at = da_smaller(end, first + DA_BLOCK_KEYS);
+        gather_run(s, head, &rows, first, *at);
+    }
     for (; *at < end && s->keys.count < DA_BLOCK_KEYS; ++*at) {
-        int token = s->keys.count;
-        bool kept = false;
-        for (int p = 0; p < patterns->count; p++) {
-            bool keeps = patterns->pattern[p].rate == 1 || da_pattern_keeps(&patterns->pattern[p], *at);
-            s->keeps[p * DA_BLOCK_KEYS + token] = keeps;
-            kept |= keeps;
-        }
-        if (!kept || da_key_is_padded(head->options, head->batch, *at)) {
-            continue;
-        }
-        const void *row = da_kernel_row(&rows, *at);
-        s->tokens[token] = *at;
-        head->kernels->append_keys(
-            &s->keys, &(da_key_source){.key = row, .key_stride = rows.stride, .dtype = rows.dtype, .count = 1});
+        gather_key(s, head, &rows, *at);
     }
     head->kernels->close_block(&s->keys);
 }
