@@ -98,13 +98,16 @@ static void close_block(da_key_block *block) {
     transpose_panel(block, block->count / PANEL_KEYS);
 }
 
+/* log2 of a key's multiplicity, which mostly is one of a few. */
+static real logarithm_of(int multiplicity) {
+    static const real few[] = {(real)-INFINITY, 0, 1, (real)1.58496250072115618145, 2};
+    return multiplicity < (int)(sizeof few / sizeof *few) ? few[multiplicity] : (real)log2((double)multiplicity);
+}
+
 static void set_bias(const uint8_t *multiplicities, int count, void *bias) {
-    real *out = bias, logarithm = 0;
+    real *out = bias;
     for (int key = 0; key < count; key++) {
-        if (key == 0 || multiplicities[key] != multiplicities[key - 1]) {
-            logarithm = (real)log2((double)multiplicities[key]);
-        }
-        out[key] = logarithm;
+        out[key] = logarithm_of(multiplicities[key]);
     }
     for (int key = count; key % PANEL_KEYS != 0; key++) {
         out[key] = (real)-INFINITY;
@@ -113,14 +116,15 @@ static void set_bias(const uint8_t *multiplicities, int count, void *bias) {
 
 static void store_row(const void *accumulator, double factor, da_dtype dtype, int head_dim, void *out, int64_t stride) {
     real row[DA_MAX_HEAD_DIM];
+    bool as_it_is = stride == 1 && dtype == (DA_REAL_IS_DOUBLE ? DA_F64 : DA_F32);
+    real *scaled = as_it_is ? out : row;
     for (int c = 0; c < head_dim; c++) {
-        row[c] = ((const real *)accumulator)[c] * (real)factor;
+        scaled[c] = ((const real *)accumulator)[c] * (real)factor;
     }
-    int done = 0;
-    if (stride == 1 && dtype == (DA_REAL_IS_DOUBLE ? DA_F64 : DA_F32)) {
-        memcpy(out, row, (size_t)head_dim * sizeof(real));
+    if (as_it_is) {
         return;
     }
+    int done = 0;
 #if !DA_REAL_IS_DOUBLE
     if (stride == 1 && dtype == DA_F16) {
         for (; done + VEC_LANES <= head_dim; done += VEC_LANES) {

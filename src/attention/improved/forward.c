@@ -6,10 +6,12 @@
 #include "attention/improved/passes.h"
 #include "attention/improved/unit.h"
 #include "attention/job.h"
+#include "core/compiler.h"
 #include "core/dtype.h"
 #include "core/tensor.h"
 
 #define ROW_ARRAYS 2 /* accumulators and packed queries */
+#define ROWS_AHEAD 8 /* of their output, which is asked for */
 
 static const double ln_2 = 0.69314718055994530942;
 
@@ -174,12 +176,26 @@ static void carry_row(const worker *w, int row) {
     memcpy(carried.accumulator, w->accumulator + (size_t)row * row_bytes, row_bytes);
 }
 
+/* Asks for where a row's output goes: stores would wait for it. */
+static void prefetch_output(const worker *w, int row) {
+    const da_tensor *out = w->shared->call->out;
+    char *at = da_tensor_row(out, w->unit.batch, da_unit_tensor_row(&w->unit, row), w->head);
+    size_t bytes = (size_t)out->shape[3] * da_dtype_size(out->dtype);
+    for (size_t line = 0; line < bytes; line += DA_CACHE_LINE) {
+        PREFETCH_TO_WRITE(at + line);
+    }
+}
+
 static void finish_class(void *user, const da_row_class *class) {
     worker *w = user;
     const da_scope *scope = w->shared->scope;
     double zero_keys = (double)da_span_zero_keys(&w->unit.span, class->kept_in);
     da_unit_finish_tiles(&w->unit, class, w->accumulator);
-    for (int row = class->first_row; row < class->first_row + class->row_count; row++) {
+    int end = class->first_row + class->row_count;
+    for (int row = class->first_row; row < end; row++) {
+        if (row + ROWS_AHEAD < end) {
+            prefetch_output(w, row + ROWS_AHEAD);
+        }
         if (!da_scope_begins(scope)) {
             add_carried(w, row);
         }

@@ -185,12 +185,16 @@ static void place_rows(da_unit *unit) {
     }
 }
 
-/* Rows lie far apart, where no hardware prefetcher follows. */
-static void prefetch_row(const da_tensor *tensor, int64_t batch, int64_t i, int64_t head) {
+/* Rows lie far apart, where no hardware prefetcher follows. Asks for row first of a class to row end - 1, as far as there are. */
+static void prefetch_rows(const da_unit *unit, const da_row_class *class, const da_tensor *tensor, int64_t head,
+                          int first, int end) {
     size_t bytes = (size_t)tensor->shape[3] * da_dtype_size(tensor->dtype);
-    const char *row = da_tensor_row(tensor, batch, i, head);
-    for (size_t line = 0; line < bytes; line += CACHE_LINE) {
-        PREFETCH(row + line);
+    for (int row = first; row < end && row < class->row_count; row++) {
+        int64_t i = da_unit_tensor_row(unit, class->first_row + row);
+        const char *at = da_tensor_row(tensor, unit->batch, i, head);
+        for (size_t line = 0; line < bytes; line += CACHE_LINE) {
+            PREFETCH(at + line);
+        }
     }
 }
 
@@ -202,10 +206,9 @@ void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tenso
     char *first = packed + (size_t) class->first_row * row_bytes;
     /* Rows that the last tile does not use hold zeros. */
     memset(first + (size_t)(rows - tile_rows) * row_bytes, 0, (size_t)tile_rows * row_bytes);
+    prefetch_rows(unit, class, tensor, head, 0, PREFETCH_ROWS);
     for (int row = 0; row < class->row_count; row++) {
-        if (row + PREFETCH_ROWS < class->row_count) {
-            prefetch_row(tensor, unit->batch, da_unit_tensor_row(unit, class->first_row + row + PREFETCH_ROWS), head);
-        }
+        prefetch_rows(unit, class, tensor, head, row + PREFETCH_ROWS, row + PREFETCH_ROWS + 1);
         int64_t i = da_unit_tensor_row(unit, class->first_row + row);
         kernels->pack_query(da_tensor_row(tensor, unit->batch, i, head), tensor->stride[3], tensor->dtype,
                             unit->cut->head_dim, factor, row % tile_rows,
