@@ -13,6 +13,7 @@
 #include "attention/block_sparse/estimate.h"
 #include "attention/block_sparse/sample.h"
 #include "attention/workspace.h"
+#include "core/numbers.h"
 #include "pattern/drawn.h"
 #include "support/problem_data.h"
 
@@ -224,9 +225,11 @@ static void estimate_with(int number, da_isa isa) {
             memset(memory, 0xFF, bytes);
         }
     }
-    char *scratch = malloc((size_t)s.head.threads * da_pools_scratch(&pools, &s.head));
+    char *scratch = calloc(1, da_pools_scratch(&pools, &s.head));
     assert_non_null(scratch);
-    da_pools_fill(&pools, &s.head, scratch);
+    for (int64_t first = 0, stretch = da_pools_stretch(&pools); first < s.head.blocks; first += stretch) {
+        da_pools_fill(&pools, &s.head, first, da_smaller(first + stretch, s.head.blocks), scratch);
+    }
     for (int64_t first = 0; first < s.head.blocks; first += strip.most_blocks) {
         int64_t left = s.head.blocks - first;
         strip.block_count = (int)(left < strip.most_blocks ? left : strip.most_blocks);

@@ -55,7 +55,8 @@ size_t da_learner_lay_out(da_learner *learner, char *memory) {
     learner->pooled = da_arena_take(&arena, (size_t)learner->sample.capacity * (size_t)head->blocks, sizeof(float));
     learner->correction = da_arena_take(&arena, (size_t)head->blocks, sizeof(float));
     pools = da_pools_scratch(&learner->pools, head);
-    learner->scratch = da_arena_take(&arena, threads, pools > sample ? pools : sample);
+    learner->scratch_size = pools + sample;
+    learner->scratch = da_arena_take(&arena, threads, learner->scratch_size);
     learner->worker_size = da_learner_worker(learner, NULL, &worker);
     learner->workers = da_arena_take(&arena, threads, learner->worker_size);
     return arena.used;
@@ -128,16 +129,31 @@ static void find_corrections(da_learner *learner) {
     }
 }
 
+/* Samples and pools of a stretch of the sequence: so its keys are fetched once. */
+static void learn_stretch(int64_t part, int thread, void *user) {
+    const da_learner *learner = user;
+    const da_sparse_head *head = &learner->head;
+    int64_t stretch = da_pools_stretch(&learner->pools), first = part * stretch;
+    int64_t end = da_smaller(first + stretch, head->blocks);
+    char *scratch = learner->scratch + (size_t)thread * learner->scratch_size;
+    da_sample_blocks(&learner->sample, head, first, end, scratch + da_pools_scratch(&learner->pools, head));
+    da_pools_fill(&learner->pools, head, first, end, scratch);
+}
+
 void da_learner_run(da_learner *learner) {
     const da_sample *sample = &learner->sample;
     int64_t blocks = learner->head.blocks;
     da_choice_worker w;
     memset(learner->workers, 0, (size_t)learner->head.threads * learner->worker_size);
-    da_sample_take(&learner->sample, &learner->head, purposes_of(learner), learner->scratch);
     if (!learner->estimates) {
+        da_sample_take(&learner->sample, &learner->head, purposes_of(learner), learner->scratch);
         return;
     }
-    da_pools_fill(&learner->pools, &learner->head, learner->scratch);
+    int64_t stretch = da_pools_stretch(&learner->pools);
+    memset(learner->scratch, 0, (size_t)learner->head.threads * learner->scratch_size);
+    da_sample_begin(&learner->sample, &learner->head, purposes_of(learner));
+    da_parallel_for(learner->head.threads, (blocks + stretch - 1) / stretch, learn_stretch, learner);
+    da_sample_end(&learner->sample, &learner->head);
     (void)da_learner_worker(learner, NULL, &w);
     int most = w.strip.most_blocks;
     da_parallel_for(learner->head.threads, (sample->count + most - 1) / most, estimate_sampled, learner);

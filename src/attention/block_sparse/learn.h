@@ -19,7 +19,8 @@ typedef struct da_learner {
     float *correction; /* [blocks]: factor of the estimates of each block of keys */
     char *workers;     /* of each thread */
     size_t worker_size;
-    char *scratch; /* of each thread, for pools and samples */
+    char *scratch; /* of each thread, for pools, and after that for samples */
+    size_t scratch_size;
 } da_learner;
 
 /* A thread's strip, and what selecting takes. */

@@ -5,7 +5,6 @@
 
 #include "attention/workspace.h"
 #include "core/numbers.h"
-#include "core/parallel.h"
 
 static size_t rounded_up(size_t bytes) {
     return (bytes + 63) / 64 * 64;
@@ -217,31 +216,25 @@ static void fill_key_block(const da_pools *pools, const da_pool *pool, const da_
     head->kernels->close_block(keys);
 }
 
-typedef struct filling {
-    const da_pools *pools;
-    const da_sparse_head *head;
-    char *scratch;
-    size_t scratch_size;
-} filling;
-
-static void fill_part(int64_t part, int thread, void *user) {
-    const filling *job = user;
-    const da_pool *pool = job->pools->pool;
-    scratch s;
-    lay_out_scratch(&s, job->pools, job->head, job->scratch + (size_t)thread * job->scratch_size);
-    for (; part >= pool->key_blocks; pool++) {
-        part -= pool->key_blocks;
+int64_t da_pools_stretch(const da_pools *pools) {
+    int64_t blocks = pools->pool[0].tiles_at_a_time;
+    for (int p = 1; p < pools->count; p++) {
+        blocks = da_smaller(blocks, pools->pool[p].tiles_at_a_time);
     }
-    fill_key_block(job->pools, pool, job->head, part, &s);
+    return blocks;
 }
 
-void da_pools_fill(da_pools *pools, const da_sparse_head *head, char *scratch_memory) {
-    filling job = {pools, head, scratch_memory, da_pools_scratch(pools, head)};
-    int64_t parts = 0;
-    /* Components beyond dim are read and multiplied by nothing that is used, but are to be numbers. */
-    memset(scratch_memory, 0, (size_t)head->threads * job.scratch_size);
+void da_pools_fill(const da_pools *pools, const da_sparse_head *head, int64_t first, int64_t end,
+                   char *scratch_memory) {
+    scratch s;
+    lay_out_scratch(&s, pools, head, scratch_memory);
     for (int p = 0; p < pools->count; p++) {
-        parts += pools->pool[p].key_blocks;
+        const da_pool *pool = &pools->pool[p];
+        for (int64_t k = first / pool->tiles_at_a_time; k < pool->key_blocks; k++) {
+            if (da_smaller((k + 1) * pool->tiles_at_a_time, head->blocks) > end) {
+                break;
+            }
+            fill_key_block(pools, pool, head, k, &s);
+        }
     }
-    da_parallel_for(head->threads, parts, fill_part, &job);
 }

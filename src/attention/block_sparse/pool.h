@@ -41,7 +41,10 @@ void da_pools_lay_out(da_pools *pools, const da_sparse_head *head, da_arena *are
 /* Bytes that each thread needs of its own to fill pools. */
 size_t da_pools_scratch(const da_pools *pools, const da_sparse_head *head);
 
-/* Fills them; scratch: da_pools_scratch() bytes for each of head->threads threads. */
-void da_pools_fill(da_pools *pools, const da_sparse_head *head, char *scratch);
+/* They are filled a stretch of the sequence at a time: blocks of it. */
+int64_t da_pools_stretch(const da_pools *pools);
+
+/* Fills what ends in blocks first + 1..end, a stretch; scratch: of the calling thread, which held zeros before its first use. */
+void da_pools_fill(const da_pools *pools, const da_sparse_head *head, int64_t first, int64_t end, char *scratch);
 
 #endif

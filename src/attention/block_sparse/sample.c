@@ -148,11 +148,10 @@ static void pack(const da_sample *sample, const da_sparse_head *head) {
 /* ---- masses ------------------------------------------------------------------------------------------------------ */
 
 typedef struct sampling {
-    da_sample *sample;
+    const da_sample *sample;
     const da_sparse_head *head;
     char *scratch;
     size_t scratch_size;
-    float log_2[DA_MAX_PATTERNS + 1];
 } sampling;
 
 static bool sees_between(const da_sampled_query *query, int64_t first, int64_t end) {
@@ -265,7 +264,7 @@ static const float *bias_of(const sampling *job, scorer *s, const da_sampled_que
     }
     for (int t = 0; t < count; t++) {
         int times = s->multiplicity[t];
-        s->bias[t] = job->log_2[job->head->patterns.once && times > 1 ? 1 : times];
+        s->bias[t] = job->sample->log_2[job->head->patterns.once && times > 1 ? 1 : times];
     }
     return s->bias;
 }
@@ -314,22 +313,33 @@ static void score_keys(const sampling *job, scorer *s, int64_t block) {
 }
 
 /* The masses of one block of keys, not yet divided. */
-static void sample_block(int64_t block, int thread, void *user) {
-    const sampling *job = user;
+static void sample_block(const sampling *job, scorer *s, int64_t block) {
     const da_sparse_head *head = job->head;
     int64_t at = block * head->block_size, end = da_smaller(at + head->block_size, head->n);
-    scorer s;
-    lay_out_scorer(&s, head, job->scratch + (size_t)thread * job->scratch_size);
     for (int k = 0; k < job->sample->count; k++) {
         job->sample->mass[k * head->blocks + block] = -INFINITY;
         job->sample->sums[k * head->blocks + block] = 0;
     }
     while (at < end) {
-        gather_keys(&s, head, &at, end);
-        if (s.keys.count > 0) {
-            score_keys(job, &s, block);
+        gather_keys(s, head, &at, end);
+        if (s->keys.count > 0) {
+            score_keys(job, s, block);
         }
     }
+}
+
+void da_sample_blocks(const da_sample *sample, const da_sparse_head *head, int64_t first, int64_t end, char *scratch) {
+    const sampling job = {.sample = sample, .head = head};
+    scorer s;
+    lay_out_scorer(&s, head, scratch);
+    for (int64_t block = first; block < end; block++) {
+        sample_block(&job, &s, block);
+    }
+}
+
+static void sample_part(int64_t block, int thread, void *user) {
+    const sampling *job = user;
+    da_sample_blocks(job->sample, job->head, block, block + 1, job->scratch + (size_t)thread * job->scratch_size);
 }
 
 /* Divides a query's masses by their sum. A query without keys, or with scores that are not finite, measures nothing. */
@@ -362,16 +372,25 @@ static void divide(int64_t index, int thread, void *user) {
     query->zero_keys = query->zero_keys * exp2(-(double)largest) / total;
 }
 
-void da_sample_take(da_sample *sample, const da_sparse_head *head, unsigned purposes, char *scratch) {
-    sampling job = {.sample = sample, .head = head, .scratch = scratch, .scratch_size = da_sample_scratch(head)};
+void da_sample_begin(da_sample *sample, const da_sparse_head *head, unsigned purposes) {
     for (int times = 0; times <= DA_MAX_PATTERNS; times++) {
-        job.log_2[times] = times > 0 ? (float)log2((double)times) : -INFINITY;
+        sample->log_2[times] = times > 0 ? (float)log2((double)times) : -INFINITY;
     }
-    memset(scratch, 0, (size_t)head->threads * job.scratch_size);
     draw(sample, head, purposes);
     pack(sample, head);
-    da_parallel_for(head->threads, head->blocks, sample_block, &job);
+}
+
+void da_sample_end(da_sample *sample, const da_sparse_head *head) {
+    sampling job = {.sample = sample, .head = head};
     da_parallel_for(head->threads, sample->count, divide, &job);
+}
+
+void da_sample_take(da_sample *sample, const da_sparse_head *head, unsigned purposes, char *scratch) {
+    sampling job = {.sample = sample, .head = head, .scratch = scratch, .scratch_size = da_sample_scratch(head)};
+    memset(scratch, 0, (size_t)head->threads * job.scratch_size);
+    da_sample_begin(sample, head, purposes);
+    da_parallel_for(head->threads, head->blocks, sample_part, &job);
+    da_sample_end(sample, head);
 }
 
 double da_sample_kept(const da_sample *sample, const da_sparse_head *head, int index, const int32_t *columns,

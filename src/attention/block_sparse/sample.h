@@ -38,6 +38,7 @@ typedef struct da_sample {
                                   0 where has_keys is false */
     float *sums;   /* [capacity][blocks], while masses are computed */
     float *packed; /* queries as kernels take them */
+    float log_2[DA_MAX_PATTERNS + 1]; /* of multiplicities */
 } da_sample;
 
 /* Memory for samples of a head for some purposes (bits 1 << purpose). */
@@ -46,6 +47,12 @@ void da_sample_lay_out(da_sample *sample, const da_sparse_head *head, unsigned p
 /* Draws queries by head, seed and purpose; then computes masses. scratch: da_sample_scratch() bytes for each thread. */
 void da_sample_take(da_sample *sample, const da_sparse_head *head, unsigned purposes, char *scratch);
 size_t da_sample_scratch(const da_sparse_head *head);
+
+/* The same in steps: draws; then the masses of blocks of keys first..end-1, of all in any order, with scratch of the calling
+ * thread that held zeros before its first use; and the end. */
+void da_sample_begin(da_sample *sample, const da_sparse_head *head, unsigned purposes);
+void da_sample_blocks(const da_sample *sample, const da_sparse_head *head, int64_t first, int64_t end, char *scratch);
+void da_sample_end(da_sample *sample, const da_sparse_head *head);
 
 /* What the tiles of a row hold of a sampled query's attention, zero keys (which no tile holds, and which stay) among it. */
 double da_sample_kept(const da_sample *sample, const da_sparse_head *head, int index, const int32_t *columns,
