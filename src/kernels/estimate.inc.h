@@ -119,12 +119,11 @@ static void reduce_groups(const float *scores, const float *bias, int group, int
     real most = largest_of(scores, bias, 0, group * groups);
     vec reference = vec_set1(most == (real)-INFINITY ? 0 : most);
     int g = 0;
-    if (groups == 1) {
-        sum[0] = vec_reduce_add(sum_of(scores, bias, 0, group, reference));
-        g = 1;
-    }
     for (; group % VEC_LANES == 0 && g + VEC_LANES <= groups; g += VEC_LANES) {
         sum_vector_of_groups(scores, bias, g * group, group, reference, sum + g);
+    }
+    for (; (group % VEC_LANES == 0 || groups == 1) && g < groups; g++) {
+        sum[g] = vec_reduce_add(sum_of(scores, bias, g * group, (g + 1) * group, reference));
     }
     if (g < groups) {
         sum_odd_groups(scores, bias, g * group, group, groups - g, reference, sum + g);

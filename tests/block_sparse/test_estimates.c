@@ -253,7 +253,54 @@ static void test_estimates(void **state) {
     }
 }
 
+/* ---- sums over groups ---------------------------------------------------------------------------------------------- */
+
+/* Scores and biases between -8 and 8, some of which are -infinity. */
+static void draw_scores(float scores[DA_BLOCK_KEYS], float bias[DA_BLOCK_KEYS]) {
+    for (int key = 0; key < DA_BLOCK_KEYS; key++) {
+        scores[key] = (float)drawn_below(1601) / 100 - 8;
+        bias[key] = drawn_below(8) == 0 ? -INFINITY : (float)drawn_below(1601) / 100 - 8;
+    }
+}
+
+static void check_groups(const da_kernels *kernels, int size, int groups, const float *scores, const float *bias) {
+    float maximum[DA_BLOCK_KEYS], sum[DA_BLOCK_KEYS];
+    kernels->reduce_groups(scores, bias, size, groups, maximum, sum);
+    for (int g = 0; g < groups; g++) {
+        double expected = 0;
+        for (int key = g * size; key < (g + 1) * size; key++) {
+            expected += exp2((double)scores[key] + (bias ? (double)bias[key] : 0));
+        }
+        double found = sum[g] == 0 ? 0 : (double)sum[g] * exp2((double)maximum[g]);
+        assert_true(fabs(found - expected) <= 1e-5 * expected);
+    }
+}
+
+/* Groups of any size, whole vectors or not, as many as vectors have lanes or not. */
+static void test_groups(void **state) {
+    static const da_isa isas[] = {DA_ISA_PORTABLE, DA_ISA_AVX2, DA_ISA_AVX512, DA_ISA_NEON};
+    float scores[DA_BLOCK_KEYS], bias[DA_BLOCK_KEYS];
+    (void)state;
+    for (size_t k = 0; k < sizeof isas / sizeof *isas; k++) {
+        da_context *context;
+        da_context_options options;
+        da_context_options_init(&options);
+        options.isa = isas[k];
+        if (da_context_create(&options, &context) != DA_OK) {
+            continue; /* not of this machine */
+        }
+        for (int size = 1; size <= 64; size++) {
+            for (int groups = 1; groups * size <= DA_BLOCK_KEYS; groups += groups < 5 ? 1 : 3) {
+                draw_scores(scores, bias);
+                check_groups(da_kernels_for(isas[k], DA_F32), size, groups, scores, groups % 2 == 0 ? bias : NULL);
+            }
+        }
+        da_context_free(context);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_samples), cmocka_unit_test(test_estimates)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_samples), cmocka_unit_test(test_estimates),
+                                       cmocka_unit_test(test_groups)};
     return cmocka_run_group_tests_name("estimates", tests, NULL, NULL);
 }

@@ -121,6 +121,21 @@ static void score_key_block(da_strip *strip, const da_sparse_head *head, const d
 
 /* ---- masses ------------------------------------------------------------------------------------------------------ */
 
+/* By four sums, so that one addition need not wait for the last. */
+static double sum_of(const float *numbers, int64_t count) {
+    double sums[4] = {0};
+    int64_t k = 0;
+    for (; k + 4 <= count; k += 4) {
+        for (int lane = 0; lane < 4; lane++) {
+            sums[lane] += (double)numbers[k + lane];
+        }
+    }
+    for (; k < count; k++) {
+        sums[0] += (double)numbers[k];
+    }
+    return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
 /* Makes a row's sums parts of its softmax. Pooled keys stand for all keys of a tile; each counts as many times as a query of
  * the block sees it in the mean. Not finite: as large as numbers that can be added. */
 static void make_masses(da_strip *strip, const da_sparse_head *head, const da_pools *pools, int row) {
@@ -128,7 +143,6 @@ static void make_masses(da_strip *strip, const da_sparse_head *head, const da_po
     float *maximum = strip->maximum + row * head->blocks, *mass = strip->sum + row * head->blocks;
     const uint8_t *pool_of = pools_of_row(strip, head, row);
     float largest = -INFINITY;
-    double total[4] = {0}; /* so that one addition need not wait for the last */
     for (int64_t block = 0; block < head->blocks; block++) {
         largest = maximum[block] > largest ? maximum[block] : largest;
     }
@@ -140,10 +154,9 @@ static void make_masses(da_strip *strip, const da_sparse_head *head, const da_po
         }
         mass[block] *= (float)tiles->pairs[block] / pools->pool[pool_of[block]].tokens[block];
         mass[block] = mass[block] <= 1e30F ? mass[block] : 1e30F;
-        total[block % 4] += (double)mass[block];
     }
-    double all = total[0] + total[1] + total[2] + total[3];
-    float factor = all > 0 ? (float)(1 / all) : 0;
+    double total = sum_of(mass, head->blocks);
+    float factor = total > 0 ? (float)(1 / total) : 0;
     for (int64_t block = 0; block < head->blocks; block++) {
         mass[block] *= factor;
     }

@@ -136,14 +136,12 @@ static void add_group(const da_sparse_head *head, const da_head_pattern *pattern
 }
 
 /* Turns sums into the mean, times factor; returns the mean's squared length. */
-static double take_mean(group *of, int head_dim, double factor) {
+static double take_mean(const da_sparse_head *head, group *of, int head_dim, double factor) {
     float times = (float)(factor / (double)(of->present > 0 ? of->present : 1));
-    float squares[4] = {0}; /* so that one addition need not wait for the last */
     for (int c = 0; c < head_dim; c++) {
         of->sum[c] *= times;
-        squares[c % 4] += of->sum[c] * of->sum[c];
     }
-    return (double)(squares[0] + squares[1] + squares[2] + squares[3]);
+    return head->kernels->dot(of->sum, 1, of->sum, 1, DA_F32, head_dim);
 }
 
 static int64_t group_end(const da_sparse_head *head, int64_t block, int64_t first, int64_t span) {
@@ -158,7 +156,7 @@ static void pool_queries(const da_pools *pools, const da_pool *pool, const da_sp
         int64_t first = block * head->block_size + g * pool->query_span;
         group of = {.sum = pool->queries + (block * pool->query_groups + g) * pools->dim};
         add_group(head, pool->pattern, &rows, false, first, group_end(head, block, first, pool->query_span), &of);
-        double squares = take_mean(&of, head_dim, head->factor);
+        double squares = take_mean(head, &of, head_dim, head->factor);
         if (pools->dim >
             head_dim) { /* in units of log 2, v <q, q> / 2 is v ln 2 / 2 times the square of what is stored */
             of.sum[head_dim] = (float)(squares * 0.5 * 0.69314718055994530942);
@@ -177,7 +175,7 @@ static void pool_keys(const da_pools *pools, const da_pool *pool, const da_spars
         int64_t first = block * head->block_size + g * pool->key_span;
         group of = {.sum = means + g * pools->padded_dim};
         add_group(head, pool->pattern, &rows, true, first, group_end(head, block, first, pool->key_span), &of);
-        double present = (double)(of.present > 0 ? of.present : 1), squares = take_mean(&of, head_dim, 1);
+        double present = (double)(of.present > 0 ? of.present : 1), squares = take_mean(head, &of, head_dim, 1);
         double variance = of.squares / present - squares;
         if (pools->dim > head_dim) {
             of.sum[head_dim] = (float)(variance > 0 ? variance / head_dim : 0);
