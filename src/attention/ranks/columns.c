@@ -1,61 +1,30 @@
 #include "attention/ranks/columns.h"
 
-#include <stdio.h>
 #include <string.h>
 
+#include "attention/ranks/mover.h"
 #include "core/memory.h"
 
-/* ---- progress, and messages that move while ranks compute --------------------------------------------------------- */
+/* ---- runs of the pass, while messages move ------------------------------------------------------------------------ */
 
-#define PARTS 1000 /* of a direction, in reports */
-
-/* Parcels that come, or that go. A transport that is asked for one message moves all of them, so that only the first that
- * is still under way is looked at. */
-typedef struct moving {
-    da_parcel *parcels;
-    int count, arrived; /* the first ones, which need not be looked at any more */
-} moving;
-
-/* Transports move messages only when they are called: every report of progress is an occasion. */
-typedef struct mover {
-    const da_direction *direction;
-    moving incoming, outgoing;
-    int step, steps; /* runs of the pass */
-    bool failed;
-    char failure[256]; /* the message then, which the cancelled run replaces by its own */
-} mover;
-
-static da_status look_at(const da_comm *comm, moving *m) {
-    da_status status = DA_OK;
-    bool done = true;
-    while (m->arrived < m->count && done && status == DA_OK) {
-        status = da_comm_look(comm, &m->parcels[m->arrived].message, &done);
-        m->arrived += status == DA_OK && done;
-    }
-    return status;
+/* Parcels that come, or that go. */
+static da_moving moving(da_parcel *parcels, int count) {
+    return (da_moving){.first = &parcels->message, .stride = sizeof *parcels, .count = count};
 }
 
-static bool move_messages(int64_t finished, int64_t total, void *user) {
-    mover *m = user;
-    const da_direction *direction = m->direction;
-    const da_call_options *options = &direction->meeting->options;
-    int64_t of_direction = (m->step * PARTS + finished * PARTS / total) / m->steps;
-    const da_comm *comm = direction->meeting->comm;
-    if (look_at(comm, &m->incoming) != DA_OK || look_at(comm, &m->outgoing) != DA_OK) {
-        m->failed = true;
-        snprintf(m->failure, sizeof m->failure, "%s", da_last_error_message());
-        return false;
-    }
-    return !options->progress || options->progress(direction->number * PARTS + of_direction, direction->count * PARTS,
-                                                   options->progress_user);
+/* The run is one of `steps` of its direction. */
+static da_mover mover_of(const da_direction *direction, da_moving incoming, da_moving outgoing, int step, int steps) {
+    return (da_mover){.meeting = direction->meeting,
+                      .moving = {incoming, outgoing},
+                      .step = step,
+                      .steps = steps,
+                      .direction = direction->number,
+                      .directions = direction->count};
 }
 
-static da_status run_scope(const da_direction *direction, const da_scope *scope, mover *m) {
-    da_call_options options = direction->meeting->options;
-    options.progress = move_messages;
-    options.progress_user = m;
-    da_status status = direction->run(scope, &options, direction->user);
-    return m->failed ? da_report(DA_ERROR_COMMUNICATION, "%s", m->failure) : status;
+static da_status run_scope(const da_direction *direction, const da_scope *scope, da_mover *m) {
+    da_call_options options = da_mover_options(m);
+    return da_mover_end(m, direction->run(scope, &options, direction->user));
 }
 
 /* ---- scopes ------------------------------------------------------------------------------------------------------- */
@@ -135,11 +104,7 @@ static da_status compute_step(ring *r, int step) {
     const da_direction *direction = r->direction;
     da_parcel *next = &r->incoming[(step + 1) % 2], *current = &r->incoming[step % 2];
     da_source source = step == 0 ? own_source(direction) : da_parcel_source(current, direction->cargo);
-    mover m = {.direction = direction,
-               .incoming = {next, 1, 0},
-               .outgoing = {&r->outgoing, 1, 0},
-               .step = step,
-               .steps = r->last_step + 1};
+    da_mover m = mover_of(direction, moving(next, 1), moving(&r->outgoing, 1), step, r->last_step + 1);
     if (step > r->last_step || (step > 0 && current->rows == 0)) {
         return DA_OK;
     }
@@ -243,18 +208,14 @@ static da_status wait_for(const da_meeting *meeting, da_parcel *parcels) {
     return status;
 }
 
-static mover mover_of(const gathering *g, int step) {
+static da_mover mover_of_run(const gathering *g, int run) {
     int ranks = g->direction->meeting->comm->ranks;
-    return (mover){.direction = g->direction,
-                   .incoming = {g->incoming, ranks, 0},
-                   .outgoing = {g->outgoing, ranks, 0},
-                   .step = step,
-                   .steps = g->any_come ? 2 : 1};
+    return mover_of(g->direction, moving(g->incoming, ranks), moving(g->outgoing, ranks), run, g->any_come ? 2 : 1);
 }
 
 /* With the columns at hand, while the others travel. */
 static da_status compute_own(gathering *g) {
-    mover m = mover_of(g, 0);
+    da_mover m = mover_of_run(g, 0);
     da_source source = own_source(g->direction);
     g->carry.begins = true;
     g->carry.ends = !g->any_come;
@@ -265,7 +226,7 @@ static da_status compute_own(gathering *g) {
 /* With all that have come. */
 static da_status compute_gathered(gathering *g) {
     const da_meeting *meeting = g->direction->meeting;
-    mover m = mover_of(g, 1);
+    da_mover m = mover_of_run(g, 1);
     g->carry.begins = false;
     g->carry.ends = true;
     da_scope scope = whole_scope(g->direction, g->sources);
