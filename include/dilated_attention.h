@@ -1014,9 +1014,9 @@ typedef struct da_ranks_plan da_ranks_plan;
  *
  * The time of a ring step is the longer of the computation with the rows at hand and the transfer of the next ones; ranks
  * wait for those that they receive from and send to. `distributed`, with tokens divided, transfers while it computes with
- * the rank's own rows, and then computes with the others; with heads divided it transfers, computes, and transfers the
- * results once the slowest rank has computed. It is gone through by both, and by what the calls would take in a context
- * with these rates (da_ranks_plan_split). Arithmetic takes
+ * the rank's own rows, and then computes with the others'; with heads divided it goes by turns of some heads, and nothing
+ * hides the transfer of the first one's inputs and, once the slowest rank has computed, of the last one's results. It is
+ * gone through by both, and by what the calls would take in a context with these rates (da_ranks_plan_split). Arithmetic takes
  * `forward_flops` and `backward_flops`, or what this machine takes with the context's threads, which is timed once for a
  * problem and then known to the context.
  *

@@ -103,23 +103,22 @@ static void run_gathered(da_schedule *p, const da_planned_direction *d, da_schem
     }
 }
 
-/* What comes of other ranks' heads comes once they have computed: all wait for the last. */
+/* The last turn's results of other ranks' heads come once they have computed: all wait for the last. */
 static void run_heads(da_schedule *p, da_pass pass, da_scheme scheme) {
     const da_rates *rates = &p->plan->rates;
     double last = 0;
     for (int index = 0; index < p->plan->count; index++) {
-        const da_heads_sizes *sizes = &p->heads[pass][index];
+        const da_heads_course *course = &p->heads[pass][index];
         da_rank_share *share = &p->plan->shares[scheme][index];
-        double inputs = da_exchange_seconds(rates, &sizes->inputs);
-        double computes = p->heads_pairs[index] * da_pass_pair_seconds(rates, pass);
-        add_exchange(&sizes->inputs, share);
-        add_exchange(&sizes->outputs, share);
-        share->compute_seconds += computes;
-        share->transfer_seconds += inputs + da_exchange_seconds(rates, &sizes->outputs);
-        last = fmax(last, p->begin[index] + inputs + computes);
+        add_exchange(&course->inputs, share);
+        add_exchange(&course->outputs, share);
+        share->compute_seconds += course->pairs * da_pass_pair_seconds(rates, pass);
+        share->transfer_seconds +=
+            da_exchange_seconds(rates, &course->inputs) + da_exchange_seconds(rates, &course->outputs);
+        last = fmax(last, p->begin[index] + course->computed);
     }
     for (int index = 0; index < p->plan->count; index++) {
-        p->begin[index] = last + da_exchange_seconds(rates, &p->heads[pass][index].outputs);
+        p->begin[index] = last + p->heads[pass][index].results;
     }
 }
 
@@ -151,11 +150,8 @@ static int directions_of(const da_ranks_plan *plan, da_pass pass, da_planned_dir
 }
 
 static da_split_seconds reckon(const da_schedule *p, da_pass pass, int index) {
-    const da_rates *rates = &p->plan->rates;
-    const da_heads_sizes *sizes = &p->heads[pass][index];
-    da_split_seconds found = {.heads_computed = da_exchange_seconds(rates, &sizes->inputs) +
-                                                p->heads_pairs[index] * da_pass_pair_seconds(rates, pass),
-                              .heads_results = da_exchange_seconds(rates, &sizes->outputs)};
+    const da_heads_course *course = &p->heads[pass][index];
+    da_split_seconds found = {.heads_computed = course->computed, .heads_results = course->results};
     da_planned_direction directions[2];
     int count = directions_of(p->plan, pass, directions);
     for (int k = 0; k < count; k++) {
@@ -247,7 +243,7 @@ static double pairs_of_pass(const da_schedule *p, da_scheme scheme, da_pass pass
     const da_step *steps = da_schedule_steps(p, DA_TRAVEL_KEYS, index);
     double pairs = 0;
     if (goes_by_heads(p, scheme, pass)) {
-        return p->heads_pairs[index];
+        return p->heads[pass][index].pairs;
     }
     for (int s = 0; s < p->layout->ranks; s++) {
         pairs += steps[s].pairs;
@@ -315,9 +311,8 @@ static da_status allocate(da_schedule *p) {
     p->ranks = da_allocate(plan->allocator, count, sizeof *p->ranks);
     p->begin = da_allocate(plan->allocator, count, sizeof *p->begin);
     p->end = da_allocate(plan->allocator, count, sizeof *p->end);
-    p->heads_pairs = da_allocate(plan->allocator, count, sizeof *p->heads_pairs);
     p->split_seconds = da_allocate(plan->allocator, count, sizeof *p->split_seconds);
-    bool all = p->ranks && p->begin && p->end && p->heads_pairs && p->split_seconds;
+    bool all = p->ranks && p->begin && p->end && p->split_seconds;
     for (int pass = 0; pass < da_schedule_passes(p) && all; pass++) {
         p->steps[pass] = da_allocate(plan->allocator, steps, sizeof **p->steps);
         p->heads[pass] = da_allocate(plan->allocator, count, sizeof **p->heads);
@@ -335,7 +330,6 @@ static void release(da_schedule *p) {
     da_release(allocator, p->ranks);
     da_release(allocator, p->begin);
     da_release(allocator, p->end);
-    da_release(allocator, p->heads_pairs);
     da_release(allocator, p->split_seconds);
     for (int pass = 0; pass < 2; pass++) {
         da_release(allocator, p->steps[pass]);

@@ -41,30 +41,22 @@ static void fill_out(const da_schedule *p, da_travellers travellers) {
     }
 }
 
-/* Of what a rank holds if heads are divided. */
-static void count_heads(da_schedule *p, int index) {
-    const da_problem *problem = &p->plan->problem;
-    int64_t first, end, group = problem->heads / problem->kv_heads;
-    int rank = p->ranks[index];
-    da_heads_of_rank(problem->kv_heads, p->layout->ranks, rank, &first, &end);
-    p->heads_pairs[index] = da_traffic_pairs_of_heads(&p->traffic, first * group, end * group);
-    for (int pass = 0; pass < da_schedule_passes(p); pass++) {
-        p->heads[pass][index] = da_heads_size(p->layout, problem, (da_pass)pass, rank);
-    }
-}
-
-static da_status scale_pairs(da_schedule *p) {
-    double share;
-    da_status status = da_traffic_distinct_share(&p->traffic, &share);
-    for (int index = 0; index < p->plan->count && status == DA_OK; index++) {
-        p->heads_pairs[index] *= share;
+static void scale_pairs(da_schedule *p, double share) {
+    for (int index = 0; index < p->plan->count; index++) {
         for (size_t s = 0; s < (size_t)p->layout->ranks; s++) {
             for (int t = 0; t < da_schedule_passes(p); t++) {
                 da_schedule_steps(p, (da_travellers)t, index)[s].pairs *= share;
             }
         }
     }
-    return status;
+}
+
+/* What a rank goes through if heads are divided. */
+static void count_heads(da_schedule *p, int index, double share) {
+    for (int pass = 0; pass < da_schedule_passes(p); pass++) {
+        p->heads[pass][index] =
+            da_heads_go_through(&p->plan->rates, &p->traffic, p->layout, (da_pass)pass, p->ranks[index], share);
+    }
 }
 
 da_status da_schedule_count(da_schedule *p) {
@@ -76,8 +68,13 @@ da_status da_schedule_count(da_schedule *p) {
             fill_out(p, (da_travellers)t);
         }
     }
-    for (int index = 0; index < p->plan->count; index++) {
-        count_heads(p, index);
+    double share;
+    da_status status = da_traffic_distinct_share(&p->traffic, &share);
+    if (status == DA_OK) {
+        scale_pairs(p, share);
     }
-    return scale_pairs(p);
+    for (int index = 0; index < p->plan->count && status == DA_OK; index++) {
+        count_heads(p, index, share);
+    }
+    return status;
 }

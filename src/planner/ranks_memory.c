@@ -108,18 +108,36 @@ double da_schedule_gathered_memory(const da_schedule *p, const da_planned_direct
     return h.most;
 }
 
-double da_schedule_heads_memory(const da_schedule *p, da_pass pass, int index) {
-    const da_heads_sizes *sizes = &p->heads[pass][index];
+static double turn_workspace(const da_schedule *p, da_pass pass, int rank, int turn) {
     da_problem problem = p->plan->problem;
     int64_t first, end, group = problem.heads / problem.kv_heads;
-    da_heads_of_rank(problem.kv_heads, p->layout->ranks, p->ranks[index], &first, &end);
-    double workspace = 0;
-    if (first < end) {
-        problem.kv_heads = end - first;
-        problem.heads = problem.kv_heads * group;
-        workspace = allocated(pass == DA_PASS_FORWARD
-                                  ? da_improved_workspace(p->context, &p->plan->config, &problem, NULL)
-                                  : da_improved_backward_workspace(p->context, &p->plan->config, &problem, NULL));
+    da_heads_of_turn(problem.kv_heads, p->layout->ranks, rank, turn, &first, &end);
+    if (first == end) {
+        return 0;
     }
-    return sizes->tensors + fmax(workspace, fmax(sizes->inputs_memory, sizes->outputs_memory));
+    problem.kv_heads = end - first;
+    problem.heads = problem.kv_heads * group;
+    return allocated(pass == DA_PASS_FORWARD
+                         ? da_improved_workspace(p->context, &p->plan->config, &problem, NULL)
+                         : da_improved_backward_workspace(p->context, &p->plan->config, &problem, NULL));
+}
+
+/* A turn's inputs come into its tensors while the last one's results go; then come the next one's inputs; its own results
+ * follow the last one's. */
+double da_schedule_heads_memory(const da_schedule *p, da_pass pass, int index) {
+    const da_problem *problem = &p->plan->problem;
+    int rank = p->ranks[index], turns = da_heads_turns(problem->kv_heads, p->layout->ranks);
+    da_heads_sizes last = {0}, now = da_heads_size(p->layout, problem, pass, rank, 0), next;
+    held h = {0};
+    hold(&h, now.inputs_memory);
+    for (int turn = 0; turn < turns; turn++, last = now, now = next) {
+        next = turn + 1 < turns ? da_heads_size(p->layout, problem, pass, rank, turn + 1) : (da_heads_sizes){0};
+        double workspace = turn_workspace(p, pass, rank, turn);
+        hold(&h, now.tensors + now.own_inputs);
+        hold(&h, next.inputs_memory - now.own_inputs - now.inputs_memory);
+        hold(&h, workspace);
+        hold(&h, now.outputs_memory + now.own_outputs - workspace - last.outputs_memory);
+        hold(&h, -now.own_outputs - now.tensors);
+    }
+    return h.most;
 }

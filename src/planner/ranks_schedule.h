@@ -25,10 +25,9 @@ typedef struct da_schedule {
     const da_context *context;
     da_layout *layout;
     da_traffic traffic;
-    int *ranks;               /* that are gone through, in ascending order */
-    da_step *steps[2];        /* by da_travellers: [plan->count][ranks] */
-    da_heads_sizes *heads[2]; /* by da_pass: [plan->count] */
-    double *heads_pairs;      /* that a rank computes if heads are divided */
+    int *ranks;                /* that are gone through, in ascending order */
+    da_step *steps[2];         /* by da_travellers: [plan->count][ranks] */
+    da_heads_course *heads[2]; /* by da_pass: [plan->count] */
     da_split_seconds *split_seconds;
     double *begin, *end;
 } da_schedule;
@@ -57,7 +56,7 @@ static inline int da_schedule_passes(const da_schedule *p) {
     return p->plan->options.backward ? 2 : 1;
 }
 
-/* Fills in steps, heads and heads_pairs. Errors: those of da_traffic_distinct_share. */
+/* Fills in steps and heads. Errors: those of da_traffic_distinct_share. */
 da_status da_schedule_count(da_schedule *p);
 
 /* What a rank holds beside the layout, at the highest of a direction, or of a pass by heads. */

@@ -18,7 +18,7 @@
 #include "support/ranks.h"
 #include "support/refusals.h"
 
-enum { MAX_RANKS = 7, CONFIGURATIONS = 60, COLLECTIVE = 1023, TAG_HEADS = 2 };
+enum { MAX_RANKS = 7, CONFIGURATIONS = 60, COLLECTIVE = 1023, TAG_HEADS = 2, TAG_RESULTS = 3 };
 
 /* ---- a da_comm that counts ----------------------------------------------------------------------------------------- */
 
@@ -26,13 +26,22 @@ typedef struct counted {
     da_comm inner;
     int64_t messages_received, messages_sent;
     double bytes_received, bytes_sent;
-    bool divides_heads; /* one of its messages is of that kind */
+    bool divides_heads;  /* one of its messages is of that kind */
+    int fails_at;        /* the number of that one of them which is not sent; -1: none */
+    char heads_sent[64]; /* of messages by heads, in order: i inputs, r results */
 } counted;
 
 static da_status counted_send(const void *data, size_t bytes, int to, int tag, void **request, void *user) {
     counted *c = user;
     c->messages_sent += tag != COLLECTIVE;
-    c->divides_heads |= tag == TAG_HEADS;
+    if (tag == TAG_HEADS || tag == TAG_RESULTS) {
+        c->divides_heads = true;
+        size_t sent = strlen(c->heads_sent);
+        if ((int)sent == c->fails_at) {
+            return DA_ERROR_COMMUNICATION;
+        }
+        c->heads_sent[sent % (sizeof c->heads_sent - 1)] = tag == TAG_HEADS ? 'i' : 'r';
+    }
     c->bytes_sent += tag != COLLECTIVE ? (double)bytes : 0;
     return c->inner.send(data, bytes, to, tag, request, c->inner.user);
 }
@@ -52,6 +61,10 @@ static bool counted_cancel(void *request, void *user) {
     return ((counted *)user)->inner.cancel(request, ((counted *)user)->inner.user);
 }
 
+static void counted_abandon(void *user) {
+    ((counted *)user)->inner.abandon(((counted *)user)->inner.user);
+}
+
 /* ---- real calls ---------------------------------------------------------------------------------------------------- */
 
 typedef struct real {
@@ -63,6 +76,9 @@ typedef struct real {
     bool backward;
     da_ranks_options rates[MAX_RANKS]; /* of each rank's context */
     bool plans;                        /* in each rank's context, before it calls */
+    bool fails;                        /* rank 1 fails to send a message by heads: the fails_at-th */
+    int fails_at;
+    long left[MAX_RANKS]; /* allocations that are still there at the end */
     counted counts[MAX_RANKS];
     bool by_heads[MAX_RANKS][2]; /* forward, backward */
     double peak_bytes[MAX_RANKS], tensor_bytes[MAX_RANKS];
@@ -140,13 +156,13 @@ static void run_rank(const da_comm *comm, void *user) {
     da_context *context = NULL;
     da_attention *attention = NULL;
     da_context_options options;
-    *counts = (counted){.inner = *comm};
+    *counts = (counted){.inner = *comm, .fails_at = r->fails && comm->rank == 1 ? r->fails_at : -1};
     ours.user = counts;
     ours.send = counted_send;
     ours.receive = counted_receive;
     ours.wait = counted_wait;
     ours.cancel = counted_cancel;
-    ours.abandon = NULL;
+    ours.abandon = counted_abandon;
     da_context_options_init(&options);
     options.threads = 1;
     options.isa = r->isa;
@@ -172,6 +188,7 @@ static void run_rank(const da_comm *comm, void *user) {
     snprintf(r->messages[comm->rank], sizeof r->messages[0], "%s", da_last_error_message());
     da_attention_free(attention);
     da_context_free(context);
+    r->left[comm->rank] = counter.live;
 }
 
 static void check_rank(const real *r, const da_rank_share *share, int rank) {
@@ -414,6 +431,88 @@ static void test_split_by_hand(void **state) {
     }
     assert_int_equal(da_ranks_plan_split(NULL, false), DA_SPLIT_AUTO);
     da_context_free(context);
+}
+
+/* By hand, as above with 4 heads, 2 of each rank: while the first is computed the second's inputs travel, and while that is,
+ * the first one's results. */
+static void test_turns_by_hand(void **state) {
+    da_context *context = plain_context();
+    da_attention_config config;
+    da_problem problem;
+    da_attention_config_init(&config);
+    da_attention_config_set_patterns(&config, (int64_t[]){2048}, 1, (int64_t[]){1}, 1);
+    da_problem_init(&problem);
+    problem.n = 2048;
+    problem.heads = 4;
+    problem.head_dim = 64;
+    const double row = 1024 * 64 * 4, computes = 2048.0 * 2048 * 256 / 1e11, inputs = 3 * row, results = row + 1024 * 8;
+    for (int slow = 0; slow < 2; slow++) {
+        da_ranks_options options = given_rates(2, false);
+        da_ranks_plan *plan;
+        da_ranks_total heads;
+        options.latency = options.overhead = 0;
+        options.bandwidth = (slow ? results / 2 : inputs * 2) / computes;
+        const double meets = (double)da_meeting_bytes() / options.bandwidth, in = inputs / options.bandwidth,
+                     out = results / options.bandwidth;
+        assert_int_equal(da_plan_ranks(context, &config, &problem, &options, &plan), DA_OK);
+        da_ranks_total_init(&heads);
+        assert_int_equal(da_ranks_plan_total(plan, "distributed_heads", &heads), DA_OK);
+        assert_near(heads.seconds, meets + in + (slow ? in + out : 2 * computes) + out);
+        da_ranks_plan_free(plan);
+    }
+    da_context_free(context);
+}
+
+/* Of few heads each has a turn, in which a rank may have none; of many, several. The next turn's inputs are sent before a
+ * turn is computed, and its results after. */
+static void test_turns_of_heads(void **state) {
+    static const struct {
+        int64_t kv_heads;
+        const char *sent; /* by rank 0 of 2, forward and backward */
+    } rows[] = {{1, "ii"}, {5, "iiririirir"}, {18, "iiririririririrriiririririririrr"}};
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+        real r = {.ranks = 2, .backward = true};
+        for (int rank = 0; rank < r.ranks; rank++) {
+            r.rates[rank] = given_rates(1, false);
+        }
+        da_attention_config_init(&r.config);
+        assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){20, 50}, 2, (int64_t[]){1, 4}, 2),
+                         DA_OK);
+        da_problem_init(&r.problem);
+        r.problem.n = 50;
+        r.problem.kv_heads = rows[k].kv_heads;
+        r.problem.heads = 2 * rows[k].kv_heads;
+        r.problem.head_dim = 3;
+        check_real(&r);
+        assert_string_equal(r.counts[0].heads_sent, rows[k].sent);
+    }
+}
+
+/* Whichever message by heads cannot be sent, no rank is left waiting, and none holds anything. */
+static void test_a_message_by_heads_that_fails(void **state) {
+    int failed = 0;
+    for (bool fails = true; fails; failed += fails) {
+        real r = {.ranks = 3, .backward = true, .implementation = "distributed", .fails = true, .fails_at = failed};
+        for (int rank = 0; rank < r.ranks; rank++) {
+            r.rates[rank] = given_rates(1, false);
+        }
+        da_attention_config_init(&r.config);
+        assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){50}, 1, (int64_t[]){2}, 1), DA_OK);
+        r.config.split = DA_SPLIT_HEADS;
+        da_problem_init(&r.problem);
+        r.problem.n = 50;
+        r.problem.heads = r.problem.kv_heads = 9;
+        r.problem.head_dim = 3;
+        assert_true(ranks_run(r.ranks, 60, NULL, run_rank, &r));
+        fails = r.status[1] != DA_OK;
+        for (int rank = 0; rank < r.ranks; rank++) {
+            bool waits = rank != (failed % 2 == 0 ? 0 : 2); /* the other may have got all of its own */
+            assert_true(r.status[rank] == (fails ? DA_ERROR_COMMUNICATION : DA_OK) ||
+                        (!waits && r.status[rank] == DA_OK));
+            assert_int_equal(r.left[rank], 0);
+        }
+    }
+    assert_int_equal(failed, 2 * 2 * 3 * 2); /* both passes: inputs and results of 3 turns, to two ranks */
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
@@ -717,6 +816,9 @@ int main(void) {
         cmocka_unit_test(test_calls_are_divided_as_planned),
         cmocka_unit_test(test_ranks_of_different_speed_come_to_the_same),
         cmocka_unit_test(test_split_by_hand),
+        cmocka_unit_test(test_turns_by_hand),
+        cmocka_unit_test(test_turns_of_heads),
+        cmocka_unit_test(test_a_message_by_heads_that_fails),
         cmocka_unit_test(test_pairs_add_up_to_the_problem),
         cmocka_unit_test(test_a_group_with_many_patterns),
         cmocka_unit_test(test_steps_take_the_longer_of_both),

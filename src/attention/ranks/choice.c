@@ -26,6 +26,40 @@ double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, d
     return fmax(all_come + other_pairs * pair_seconds, transfer_seconds(rates, exchange->bytes_out));
 }
 
+static void add_exchange(da_exchange *sum, const da_exchange *e) {
+    sum->messages_in += e->messages_in;
+    sum->messages_out += e->messages_out;
+    sum->rows_in += e->rows_in;
+    sum->rows_out += e->rows_out;
+    sum->bytes_in += e->bytes_in;
+    sum->bytes_out += e->bytes_out;
+}
+
+da_heads_course da_heads_go_through(const da_rates *rates, da_traffic *traffic, const da_layout *layout, da_pass pass,
+                                    int rank, double share) {
+    const da_problem *problem = traffic->problem;
+    int turns = da_heads_turns(problem->kv_heads, layout->ranks);
+    int64_t group = problem->heads / problem->kv_heads;
+    da_heads_course course = {0};
+    da_heads_sizes last = {0}, now = da_heads_size(layout, problem, pass, rank, 0), next;
+    course.computed = da_exchange_seconds(rates, &now.inputs);
+    for (int turn = 0; turn < turns; turn++, last = now, now = next) {
+        int64_t first, end;
+        da_heads_of_turn(problem->kv_heads, layout->ranks, rank, turn, &first, &end);
+        next = turn + 1 < turns ? da_heads_size(layout, problem, pass, rank, turn + 1) : (da_heads_sizes){0};
+        double pairs = da_traffic_pairs_of_heads(traffic, first * group, end * group) * share;
+        da_exchange under_way = last.outputs;
+        add_exchange(&under_way, &next.inputs);
+        course.computed += fmax(pairs * da_pass_pair_seconds(rates, pass) + overhead_seconds(rates, &under_way),
+                                transfer_seconds(rates, fmax(under_way.bytes_in, under_way.bytes_out)));
+        course.pairs += pairs;
+        add_exchange(&course.inputs, &now.inputs);
+        add_exchange(&course.outputs, &now.outputs);
+    }
+    course.results = da_exchange_seconds(rates, &last.outputs);
+    return course;
+}
+
 da_split_seconds da_slowest_split(const da_split_seconds *of_ranks, int count) {
     da_split_seconds most = {0};
     for (int k = 0; k < count; k++) {
@@ -73,17 +107,13 @@ static double seconds_by_tokens(const choosing *c, double share) {
 static da_status reckon(choosing *c, da_split_seconds *mine) {
     const da_layout *layout = c->meeting->layout;
     int rank = c->meeting->comm->rank;
-    int64_t first, end, group = c->problem.heads / c->problem.kv_heads;
     double share;
     da_status status = da_traffic_distinct_share(&c->traffic, &share);
     if (status == DA_OK) {
-        da_heads_sizes sizes = da_heads_size(layout, &c->problem, c->pass, rank);
-        da_heads_of_rank(c->problem.kv_heads, layout->ranks, rank, &first, &end);
-        double pairs = da_traffic_pairs_of_heads(&c->traffic, first * group, end * group) * share;
+        da_heads_course heads = da_heads_go_through(&c->rates, &c->traffic, layout, c->pass, rank, share);
         mine->by_tokens = seconds_by_tokens(c, share);
-        mine->heads_computed =
-            da_exchange_seconds(&c->rates, &sizes.inputs) + pairs * da_pass_pair_seconds(&c->rates, c->pass);
-        mine->heads_results = da_exchange_seconds(&c->rates, &sizes.outputs);
+        mine->heads_computed = heads.computed;
+        mine->heads_results = heads.results;
     }
     return status;
 }

@@ -33,6 +33,18 @@ static inline double da_pass_pair_seconds(const da_rates *rates, da_pass pass) {
 double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double own_pairs, double other_pairs,
                            double pair_seconds);
 
+/* By heads: what a rank goes through. */
+typedef struct da_heads_course {
+    da_exchange inputs, outputs; /* of all turns */
+    double pairs;
+    double computed, results; /* as da_split_seconds has them */
+} da_heads_course;
+
+/* While a turn is computed, the next one's inputs and the last one's results travel: the first turn's inputs and the last
+ * one's results nothing hides. share: as of da_traffic_distinct_share. */
+da_heads_course da_heads_go_through(const da_rates *rates, da_traffic *traffic, const da_layout *layout, da_pass pass,
+                                    int rank, double share);
+
 /* Of each time the longest. */
 da_split_seconds da_slowest_split(const da_split_seconds *of_ranks, int count);
 
