@@ -27,19 +27,18 @@ typedef struct counted {
     int64_t messages_received, messages_sent;
     double bytes_received, bytes_sent;
     bool divides_heads;  /* one of its messages is of that kind */
-    int fails_at;        /* the number of that one of them which is not sent; -1: none */
+    int64_t fails_at;    /* the number of the message that is not sent; -1: none */
     char heads_sent[64]; /* of messages by heads, in order: i inputs, r results */
 } counted;
 
 static da_status counted_send(const void *data, size_t bytes, int to, int tag, void **request, void *user) {
     counted *c = user;
-    c->messages_sent += tag != COLLECTIVE;
+    if (tag != COLLECTIVE && c->messages_sent++ == c->fails_at) {
+        return DA_ERROR_COMMUNICATION;
+    }
     if (tag == TAG_HEADS || tag == TAG_RESULTS) {
         c->divides_heads = true;
         size_t sent = strlen(c->heads_sent);
-        if ((int)sent == c->fails_at) {
-            return DA_ERROR_COMMUNICATION;
-        }
         c->heads_sent[sent % (sizeof c->heads_sent - 1)] = tag == TAG_HEADS ? 'i' : 'r';
     }
     c->bytes_sent += tag != COLLECTIVE ? (double)bytes : 0;
@@ -76,8 +75,8 @@ typedef struct real {
     bool backward;
     da_ranks_options rates[MAX_RANKS]; /* of each rank's context */
     bool plans;                        /* in each rank's context, before it calls */
-    bool fails;                        /* rank 1 fails to send a message by heads: the fails_at-th */
-    int fails_at;
+    bool fails;                        /* rank 1 fails to send a message: the fails_at-th */
+    int64_t fails_at;
     long left[MAX_RANKS]; /* allocations that are still there at the end */
     counted counts[MAX_RANKS];
     bool by_heads[MAX_RANKS][2]; /* forward, backward */
@@ -488,17 +487,17 @@ static void test_turns_of_heads(void **state) {
     }
 }
 
-/* Whichever message by heads cannot be sent, no rank is left waiting, and none holds anything. */
-static void test_a_message_by_heads_that_fails(void **state) {
-    int failed = 0;
+/* Whichever message of rank 1 cannot be sent, no rank is left waiting, and none holds anything. Returns how many there are. */
+static int64_t fail_each_message(const char *implementation, da_split split) {
+    int64_t failed = 0;
     for (bool fails = true; fails; failed += fails) {
-        real r = {.ranks = 3, .backward = true, .implementation = "distributed", .fails = true, .fails_at = failed};
+        real r = {.ranks = 3, .backward = true, .implementation = implementation, .fails = true, .fails_at = failed};
         for (int rank = 0; rank < r.ranks; rank++) {
             r.rates[rank] = given_rates(1, false);
         }
         da_attention_config_init(&r.config);
         assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){50}, 1, (int64_t[]){2}, 1), DA_OK);
-        r.config.split = DA_SPLIT_HEADS;
+        r.config.split = split;
         da_problem_init(&r.problem);
         r.problem.n = 50;
         r.problem.heads = r.problem.kv_heads = 9;
@@ -512,7 +511,14 @@ static void test_a_message_by_heads_that_fails(void **state) {
             assert_int_equal(r.left[rank], 0);
         }
     }
-    assert_int_equal(failed, 2 * 2 * 3 * 2); /* both passes: inputs and results of 3 turns, to two ranks */
+    return failed;
+}
+
+/* To two ranks go: forward keys, backward keys and queries; by heads, in both passes, inputs and results of 3 turns. */
+static void test_a_message_that_fails(void **state) {
+    assert_int_equal(fail_each_message("ring", DA_SPLIT_AUTO), 2 * 3);
+    assert_int_equal(fail_each_message("distributed", DA_SPLIT_TOKENS), 2 * 3);
+    assert_int_equal(fail_each_message("distributed", DA_SPLIT_HEADS), 2 * 2 * 2 * 3);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
@@ -818,7 +824,7 @@ int main(void) {
         cmocka_unit_test(test_split_by_hand),
         cmocka_unit_test(test_turns_by_hand),
         cmocka_unit_test(test_turns_of_heads),
-        cmocka_unit_test(test_a_message_by_heads_that_fails),
+        cmocka_unit_test(test_a_message_that_fails),
         cmocka_unit_test(test_pairs_add_up_to_the_problem),
         cmocka_unit_test(test_a_group_with_many_patterns),
         cmocka_unit_test(test_steps_take_the_longer_of_both),
