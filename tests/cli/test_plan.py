@@ -22,13 +22,26 @@ def test_bytes_by_hand():
     assert report["ranks_gone_through"] == 4
 
 
-def test_ring_hides_messages_and_distributed_waits():
-    limited = plan("--ranks", 4, "--network-bandwidth", "1G", "--network-latency", "1u", "--network-overhead", 0)
-    gathered = limited["distributed_tokens"]
+def times_over(bandwidth):
+    report = plan("--ranks", 4, "--network-bandwidth", bandwidth, "--network-latency", "1u", "--network-overhead", 0)
+    gathered = report["distributed_tokens"]
     transfer, computing = (gathered[f"rank_{name}_seconds"]["most"] for name in ["transfer", "compute"])
-    assert gathered["seconds"] == pytest.approx(transfer + computing, rel=1e-3)
-    assert limited["ring"]["seconds"] == pytest.approx(computing, rel=1e-3)
-    assert limited["choice"] == "ring"
+    return report, transfer, computing
+
+
+def test_messages_are_hidden_while_they_are_the_shorter():
+    report, transfer, computing = times_over("1G")
+    assert transfer < computing / 10
+    for name in ["ring", "distributed_tokens"]:
+        assert report[name]["seconds"] == pytest.approx(computing, rel=1e-3)
+    assert report["choice"] == "ring"  # it needs less memory
+
+
+def test_messages_are_waited_for_while_they_are_the_longer():
+    report, transfer, computing = times_over("10M")
+    assert transfer > 2 * computing
+    for name in ["ring", "distributed_tokens"]:
+        assert transfer < report[name]["seconds"] < transfer + computing
 
 
 @pytest.mark.parametrize("partition, low, high", [("contiguous", 1.12, 2), ("zigzag", 1, 1.01), ("striped", 1, 1.1)])

@@ -233,9 +233,11 @@ static void give_no_place(const da_comm *comm, void *user) {
     endings *e = user;
     rank_module m;
     rank_module_open(&m, &e->common, comm, NULL);
-    note(e, comm->rank,
-         da_multihead_forward_training(m.multihead, m.tensors.query, m.tensors.key, NULL, &m.out, &m.options,
-                                       comm->rank == ODD ? NULL : &m.saved));
+    if (m.status == DA_OK) { /* a rank may give up while others still agree on what they create */
+        m.status = da_multihead_forward_training(m.multihead, m.tensors.query, m.tensors.key, NULL, &m.out, &m.options,
+                                                 comm->rank == ODD ? NULL : &m.saved);
+    }
+    note(e, comm->rank, m.status);
     rank_module_close(&m);
 }
 
