@@ -11,10 +11,6 @@
 
 /* ---- messages ------------------------------------------------------------------------------------------------------ */
 
-static double transfer_seconds(const da_schedule *p, double bytes) {
-    return bytes > 0 ? p->plan->rates.latency + bytes / p->plan->rates.bandwidth : 0;
-}
-
 static void add_exchange(const da_exchange *e, da_rank_share *share) {
     share->messages_received += e->messages_in;
     share->messages_sent += e->messages_out;
@@ -43,8 +39,8 @@ static void ring_step(da_schedule *p, const da_planned_direction *d, int s, int 
     const da_step *now = &steps[s], *next = s + 1 < ranks ? &steps[s + 1] : &none;
     da_rank_share *share = &p->plan->shares[DA_SCHEME_RING][index];
     double computes = now->pairs * d->pair_seconds;
-    double in = transfer_seconds(p, da_traffic_message_bytes(&p->traffic, d->travellers, next->in));
-    double out = transfer_seconds(p, da_traffic_message_bytes(&p->traffic, d->travellers, next->out));
+    double in = da_transfer_seconds(&p->plan->rates, da_traffic_message_bytes(&p->traffic, d->travellers, next->in));
+    double out = da_transfer_seconds(&p->plan->rates, da_traffic_message_bytes(&p->traffic, d->travellers, next->out));
     double end = p->begin[index] + computes + overhead_of(p, next);
     if (next->in > 0) {
         end = fmax(end, begin_of(p, index, da_schedule_neighbour(p, rank, -(s + 1))) + in);

@@ -15,6 +15,11 @@ typedef struct da_rates {
     da_pair_seconds pair;
 } da_rates;
 
+/* What a transfer of so many bytes takes; of none, nothing. */
+static inline double da_transfer_seconds(const da_rates *rates, double bytes) {
+    return bytes > 0 ? rates->latency + bytes / rates->bandwidth : 0;
+}
+
 /* Arithmetic of a pair in numbers of head_dim: the products of scores with values; of the gradient of queries (scores,
  * weights' gradients, sum of keys); of those of keys and values (the same two, and two sums). */
 enum { DA_FLOPS_FORWARD = 4, DA_FLOPS_GRAD_QUERY = 6, DA_FLOPS_GRAD_KEYS = 8 };

@@ -16,15 +16,7 @@
 
 static const double TIMEOUT = 1; /* seconds */
 
-static const module_problem PROBLEM = {.implementation = "ring",
-                                       .dtype = DA_F32,
-                                       .batch = 2,
-                                       .n = 61,
-                                       .embed_dim = 24,
-                                       .heads = 4,
-                                       .kv_heads = 2,
-                                       .inputs = 1,
-                                       .sharded = true};
+static const module_problem PROBLEM = SMALL_SHARDED(1);
 
 /* A da_comm that counts what it sends, and the number at which this process ends. */
 static da_counted counted;

@@ -20,6 +20,13 @@ typedef struct module_problem {
     bool no_input_gradients, no_parameter_gradients;
 } module_problem;
 
+/* A small module with divided parameters. */
+#define SMALL_SHARDED(inputs_)                                                                                         \
+    {                                                                                                                  \
+        .implementation = "ring", .dtype = DA_F32, .batch = 2, .n = 61, .embed_dim = 24, .heads = 4, .kv_heads = 2,    \
+        .inputs = (inputs_), .sharded = true                                                                           \
+    }
+
 typedef struct rank_module {
     module_problem problem;
     da_context *context;

@@ -240,15 +240,7 @@ static void test_many_rows(void **state) {
     }
 }
 
-static const module_problem SMALL = {.implementation = "ring",
-                                     .dtype = DA_F32,
-                                     .batch = 2,
-                                     .n = 61,
-                                     .embed_dim = 24,
-                                     .heads = 4,
-                                     .kv_heads = 2,
-                                     .inputs = 1,
-                                     .sharded = true};
+static const module_problem SMALL = SMALL_SHARDED(1);
 
 /* Two passes into one set of gradients. */
 static void add_twice(const da_comm *comm, void *user) {

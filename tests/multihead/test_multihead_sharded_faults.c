@@ -20,15 +20,7 @@ enum { RANKS = 3, ODD = 1 }; /* the rank that differs */
 
 static const double TIMEOUT = 60; /* seconds; a test that waits so long has failed */
 
-static const module_problem SMALL = {.implementation = "ring",
-                                     .dtype = DA_F32,
-                                     .batch = 2,
-                                     .n = 61,
-                                     .embed_dim = 24,
-                                     .heads = 4,
-                                     .kv_heads = 2,
-                                     .inputs = 2,
-                                     .sharded = true};
+static const module_problem SMALL = SMALL_SHARDED(2);
 
 /* What each rank ends with. */
 typedef struct endings {

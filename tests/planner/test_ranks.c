@@ -225,13 +225,18 @@ static da_ranks_options given_rates(int ranks, bool backward) {
     return options;
 }
 
+/* To all ranks the same. */
+static void give_rates(real *r) {
+    for (int rank = 0; rank < MAX_RANKS; rank++) {
+        r->rates[rank] = given_rates(1, false);
+    }
+}
+
 static void draw_real(real *r, int number) {
     static const da_dtype dtypes[] = {DA_F32, DA_F64, DA_BF16, DA_F16};
     drawn d = drawn_next(number);
     *r = (real){.config = d.config, .ranks = d.ranks, .backward = number % 2 == 1};
-    for (int rank = 0; rank < MAX_RANKS; rank++) {
-        r->rates[rank] = given_rates(1, false);
-    }
+    give_rates(r);
     r->isa = number / 2 % 2 == 0 ? DA_ISA_AUTO : DA_ISA_PORTABLE;
     r->config.partition = (da_partition)(number % 3);
     r->config.stripe = number % 6 == 5 ? 0 : 1 + drawn_below(20);
@@ -299,9 +304,7 @@ static void test_long_parts(void **state) {
     const int64_t n = is_slow_tool() ? 2000 : 20000;
     for (int backward = is_slow_tool() ? 1 : 0; backward < 2; backward++) {
         real r = {.ranks = 3, .backward = backward == 1};
-        for (int rank = 0; rank < r.ranks; rank++) {
-            r.rates[rank] = given_rates(1, false);
-        }
+        give_rates(&r);
         da_attention_config_init(&r.config);
         assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){30, 20000}, 2, (int64_t[]){1, 400}, 2),
                          DA_OK);
@@ -471,9 +474,7 @@ static void test_turns_of_heads(void **state) {
     } rows[] = {{1, "ii"}, {5, "iiririirir"}, {18, "iiririririririrriiririririririrr"}};
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
         real r = {.ranks = 2, .backward = true};
-        for (int rank = 0; rank < r.ranks; rank++) {
-            r.rates[rank] = given_rates(1, false);
-        }
+        give_rates(&r);
         da_attention_config_init(&r.config);
         assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){20, 50}, 2, (int64_t[]){1, 4}, 2),
                          DA_OK);
@@ -492,9 +493,7 @@ static int64_t fail_each_message(const char *implementation, da_split split) {
     int64_t failed = 0;
     for (bool fails = true; fails; failed += fails) {
         real r = {.ranks = 3, .backward = true, .implementation = implementation, .fails = true, .fails_at = failed};
-        for (int rank = 0; rank < r.ranks; rank++) {
-            r.rates[rank] = given_rates(1, false);
-        }
+        give_rates(&r);
         da_attention_config_init(&r.config);
         assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){50}, 1, (int64_t[]){2}, 1), DA_OK);
         r.config.split = split;
@@ -552,9 +551,7 @@ static void test_pairs_add_up_to_the_problem(void **state) {
 /* Keys of a group of heads with more patterns than a head can have. */
 static void test_a_group_with_many_patterns(void **state) {
     real r = {.ranks = 3};
-    for (int rank = 0; rank < r.ranks; rank++) {
-        r.rates[rank] = given_rates(1, false);
-    }
+    give_rates(&r);
     da_attention_config_init(&r.config);
     assert_int_equal(da_attention_config_set_patterns(&r.config, (int64_t[]){60, 200}, 2, (int64_t[]){60, 200}, 2),
                      DA_OK);

@@ -7,23 +7,19 @@
 
 /* ---- the model ----------------------------------------------------------------------------------------------------- */
 
-static double transfer_seconds(const da_rates *rates, double bytes) {
-    return bytes > 0 ? rates->latency + bytes / rates->bandwidth : 0;
-}
-
 static double overhead_seconds(const da_rates *rates, const da_exchange *e) {
     return rates->overhead * (double)(e->messages_in + e->messages_out);
 }
 
 double da_exchange_seconds(const da_rates *rates, const da_exchange *e) {
-    return transfer_seconds(rates, fmax(e->bytes_in, e->bytes_out)) + overhead_seconds(rates, e);
+    return da_transfer_seconds(rates, fmax(e->bytes_in, e->bytes_out)) + overhead_seconds(rates, e);
 }
 
 double da_gathered_seconds(const da_rates *rates, const da_exchange *exchange, double own_pairs, double other_pairs,
                            double pair_seconds) {
     double overhead = overhead_seconds(rates, exchange);
-    double all_come = fmax(overhead + own_pairs * pair_seconds, transfer_seconds(rates, exchange->bytes_in));
-    return fmax(all_come + other_pairs * pair_seconds, transfer_seconds(rates, exchange->bytes_out));
+    double all_come = fmax(overhead + own_pairs * pair_seconds, da_transfer_seconds(rates, exchange->bytes_in));
+    return fmax(all_come + other_pairs * pair_seconds, da_transfer_seconds(rates, exchange->bytes_out));
 }
 
 static void add_exchange(da_exchange *sum, const da_exchange *e) {
@@ -51,7 +47,7 @@ da_heads_course da_heads_go_through(const da_rates *rates, da_traffic *traffic, 
         da_exchange under_way = last.outputs;
         add_exchange(&under_way, &next.inputs);
         course.computed += fmax(pairs * da_pass_pair_seconds(rates, pass) + overhead_seconds(rates, &under_way),
-                                transfer_seconds(rates, fmax(under_way.bytes_in, under_way.bytes_out)));
+                                da_transfer_seconds(rates, fmax(under_way.bytes_in, under_way.bytes_out)));
         course.pairs += pairs;
         add_exchange(&course.inputs, &now.inputs);
         add_exchange(&course.outputs, &now.outputs);
@@ -81,14 +77,12 @@ typedef struct choosing {
     da_traffic traffic;
 } choosing;
 
-/* rows, columns: of all pairs that this rank computes, the one or the other its own. */
-static double tokens_direction(const choosing *c, da_travellers travellers, const da_part *rows, const da_part *columns,
-                               double share, double pair_seconds) {
+/* own_pairs: of its own rows and columns; all_pairs: that this rank computes. */
+static double tokens_direction(const choosing *c, da_travellers travellers, double own_pairs, double all_pairs,
+                               double pair_seconds) {
     const da_meeting *meeting = c->meeting;
     da_exchange exchange = da_traffic_exchange(&c->traffic, travellers, meeting->layout, meeting->comm->rank);
-    double all = da_traffic_pairs(&c->traffic, rows, columns) * share;
-    double own = da_traffic_pairs(&c->traffic, meeting->part, meeting->part) * share;
-    return da_gathered_seconds(&c->rates, &exchange, own, all - own, pair_seconds);
+    return da_gathered_seconds(&c->rates, &exchange, own_pairs, all_pairs - own_pairs, pair_seconds);
 }
 
 /* Of the gradients of keys and values, a rank computes pairs of its keys and any query. */
@@ -97,11 +91,14 @@ static double seconds_by_tokens(const choosing *c, double share) {
     const da_pair_seconds *pair = &c->rates.pair;
     da_piece piece;
     const da_part all = da_part_whole(c->problem.n, &piece);
+    double own_pairs = da_traffic_pairs(&c->traffic, own, own) * share;
+    double pairs = da_traffic_pairs(&c->traffic, own, &all) * share;
     if (c->pass == DA_PASS_FORWARD) {
-        return tokens_direction(c, DA_TRAVEL_KEYS, own, &all, share, pair->forward);
+        return tokens_direction(c, DA_TRAVEL_KEYS, own_pairs, pairs, pair->forward);
     }
-    return tokens_direction(c, DA_TRAVEL_KEYS, own, &all, share, pair->grad_query) +
-           tokens_direction(c, DA_TRAVEL_QUERIES, &all, own, share, pair->grad_keys);
+    double pairs_of_keys = da_traffic_pairs(&c->traffic, &all, own) * share;
+    return tokens_direction(c, DA_TRAVEL_KEYS, own_pairs, pairs, pair->grad_query) +
+           tokens_direction(c, DA_TRAVEL_QUERIES, own_pairs, pairs_of_keys, pair->grad_keys);
 }
 
 static da_status reckon(choosing *c, da_split_seconds *mine) {
