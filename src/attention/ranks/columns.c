@@ -179,8 +179,9 @@ static da_status begin_gathering(gathering *g) {
     const da_meeting *meeting = direction->meeting;
     da_status status = DA_OK;
     for (int step = 1; step < meeting->comm->ranks && status == DA_OK; step++) {
-        da_parcel *parcel = &g->incoming[neighbour(meeting->comm, -step)];
-        status = plan_parcel(direction, neighbour(meeting->comm, -step), false, parcel);
+        int rank = neighbour(meeting->comm, -step);
+        da_parcel *parcel = &g->incoming[rank];
+        status = plan_parcel(direction, rank, false, parcel);
         if (status == DA_OK) {
             status = da_parcel_receive(parcel, meeting, direction->cargo);
         }

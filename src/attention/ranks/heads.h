@@ -1,7 +1,7 @@
 /* The heads, in place of the tokens, are divided among ranks: every rank sends each other one its tokens of that one's
  * heads, computes its heads over the whole sequence as one process would, and sends the results back (the all-to-all of
- * DeepSpeed-Ulysses, arXiv:2309.14509), some heads after the others. What travels does not depend on the patterns; every rank does as much work,
- * causal or not, where the key heads divide evenly. */
+ * DeepSpeed-Ulysses, arXiv:2309.14509), some heads after the others. What travels does not depend on the patterns; every
+ * rank does as much work, causal or not, where the key heads divide evenly. */
 #ifndef DA_ATTENTION_RANKS_HEADS_H
 #define DA_ATTENTION_RANKS_HEADS_H
 
