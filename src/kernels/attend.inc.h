@@ -2,7 +2,8 @@
  *
  * attend() is the whole of dilated attention's inner loop: scores of a query tile against the panels of a key block, the
  * running softmax, and the product with the values. The two products, and the packing that they read, come from
- * DA_PRODUCTS: products_real.inc.h, or a file of an instruction set's own. It defines pack_query, stage_key,
+ * DA_PRODUCTS: products_real.inc.h, or a file of an instruction set's own. It defines pack_query, panel_memory,
+ * value_memory, stage_key,
  * transpose_panel, store_value, clear_staged and attend (that of attend_rows.inc.h, or its own), and DA_KERNELS_HOOKS where
  * it needs optional members of the table. */
 #include "kernels/kernels.h"
@@ -52,11 +53,15 @@ static panel_visibility visibility_of(const da_key_block *block, const visible_r
 
 /* ---- key blocks ------------------------------------------------------------------------------------------------- */
 
-/* Takes the block's last panels' first and last positions over a key at `position`. */
+/* Takes the block's last panels' first and last positions over a key at `position`, and says where a new panel lies. */
 static inline void add_position(da_key_block *block, int key, int32_t position) {
     int panel = key / PANEL_KEYS;
     bool first = key % PANEL_KEYS == 0;
     block->positions[key] = position;
+    if (first) {
+        block->panel_keys[panel] = panel_memory(block, panel);
+        block->panel_values[panel] = block->values ? value_memory(block, panel) : NULL;
+    }
     if (first || position < block->panel_first[panel]) {
         block->panel_first[panel] = position;
     }

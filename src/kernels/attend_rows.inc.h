@@ -104,17 +104,30 @@ static void softmax_tile(const da_key_block *block, const da_query_tile *tile, c
 
 /* ---- output ------------------------------------------------------------------------------------------------------ */
 
+/* The end of the panels from `first` on whose values lie one after the other. */
+static int end_of_piece(const da_key_block *block, int first, int end) {
+    const char *start = block->panel_values[first];
+    int64_t bytes = (int64_t)((const char *)value_memory(block, 1) - (const char *)value_memory(block, 0));
+    int next = first + 1;
+    while (next < end && block->panel_values[next] == start + (next - first) * bytes) {
+        next++;
+    }
+    return next;
+}
+
 /* Adds weights times values. hides: some weights are 0 because the pair does not see each other. (So may weights that
  * dropout took away be.) */
 static void accumulate_runs(const da_key_block *block, const da_query_tile *tile, const panel_run *runs, int run_count,
                             bool hides) {
     for (int k = 0; k < run_count; k++) {
-        int end_key = runs[k].end * PANEL_KEYS;
-        end_key = end_key < block->count ? end_key : block->count;
-        if ((hides || tile->dropout) && !block->values_finite) {
-            accumulate_seen(block, tile, runs[k].first * PANEL_KEYS, end_key);
-        } else {
-            accumulate(block, tile, runs[k].first * PANEL_KEYS, end_key);
+        for (int first = runs[k].first, end; first < runs[k].end; first = end) {
+            end = end_of_piece(block, first, runs[k].end);
+            int end_key = end * PANEL_KEYS < block->count ? end * PANEL_KEYS : block->count;
+            if ((hides || tile->dropout) && !block->values_finite) {
+                accumulate_seen(block, tile, first * PANEL_KEYS, end_key);
+            } else {
+                accumulate(block, tile, first * PANEL_KEYS, end_key);
+            }
         }
     }
 }

@@ -17,10 +17,18 @@ static void pack_query(const void *query, int64_t stride, da_dtype dtype, int he
     }
 }
 
+static void *panel_memory(const da_key_block *block, int index) {
+    return (real *)block->panels + (int64_t)index * block->head_dim * PANEL_KEYS;
+}
+
+static void *value_memory(const da_key_block *block, int index) {
+    return (real *)block->values + (int64_t)index * block->padded_dim * PANEL_KEYS;
+}
+
 /* Turns the staged rows into panel `index`: component by component, a vector of keys each. */
 static void transpose_panel(da_key_block *block, int index) {
     const real *staged = block->staged;
-    real *panel = (real *)block->panels + (int64_t)index * block->head_dim * PANEL_KEYS;
+    real *panel = panel_memory(block, index);
     for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
         for (int c = 0; c < block->head_dim; c += VEC_LANES) {
             vec square[VEC_LANES];
@@ -63,7 +71,7 @@ static void clear_staged(da_key_block *block, int first_slot) {
 
 static void score_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
     const real *queries = tile->queries;
-    const real *keys = (const real *)block->panels + (int64_t)panel * block->head_dim * PANEL_KEYS;
+    const real *keys = block->panel_keys[panel];
     const real *bias = (const real *)tile->bias + panel * PANEL_KEYS;
     real *scores = (real *)tile->scores + panel * PANEL_KEYS;
     vec sum[TILE_ROWS][PANEL_VECS];
@@ -161,18 +169,19 @@ FORCE_INLINE void accumulate_rows(const int rows, const real *weights, const int
 }
 
 static void accumulate(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
-    accumulate_rows(TILE_ROWS, tile->scores, DA_BLOCK_KEYS, 1, first_key, end_key, block->values, block->padded_dim,
-                    tile->accumulator);
+    accumulate_rows(TILE_ROWS, (const real *)tile->scores + first_key, DA_BLOCK_KEYS, 1, 0, end_key - first_key,
+                    block->panel_values[first_key / PANEL_KEYS], block->padded_dim, tile->accumulator);
 }
 
 /* The same where a value is not finite and some weights are 0 because the pair does not see each other: 0 * NaN must not
  * reach a query that does not see the NaN. */
 static void accumulate_seen(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
     int padded_dim = block->padded_dim;
+    const real *values = block->panel_values[first_key / PANEL_KEYS];
     for (int r = 0; r < tile->rows; r++) {
         real *accumulator = (real *)tile->accumulator + (int64_t)r * padded_dim;
         for (int j = first_key; j < end_key; j++) {
-            const real *value = (const real *)block->values + (int64_t)j * padded_dim;
+            const real *value = values + (int64_t)(j - first_key) * padded_dim;
             real weight = ((const real *)tile->scores)[r * DA_BLOCK_KEYS + j];
             for (int c = 0; weight != 0 && c < padded_dim; c += VEC_LANES) {
                 vec_store(accumulator + c, vec_fma(vec_set1(weight), vec_load(value + c), vec_load(accumulator + c)));

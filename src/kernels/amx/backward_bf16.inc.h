@@ -48,7 +48,7 @@ static real *product_row(const da_query_tile *tile, int half, int column) {
 static void multiply_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
     const int length = key_length(block->head_dim);
     const size_t column_bytes = (size_t)length * sizeof(uint16_t);
-    const char *columns = (const char *)key_row(block, panel * PANEL_KEYS);
+    const char *columns = block->panel_keys[panel];
     const char *rows = tile->queries;
     MEMORY_IS_CURRENT();
     _tile_zero(0);
@@ -194,8 +194,7 @@ FORCE_INLINE void accumulate_components(const da_key_block *block, const da_quer
     }
     for (int k = 0; k < seen->count; k++) {
         int panel = seen->panel[k];
-        const char *values =
-            (const char *)block->values + ((size_t)panel * (size_t)block->padded_dim + (size_t)component) * row;
+        const char *values = (const char *)block->panel_values[panel] + (size_t)component * row;
         _tile_loadd(4, values, row);
         _tile_loadd(6, weight_row(tile, 0, panel * PANEL_KEYS / 2), TILE_ROW);
         _tile_dpbf16ps(0, 4, 6);

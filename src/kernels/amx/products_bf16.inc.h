@@ -40,8 +40,16 @@ static void pack_query(const void *query, int64_t stride, da_dtype dtype, int he
     }
 }
 
+static void *panel_memory(const da_key_block *block, int index) {
+    return (uint16_t *)block->panels + (int64_t)index * PANEL_KEYS * key_length(block->head_dim);
+}
+
+static void *value_memory(const da_key_block *block, int index) {
+    return (uint16_t *)block->values + (int64_t)index * block->padded_dim * PANEL_KEYS;
+}
+
 static uint16_t *key_row(const da_key_block *block, int key) {
-    return (uint16_t *)block->panels + (int64_t)key * key_length(block->head_dim);
+    return (uint16_t *)panel_memory(block, key / PANEL_KEYS) + (key % PANEL_KEYS) * key_length(block->head_dim);
 }
 
 /* Values wait for their panel to fill, and are turned then; keys need no turning. */
@@ -69,7 +77,7 @@ static bool store_value(da_key_block *block, const void *value, int64_t stride, 
 
 /* The staged values as panel `index`: component by component, a row of keys each. */
 static void transpose_panel(da_key_block *block, int index) {
-    uint16_t *panel = (uint16_t *)block->values + (int64_t)index * block->padded_dim * PANEL_KEYS;
+    uint16_t *panel = value_memory(block, index);
     for (int c = 0; c < block->padded_dim; c += 16) {
         vec pair[16]; /* of two bf16, which are moved and not looked into */
         for (int p = 0; p < 16; p++) {
@@ -106,7 +114,7 @@ static uint32_t *weight_row(const da_query_tile *tile, int half, int pair) {
 FORCE_INLINE void score_panel(const da_key_block *block, const da_query_tile *tile, int half, int panel) {
     const int length = key_length(block->head_dim);
     const size_t key_bytes = (size_t)length * sizeof(uint16_t);
-    const char *keys = (const char *)key_row(block, panel * PANEL_KEYS);
+    const char *keys = block->panel_keys[panel];
     const char *queries = (const char *)tile->queries + half * TILE_ROW;
     char *scores = (char *)score_row(tile, panel * PANEL_KEYS);
     _tile_zero(4);
@@ -253,8 +261,7 @@ FORCE_INLINE void accumulate_panel(const da_key_block *block, const da_query_til
                                    int column, int tiles) {
     const size_t row = PANEL_KEYS * sizeof(uint16_t);
     const char *weights = (const char *)weight_row(tile, half, panel * PANEL_KEYS / 2);
-    const char *values =
-        (const char *)block->values + ((size_t)panel * (size_t)block->padded_dim + (size_t)column) * row;
+    const char *values = (const char *)block->panel_values[panel] + (size_t)column * row;
     MEMORY_IS_CURRENT();
     _tile_loadd(7, weights, TILE_ROW);
     _tile_loadd(6, values, row);
@@ -285,8 +292,7 @@ static void accumulate_seen_panel(const da_key_block *block, const da_query_tile
         for (int j = panel * PANEL_KEYS; j < (panel + 1) * PANEL_KEYS && j < block->count; j++) {
             uint32_t pair = weight_row(tile, r / VEC_LANES, j / 2)[r % VEC_LANES];
             real weight = da_float_from_bf16((uint16_t)(j % 2 == 0 ? pair : pair >> 16));
-            const uint16_t *value = (const uint16_t *)block->values +
-                                    (int64_t)(j / PANEL_KEYS) * block->padded_dim * PANEL_KEYS + j % PANEL_KEYS;
+            const uint16_t *value = (const uint16_t *)block->panel_values[panel] + j % PANEL_KEYS;
             for (int c = 0; weight != 0 && c < block->head_dim; c++) {
                 ((real *)tile->accumulator)[c * TILE_ROWS + r] += weight * da_float_from_bf16(value[c * PANEL_KEYS]);
             }

@@ -43,13 +43,17 @@ static void clear_staged(da_key_block *block, int first_slot) {
            (size_t)(PANEL_KEYS - first_slot) * (size_t)block->padded_dim * sizeof(uint16_t));
 }
 
-static uint32_t *panel_at(const da_key_block *block, int index) {
+static void *panel_memory(const da_key_block *block, int index) {
     return (uint32_t *)block->panels + (int64_t)index * pair_count(block->head_dim) * PANEL_KEYS;
+}
+
+static void *value_memory(const da_key_block *block, int index) {
+    return (uint32_t *)block->values + (int64_t)index * block->padded_dim * (PANEL_KEYS / 2);
 }
 
 /* Pairs are moved as numbers in f32 are, whatever their bits say. What is loaded beyond a row's pairs is not stored. */
 static void transpose_panel(da_key_block *block, int index) {
-    uint32_t *panel = panel_at(block, index);
+    uint32_t *panel = panel_memory(block, index);
     int pairs = pair_count(block->head_dim);
     for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
         for (int p = 0; p < pairs; p += VEC_LANES) {
@@ -96,7 +100,7 @@ static inline vec dot_pairs(vec sum, __m512i a, __m512i b) {
 }
 
 static void score_panel(const da_key_block *block, const da_query_tile *tile, int panel) {
-    const uint32_t *queries = tile->queries, *keys = panel_at(block, panel);
+    const uint32_t *queries = tile->queries, *keys = block->panel_keys[panel];
     const real *bias = (const real *)tile->bias + panel * PANEL_KEYS;
     real *scores = (real *)tile->scores + panel * PANEL_KEYS;
     vec sum[TILE_ROWS][PANEL_VECS], factor = vec_set1((real)tile->score_factor);
@@ -140,7 +144,8 @@ static const uint16_t *weight_row(const da_query_tile *tile, int row) {
 
 /* ---- output ----------------------------------------------------------------------------------------------------- */
 
-/* accumulator[:, columns] += weights[:, keys] * values[keys, columns] for `vecs` vectors of columns. */
+/* accumulator[:, columns] += weights[:, keys] * values[keys, columns] for `vecs` vectors of columns; values: from the first
+ * pair on. */
 FORCE_INLINE void accumulate_columns(const int vecs, const da_query_tile *tile, int first_pair, int end_pair,
                                      const uint32_t *values, int padded_dim, real *accumulator) {
     vec sum[TILE_ROWS][OUTPUT_VECS];
@@ -152,7 +157,7 @@ FORCE_INLINE void accumulate_columns(const int vecs, const da_query_tile *tile, 
     for (int p = first_pair; p < end_pair; p++) {
         __m512i value[OUTPUT_VECS];
         for (int v = 0; v < vecs; v++) {
-            value[v] = _mm512_loadu_si512(values + (int64_t)p * padded_dim + v * VEC_LANES);
+            value[v] = _mm512_loadu_si512(values + (int64_t)(p - first_pair) * padded_dim + v * VEC_LANES);
         }
         for (int r = 0; r < TILE_ROWS; r++) {
             int pair;
@@ -171,7 +176,7 @@ FORCE_INLINE void accumulate_columns(const int vecs, const da_query_tile *tile, 
 }
 
 static void accumulate(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
-    const uint32_t *values = block->values;
+    const uint32_t *values = block->panel_values[first_key / PANEL_KEYS];
     real *accumulator = tile->accumulator;
     int padded_dim = block->padded_dim;
     for (int column = 0; column < padded_dim; column += OUTPUT_VECS * VEC_LANES) {
@@ -193,10 +198,11 @@ static void accumulate(const da_key_block *block, const da_query_tile *tile, int
 /* The same where a value is not finite and some weights are 0 because the pair does not see each other: 0 * NaN must not
  * reach a query that does not see the NaN. */
 static void accumulate_seen(const da_key_block *block, const da_query_tile *tile, int first_key, int end_key) {
+    const uint16_t *values = block->panel_values[first_key / PANEL_KEYS];
     for (int r = 0; r < tile->rows; r++) {
         real *accumulator = (real *)tile->accumulator + (int64_t)r * block->padded_dim;
         for (int j = first_key; j < end_key; j++) {
-            const uint16_t *halves = (const uint16_t *)block->values + (int64_t)(j / 2) * block->padded_dim * 2 + j % 2;
+            const uint16_t *halves = values + (int64_t)((j - first_key) / 2) * block->padded_dim * 2 + j % 2;
             real weight = da_float_from_bf16(weight_row(tile, r)[j]);
             for (int c = 0; weight != 0 && c < block->head_dim; c++) {
                 accumulator[c] += weight * da_float_from_bf16(halves[2 * c]);
