@@ -623,9 +623,10 @@ DA_API void da_problem_init(da_problem *problem);
 
 /* Bytes that da_attention_forward allocates for this problem, all threads together: a few MiB a thread, whatever the
  * length (shorter problems may need less). With problem->n == 0 the length is the configuration's sequence_length, and if that is 0 too, a
- * long one. With `block_sparse` that many at most, the lists of its tiles among them, which grow with the length: as many as
- * the ratio keeps, or with a target all; where the length is unknown they are left out. da_call_options.tiles are the caller's, but for
- * a backward call, which holds lists of as many bytes of its own. Errors: DA_ERROR_INVALID_ARGUMENT. */
+ * long one. With `block_sparse` that many at most, what grows with the length among them: the lists of its tiles, as many as
+ * the ratio keeps, or with a target all, and the packed keys and values of one head, or of some; where the length is unknown
+ * they are left out. da_call_options.tiles are the caller's, but for a backward call, which holds lists of as many bytes of
+ * its own. Errors: DA_ERROR_INVALID_ARGUMENT. */
 DA_API da_status da_attention_workspace(const da_attention *attention, const da_problem *problem, size_t *bytes);
 
 /* The same for da_attention_backward. Errors: also DA_ERROR_UNSUPPORTED (no backward pass). */

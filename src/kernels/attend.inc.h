@@ -3,9 +3,8 @@
  * attend() is the whole of dilated attention's inner loop: scores of a query tile against the panels of a key block, the
  * running softmax, and the product with the values. The two products, and the packing that they read, come from
  * DA_PRODUCTS: products_real.inc.h, or a file of an instruction set's own. It defines pack_query, panel_memory,
- * value_memory, stage_key,
- * transpose_panel, store_value, clear_staged and attend (that of attend_rows.inc.h, or its own), and DA_KERNELS_HOOKS where
- * it needs optional members of the table. */
+ * value_memory, pack_rows, stage_key, store_values, transpose_panel, clear_staged and attend (that of attend_rows.inc.h, or
+ * its own), and DA_KERNELS_HOOKS where it needs optional members of the table. */
 #include "kernels/kernels.h"
 #include "kernels/simd.h"
 
@@ -53,39 +52,45 @@ static panel_visibility visibility_of(const da_key_block *block, const visible_r
 
 /* ---- key blocks ------------------------------------------------------------------------------------------------- */
 
-/* Takes the block's last panels' first and last positions over a key at `position`, and says where a new panel lies. */
-static inline void add_position(da_key_block *block, int key, int32_t position) {
-    int panel = key / PANEL_KEYS;
-    bool first = key % PANEL_KEYS == 0;
-    block->positions[key] = position;
-    if (first) {
+/* Says where the keys from..from + count - 1 of a source are that come next in the block's last panel, in ascending order. */
+static void add_positions(da_key_block *block, const da_key_source *source, int from, int count) {
+    int first = block->count, panel = first / PANEL_KEYS;
+    int32_t position = source->position + from * source->position_step;
+    uint32_t token = source->token + (uint32_t)from * (uint32_t)source->position_step;
+    for (int k = 0; k < count; k++) {
+        block->positions[first + k] = position + k * source->position_step;
+        block->tokens[first + k] = token + (uint32_t)k * (uint32_t)source->position_step;
+    }
+    int32_t last = block->positions[first + count - 1];
+    if (first % PANEL_KEYS == 0) {
         block->panel_keys[panel] = panel_memory(block, panel);
         block->panel_values[panel] = block->values ? value_memory(block, panel) : NULL;
-    }
-    if (first || position < block->panel_first[panel]) {
         block->panel_first[panel] = position;
+        block->panel_last[panel] = last;
     }
-    if (first || position > block->panel_last[panel]) {
-        block->panel_last[panel] = position;
-    }
+    block->panel_first[panel] = position < block->panel_first[panel] ? position : block->panel_first[panel];
+    block->panel_last[panel] = last > block->panel_last[panel] ? last : block->panel_last[panel];
 }
 
+/* A panel at a time, or what is missing of one. */
 static void append_keys(da_key_block *block, const da_key_source *source) {
-    const char *key_row = source->key, *value_row = source->value;
     bool finite = block->count == 0 || block->values_finite;
-    for (int k = 0; k < source->count; k++) {
-        int key = block->count++, slot = key % PANEL_KEYS;
-        stage_key(block, key_row, source->key_stride, source->dtype, slot);
-        if (value_row) {
-            finite &= store_value(block, value_row, source->value_stride, source->dtype, key);
-            value_row += source->value_step;
+    for (int from = 0, count; from < source->count; from += count) {
+        int first = block->count, room = PANEL_KEYS - first % PANEL_KEYS, rest = source->count - from;
+        const char *keys = (const char *)source->key + from * source->key_step;
+        count = rest < room ? rest : room;
+        bool packed = count == PANEL_KEYS && pack_rows(block, source, keys);
+        for (int k = 0; k < count && !packed; k++) {
+            stage_key(block, keys + k * source->key_step, source->key_stride, source->dtype, first + k);
         }
-        key_row += source->key_step;
-        add_position(block, key, source->position + k * source->position_step);
-        block->tokens[key] = source->token + (uint32_t)k * (uint32_t)source->position_step;
-        if (slot == PANEL_KEYS - 1) {
-            transpose_panel(block, key / PANEL_KEYS);
+        if (source->value) {
+            finite &= store_values(block, source, from, count);
         }
+        if (count == room && !packed) {
+            transpose_panel(block, first / PANEL_KEYS);
+        }
+        add_positions(block, source, from, count);
+        block->count += count;
     }
     block->values_finite = finite;
 }

@@ -12,7 +12,7 @@ static bool store_key_row(const void *key, int64_t stride, da_dtype dtype, int h
                           void *keys) {
     real *out = (real *)keys + (int64_t)row * padded_dim;
     load_row(key, stride, dtype, head_dim, out);
-    return row_is_finite(out, padded_dim);
+    return vec_reduce_add(add_zeros(vec_set1(0), out, padded_dim)) == 0;
 }
 
 /* Where the differences of a panel and of the next tile are kept. */

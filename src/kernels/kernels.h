@@ -23,12 +23,12 @@
 /* Keys and values gathered from the runs of a span (pattern/schedule.h), all seen by the same classes of queries; or panels
  * that were packed before, wherever they lie. */
 typedef struct da_key_block {
-    int count;          /* keys gathered so far */
-    int head_dim;       /* as in the tensors */
-    int padded_dim;     /* rounded up to whole vectors: the length of a row of values */
-    void *staged;       /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
-    void *panels;       /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys], in memory for padded_dim */
-    void *values;       /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
+    int count;      /* keys gathered so far */
+    int head_dim;   /* as in the tensors */
+    int padded_dim; /* rounded up to whole vectors: the length of a row of values */
+    void *staged;   /* real[panel_keys][padded_dim]: keys waiting for their panel to fill */
+    void *panels;   /* real[DA_BLOCK_KEYS / panel_keys][head_dim][panel_keys], in memory for padded_dim */
+    void *values;   /* real[DA_BLOCK_KEYS][padded_dim], zero beyond head_dim */
     /* Where each panel's keys and values are: what was appended lies in the memory above. */
     const void *panel_keys[DA_MAX_PANELS], *panel_values[DA_MAX_PANELS];
     int32_t *positions; /* [DA_BLOCK_KEYS]: position in the sequence, relative to the item's base */

@@ -25,15 +25,15 @@ static void *value_memory(const da_key_block *block, int index) {
     return (real *)block->values + (int64_t)index * block->padded_dim * PANEL_KEYS;
 }
 
-/* Turns the staged rows into panel `index`: component by component, a vector of keys each. */
-static void transpose_panel(da_key_block *block, int index) {
-    const real *staged = block->staged;
+/* Turns rows, `step` bytes apart, into panel `index`: component by component, a vector of keys each. */
+static void transpose_rows(da_key_block *block, const void *rows, int64_t step, int index) {
     real *panel = panel_memory(block, index);
     for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
+        const char *row = (const char *)rows + key * step;
         for (int c = 0; c < block->head_dim; c += VEC_LANES) {
             vec square[VEC_LANES];
             for (int j = 0; j < VEC_LANES; j++) {
-                square[j] = vec_load(staged + (key + j) * block->padded_dim + c);
+                square[j] = vec_load((const real *)(const void *)(row + j * step) + c);
             }
             vec_transpose(square);
             for (int k = 0; k < VEC_LANES && c + k < block->head_dim; k++) {
@@ -43,23 +43,45 @@ static void transpose_panel(da_key_block *block, int index) {
     }
 }
 
-static bool row_is_finite(const real *row, int padded_dim) {
-    vec zero = vec_set1(0);
-    for (int c = 0; c < padded_dim; c += VEC_LANES) {
-        zero = vec_fma(vec_load(row + c), vec_set1(0), zero); /* NaN from then on if one is not finite */
+/* Makes a whole panel of rows as they lie, if it can. */
+static bool pack_rows(da_key_block *block, const da_key_source *source, const void *rows) {
+    bool can = source->key_stride == 1 && source->dtype == (DA_REAL_IS_DOUBLE ? DA_F64 : DA_F32) &&
+               block->head_dim % VEC_LANES == 0;
+    if (can) {
+        transpose_rows(block, rows, source->key_step, block->count / PANEL_KEYS);
     }
-    return vec_reduce_add(zero) == 0;
+    return can;
 }
 
-static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
-    load_row(key, stride, dtype, block->head_dim, (real *)block->staged + (int64_t)slot * block->padded_dim);
+static void transpose_panel(da_key_block *block, int index) {
+    transpose_rows(block, block->staged, block->padded_dim * (int64_t)sizeof(real), index);
 }
 
-/* Returns whether the value is finite. */
-static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
-    real *stored = (real *)block->values + (int64_t)key * block->padded_dim;
-    load_row(value, stride, dtype, block->head_dim, stored);
-    return row_is_finite(stored, block->padded_dim);
+/* Zeros, and NaN from then on if a number of a row is not finite. */
+static inline vec add_zeros(vec zeros, const real *row, int padded_dim) {
+    for (int c = 0; c < padded_dim; c += VEC_LANES) {
+        zeros = vec_fma(vec_load(row + c), vec_set1(0), zeros);
+    }
+    return zeros;
+}
+
+static void stage_key(da_key_block *block, const void *row, int64_t stride, da_dtype dtype, int key) {
+    load_row(row, stride, dtype, block->head_dim,
+             (real *)block->staged + (int64_t)(key % PANEL_KEYS) * block->padded_dim);
+}
+
+/* Stores the values from..from + count - 1 of a source, which come next; returns whether they are finite. */
+static bool store_values(da_key_block *block, const da_key_source *source, int from, int count) {
+    const char *row = (const char *)source->value + from * source->value_step;
+    real *stored = (real *)block->values + (int64_t)block->count * block->padded_dim;
+    vec zeros = vec_set1(0);
+    for (int k = 0; k < count; k++) {
+        load_row(row, source->value_stride, source->dtype, block->head_dim, stored);
+        zeros = add_zeros(zeros, stored, block->padded_dim);
+        row += source->value_step;
+        stored += block->padded_dim;
+    }
+    return vec_reduce_add(zeros) == 0;
 }
 
 static void clear_staged(da_key_block *block, int first_slot) {

@@ -35,6 +35,8 @@ CHAIN_CASES = 120
 LARGE_CASES = 260
 TILE_CASES = 420
 LARGE_TILE_CASES = 80
+FLAT_TILE_CASES = 70
+FLAT_TILES = (64, 128)  # tokens in a block: whole panels of all instruction sets
 MAGIC = b"DACASES2"
 VALUE_TYPES = {"f32": 1, "f64": 2, "bf16": 3, "f16": 4}
 HEAD_DIMS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129,
@@ -393,9 +395,9 @@ def chain_case(rng, name):
     return fill(case, rng)
 
 
-def draw_tiles(case, rng):
+def draw_tiles(case, rng, sizes=(16, 16, 16, 32, 48, 64, 128, 1024)):
     """A mask of tiles for the problem: of all densities, or full, or empty, or near the diagonal."""
-    case.tile_block = int(rng.choice([16, 16, 16, 32, 48, 64, 128, 1024]))
+    case.tile_block = int(rng.choice(sizes))
     blocks = -(-case.n // case.tile_block)
     shape = (case.batch if rng.random() < 0.6 else 1, case.heads if rng.random() < 0.7 else 1, blocks, blocks)
     kind = str(rng.choice(["random", "rows", "full", "empty", "near", "columns"], p=[.5, .12, .08, .05, .13, .12]))
@@ -424,6 +426,23 @@ def tile_case(rng, name):
         case.batch, case.lengths, case.masked, case.shared_kv = 1, None, None, False
         case.n = case.n * 4 // 5
     draw_tiles(case, rng)
+    return fill(case, rng)
+
+
+def flat_tile_case(rng, name):
+    """Patterns without dilation, and tiles of so many tokens that they are whole panels of keys."""
+    case = tile_case(rng, name)
+    case.batch, case.heads, case.kv_heads = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 2, 2)][int(rng.integers(4))]
+    case.n, case.head_dim = int(rng.integers(65, 220)), int(rng.choice([1, 8, 16, 19, 32]))
+    case.rates = [1] * len(case.segments)
+    if rng.random() < 0.5:
+        case.segments[-1] = case.n
+    case.lengths, case.masked, case.shared_kv = None, None, False
+    if rng.random() < 0.3:
+        case.lengths = [int(rng.integers(0, case.n + 1)) for _ in range(case.batch)]
+    if rng.random() < 0.3:
+        case.masked = rng.random((case.batch, case.n)) < 0.3
+    draw_tiles(case, rng, FLAT_TILES)
     return fill(case, rng)
 
 
@@ -519,6 +538,7 @@ def jobs():
     todo += [("large", number, ()) for number in range(LARGE_CASES)]
     todo += [("tiles", number, ()) for number in range(TILE_CASES)]
     todo += [("large tiles", number, ()) for number in range(LARGE_TILE_CASES)]
+    todo += [("flat tiles", number, ()) for number in range(FLAT_TILE_CASES)]
     return [(index, *job) for index, job in enumerate(todo)]
 
 
@@ -538,6 +558,8 @@ def make(job):
         case = tile_case(rng, f"tiles {number}")
     elif kind == "large tiles":
         case = large_tile_case(rng, f"large tiles {number}")
+    elif kind == "flat tiles":
+        case = flat_tile_case(rng, f"flat tiles {number}")
     else:
         which, value_type, head_dim = arguments
         name = f"{kind} {number} {value_type}"
@@ -590,6 +612,10 @@ def pack(case, rows):
     return struct.pack("<q", 8 + len(body)) + body
 
 
+def is_flat(case):
+    return case.tile_block in FLAT_TILES and all(rate == 1 for rate in case.rates) and case.n > case.tile_block
+
+
 def covered(case):
     """Names of what a case exercises."""
     names = {f"type {case.value_type}", f"head_dim {case.head_dim}", f"batch {case.batch}", case.mixing,
@@ -612,6 +638,10 @@ def covered(case):
         "tiles": case.tile_block > 0, "tiles, causal": case.tile_block > 0 and case.causal,
         "tiles, grouped": case.tile_block > 0 and case.kv_heads < case.heads,
         "tiles, padding": case.tile_block > 0 and padded is not None,
+        "flat tiles": is_flat(case), "flat tiles, padding": is_flat(case) and padded is not None,
+        "flat tiles, a window": is_flat(case) and case.window is not None,
+        "flat tiles, causal": is_flat(case) and case.causal, "flat tiles, grouped": is_flat(case) and case.kv_heads < case.heads,
+        "flat tiles across segments": is_flat(case) and any(s % case.tile_block and s < case.n for s in case.segments),
         "tiles, zero_pad": case.tile_block > 0 and case.tail_rule == "zero_pad",
         "tiles, head_groups": case.tile_block > 0 and case.mixing == "head_groups",
         "tiles of each batch element": case.tile_block > 0 and len(case.kept) > 1,
@@ -622,7 +652,8 @@ def covered(case):
     return names | {name for name, holds in facts.items() if holds}
 
 
-TILES = ["tiles", "tiles, causal", "tiles, grouped", "tiles, padding", "tiles, zero_pad", "tiles, head_groups",
+TILES = ["flat tiles", "flat tiles, padding", "flat tiles, a window", "flat tiles, causal", "flat tiles, grouped",
+         "flat tiles across segments", "tiles", "tiles, causal", "tiles, grouped", "tiles, padding", "tiles, zero_pad", "tiles, head_groups",
          "tiles of each batch element", "a row without tiles", "many tiles of a row"]
 REQUIRED = [f"type {t}" for t in VALUE_TYPES] + [f"head_dim {d}" for d in HEAD_DIMS] + [
     "batch 1", "batch 2", "batch 3", "longnet", "head_groups", "mod", "block", "mask", "zero_pad", "count", "once",

@@ -20,6 +20,7 @@ CHAIN_CASES = 60
 LARGE_CASES = 70
 TILE_CASES = 260
 LARGE_TILE_CASES = 40
+FLAT_TILE_CASES = 110
 MAX_ELEMENTS = 4000
 MAX_LARGE_ELEMENTS = 14000
 MAX_LARGE_N = 900
@@ -214,6 +215,12 @@ def tile_case(rng, name, large):
     return case
 
 
+def flat_tile_case(rng, name):
+    case = cases.flat_tile_case(rng, name)
+    case.head_dim = min(case.head_dim, 8)
+    return cases.fill(case, rng)
+
+
 def jobs():
     todo = []
     for value_type, head_dim in [("f32", 8), ("f64", 5), ("bf16", 16), ("f16", 9)]:
@@ -225,6 +232,7 @@ def jobs():
     todo += [("large", number, ()) for number in range(LARGE_CASES)]
     todo += [("tiles", number, ()) for number in range(TILE_CASES)]
     todo += [("large tiles", number, ()) for number in range(LARGE_TILE_CASES)]
+    todo += [("flat tiles", number, ()) for number in range(FLAT_TILE_CASES)]
     return [(index, *job) for index, job in enumerate(todo)]
 
 
@@ -241,6 +249,8 @@ def make(job):
         case = large_case(rng, name)
     elif kind in ("tiles", "large tiles"):
         case = tile_case(rng, name, kind == "large tiles")
+    elif kind == "flat tiles":
+        case = flat_tile_case(rng, name)
     elif kind == "head_dim":
         case = cases.alone_case(rng, name, {"n": 13, "heads": 2, "kv_heads": 1, "causal": bool(number % 2)},
                                 arguments[0], number)

@@ -3,11 +3,14 @@
 #include <string.h>
 
 #include "attention/improved/improved.h"
+#include "attention/improved/packed.h"
 #include "attention/improved/passes.h"
 #include "attention/improved/unit.h"
 #include "attention/job.h"
 #include "core/compiler.h"
 #include "core/dtype.h"
+#include "core/numbers.h"
+#include "core/parallel.h"
 #include "core/tensor.h"
 
 #define ROW_ARRAYS 2 /* accumulators and packed queries */
@@ -21,6 +24,8 @@ typedef struct forward_job {
     const da_scope *scope;
     int64_t tile_block; /* 0: no tiles are chosen */
     da_unit_cut cut;
+    da_packed_columns packed; /* no sequences: units gather their columns */
+    int64_t first_unit;       /* of the packed sequences at hand */
     da_job job;
 } forward_job;
 
@@ -225,6 +230,7 @@ static const da_unit_pass forward_pass = {
 static void run_unit(int64_t index, int thread, void *user) {
     forward_job *shared = user;
     const da_forward_call *call = shared->call;
+    index += shared->first_unit;
     int64_t sequence = index / shared->cut.unit_count, heads = call->query->shape[2];
     da_piece piece = da_unit_piece(&shared->cut, shared->scope->rows, index % shared->cut.unit_count);
     worker w = {.shared = shared, .sequence = sequence, .head = sequence % heads};
@@ -238,6 +244,10 @@ static void run_unit(int64_t index, int thread, void *user) {
                        .columns_may_be_absent = da_keys_may_be_padded(call->options),
                        .column_head = w.head / (heads / call->key->shape[2])};
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
+    if (shared->packed.sequences > 0) {
+        w.unit.packed = &shared->packed;
+        w.unit.packed_sequence = w.unit.batch * call->key->shape[2] + w.unit.column_head;
+    }
     w.unit.worker = &w;
     w.unit.patterns = &w.patterns;
     w.unit.first_tile_row = da_scope_tile_row(shared->scope, w.unit.batch, w.head);
@@ -246,6 +256,44 @@ static void run_unit(int64_t index, int thread, void *user) {
                      shared->scope->heads.first + w.head);
     da_unit_run(&w.unit, &piece);
     da_progress_step(&shared->job.progress, thread);
+}
+
+static void pack_part(int64_t index, int thread, void *user) {
+    forward_job *shared = user;
+    worker w;
+    if (!da_progress_cancelled(&shared->job.progress)) {
+        lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
+        da_packed_fill(&shared->packed, index, &w.block);
+    }
+}
+
+/* Some sequences of keys at a time: packs them, and runs the units of all heads that share them. */
+static void run_packed(forward_job *shared) {
+    da_packed_columns *packed = &shared->packed;
+    const int64_t *queries = shared->call->query->shape, *keys = shared->call->key->shape;
+    int64_t all = keys[0] * keys[2], units = queries[2] / keys[2] * shared->cut.unit_count;
+    packed->scope = shared->scope;
+    da_packed_lay_out(packed, da_job_shared_memory(&shared->job));
+    for (packed->first = 0; packed->first < all; packed->first += packed->count) {
+        packed->count = da_smaller(packed->sequences, all - packed->first);
+        shared->first_unit = packed->first * units;
+        da_parallel_for(shared->job.threads, da_packed_parts(packed), pack_part, shared);
+        da_parallel_for(shared->job.threads, packed->count * units, run_unit, shared);
+    }
+}
+
+/* Threads are to find units enough of the sequences that are packed at a time. */
+#define UNITS_FOR_THREAD 8
+
+static void plan_packing(forward_job *shared, const da_attention_config *config, const da_problem *problem) {
+    int64_t n = shared->scope ? shared->scope->n : problem->n;
+    int64_t units = problem->heads / problem->kv_heads * shared->cut.unit_count;
+    if (n > 0 && da_columns_can_be_packed(&shared->cut, config, shared->tile_block)) {
+        da_packed_plan(&shared->packed, &shared->cut, n, problem->batch, problem->kv_heads,
+                       UNITS_FOR_THREAD * shared->job.threads / units);
+        da_packed_add_set(&shared->packed, DA_FIRST, DA_SECOND);
+        shared->job.shared_memory = da_packed_lay_out(&shared->packed, NULL);
+    }
 }
 
 /* Fills in all but the call. Without a scope, for the whole problem. */
@@ -260,6 +308,7 @@ static void plan(forward_job *shared, const da_kernels *kernels, const da_contex
     shared->job.memory_per_thread = lay_out(&layout, &shared->cut, NULL);
     shared->job.clear_memory = shared->cut.clear_memory;
     da_job_plan(&shared->job, context, &config->tuning, sequences * shared->cut.unit_count);
+    plan_packing(shared, config, problem);
 }
 
 void da_improved_describe(const da_context *context, const da_attention_config *config, const da_problem *problem,
@@ -315,13 +364,37 @@ size_t da_improved_forward_carry(const da_context *context, bool drops, const da
            (size_t)(da_unit_padded_dim(kernels, problem->head_dim) + 2) * kernels->real_size;
 }
 
+/* Do the rows' tiles have more blocks of keys than there are? Otherwise not all keys are worth packing. */
+static bool tiles_repeat_keys(const da_forward_call *call, const da_scope *scope) {
+    const da_tiles *tiles = scope->tiles;
+    const da_piece *rows = scope->rows->pieces;
+    int64_t first = rows->first / tiles->block_size, last = (rows->end - 1) / tiles->block_size, count = 0;
+    for (int64_t b = 0; b < call->query->shape[0]; b++) {
+        for (int64_t h = 0; h < call->query->shape[2]; h++) {
+            const int64_t *starts = &tiles->row_starts[da_tiles_row(tiles, b, h, 0)];
+            count += starts[last + 1] - starts[first];
+        }
+    }
+    return count > call->key->shape[0] * call->key->shape[2] * tiles->blocks;
+}
+
 da_status da_improved_forward_scope(const da_forward_call *call, const da_scope *scope) {
     da_problem problem;
     forward_job shared = {.call = call, .scope = scope, .tile_block = da_scope_tile_block(scope)};
     da_problem_of_tensors(call->query, call->key, &problem);
     problem.n = scope->rows->length;
     plan(&shared, kernels_for(call->context, problem.dtype, call->dropout > 0), call->context, call->config, &problem);
-    return da_job_run(&shared.job, call->context, call->options, run_unit, &shared);
+    if (shared.packed.sequences == 0 || !tiles_repeat_keys(call, scope)) {
+        shared.packed.sequences = 0;
+        shared.job.shared_memory = 0;
+        return da_job_run(&shared.job, call->context, call->options, run_unit, &shared);
+    }
+    da_status status = da_job_begin(&shared.job, call->context, call->options);
+    if (status != DA_OK) {
+        return status;
+    }
+    run_packed(&shared);
+    return da_job_end(&shared.job, call->context);
 }
 
 size_t da_improved_tiles_workspace(const da_context *context, const da_attention_config *config,

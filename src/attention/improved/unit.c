@@ -1,5 +1,7 @@
 #include "attention/improved/unit.h"
 
+#include "attention/improved/packed.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -95,6 +97,7 @@ void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut) {
     unit->class_of = da_arena_take(arena, (size_t)cut->unit, sizeof *unit->class_of);
     unit->row_positions = da_arena_take(arena, cut->rows, sizeof *unit->row_positions);
     unit->bias = da_arena_take(arena, DA_BLOCK_KEYS, cut->kernels->real_size);
+    unit->multiplicities = da_arena_take(arena, DA_BLOCK_KEYS, sizeof *unit->multiplicities);
     lay_out_columns(&unit->columns, arena);
     lay_out_columns(&unit->next, arena);
 }
@@ -250,19 +253,25 @@ void da_unit_describe_tile(const da_unit *unit, const da_row_class *class, int r
     tile->rows_are_keys = unit->pass->rows_are_keys;
 }
 
-/* The bias of the block's columns for the rows of a class. */
-static void set_class_bias(const da_unit *unit, const da_row_class *class) {
+/* The bias of the block's columns for the rows of a class: mostly it is as it was. */
+static void set_class_bias(da_unit *unit, const da_row_class *class) {
     uint8_t multiplicities[DA_BLOCK_KEYS];
-    da_segment_set held_in = 0;
-    int multiplicity = 0;
-    for (int column = 0; column < unit->columns.count; column++) {
-        if (column == 0 || unit->columns.held_in[column] != held_in) {
-            held_in = unit->columns.held_in[column];
-            multiplicity = da_span_multiplicity(&unit->span, class->kept_in, held_in);
+    const da_segment_set *held_in = unit->columns.held_in;
+    int count = unit->columns.count;
+    for (int column = 0, end; column < count; column = end) {
+        end = column + 1;
+        while (end < count && held_in[end] == held_in[column]) {
+            end++;
         }
-        multiplicities[column] = (uint8_t)multiplicity;
+        int multiplicity = da_span_multiplicity(&unit->span, class->kept_in, held_in[column]);
+        memset(multiplicities + column, multiplicity, (size_t)(end - column));
     }
-    unit->cut->kernels->set_bias(multiplicities, unit->columns.count, unit->bias);
+    if (count == unit->bias_count && memcmp(multiplicities, unit->multiplicities, (size_t)count) == 0) {
+        return;
+    }
+    memcpy(unit->multiplicities, multiplicities, (size_t)count);
+    unit->bias_count = count;
+    unit->cut->kernels->set_bias(multiplicities, count, unit->bias);
 }
 
 static da_row_range rows_of(const da_unit *unit, const da_source *source, int which) {
@@ -275,6 +284,9 @@ static da_row_range rows_of(const da_unit *unit, const da_source *source, int wh
 /* Asks for the rows of some more of the columns that have been visited: all at once would be more than can be under way. */
 static void prefetch_next(da_unit *unit, int count) {
     const da_columns *next = &unit->next;
+    if (unit->packed) { /* they lie one after the other */
+        return;
+    }
     int end = count < next->count - unit->prefetched ? unit->prefetched + count : next->count;
     for (; unit->prefetched < end; unit->prefetched++) {
         const da_source *source = next->sources[unit->prefetched];
@@ -329,7 +341,7 @@ static int length_of_run(const da_unit *unit, int first) {
     return span == positions[end - 1] - positions[first] ? end - first : 1; /* limits bend what is far off */
 }
 
-void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
+static void gather_rows(const da_unit *unit, int key, int value, da_key_block *block) {
     const da_columns *columns = &unit->columns;
     const da_source *from = NULL;
     da_row_range keys = {0}, values = {0};
@@ -357,6 +369,70 @@ void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block
         unit->cut->kernels->append_keys(block, &source);
     }
     unit->cut->kernels->close_block(block);
+}
+
+/* Does the class see all of the columns first..end-1? */
+static bool sees_all(const da_columns *columns, da_segment_set kept_in, int first, int end) {
+    da_segment_set others = 0;
+    for (int k = first; k < end; k++) {
+        others |= columns->held_in[k] ^ columns->held_in[first];
+    }
+    bool all = (columns->held_in[first] & kept_in) != 0;
+    for (int k = first; others != 0 && k < end; k++) {
+        all = all && (columns->held_in[k] & kept_in) != 0;
+    }
+    return all;
+}
+
+/* Says where columns first..end-1 of a block, which is the one class's, are: a panel. A column that the class does not see is
+ * put where no row sees it, since a NaN in it must not count. */
+static void place_columns(const da_unit *unit, da_segment_set kept_in, int first, int end, da_key_block *block) {
+    const da_columns *columns = &unit->columns;
+    int panel_keys = unit->cut->kernels->panel_keys, panel = first / panel_keys;
+    bool all = sees_all(columns, kept_in, first, end);
+    int32_t first_position = relative_position(unit, columns->positions[first]);
+    int32_t last_position = relative_position(unit, columns->positions[end - 1]);
+    uint32_t first_token = (uint32_t)columns->positions[first];
+    bool in_steps = last_position - (int64_t)first_position == end - 1 - first; /* limits bend what is far off */
+    for (int k = 0; k < panel_keys; k++) {
+        block->positions[first + k] = first_position + (in_steps ? k : 0);
+        block->tokens[first + k] = first_token + (uint32_t)k;
+    }
+    for (int k = first; !all && k < end; k++) {
+        block->positions[k] = (columns->held_in[k] & kept_in) != 0 ? block->positions[k] : INT32_MAX;
+    }
+    for (int k = end; k < first + panel_keys; k++) {
+        block->positions[k] = INT32_MAX;
+    }
+    block->panel_first[panel] = first_position;
+    block->panel_last[panel] = all ? last_position : INT32_MAX;
+}
+
+static void place_panels(const da_unit *unit, int key, int value, da_key_block *block) {
+    const da_columns *columns = &unit->columns;
+    const da_packed_set *set = da_packed_find(unit->packed, key, value);
+    da_segment_set kept_in = unit->classes[__builtin_ctzll(columns->seen_by)].kept_in;
+    int panel_keys = unit->cut->kernels->panel_keys;
+    block->count = columns->count;
+    block->values_finite = true;
+    for (int first = 0, panel = 0; first < columns->count; first += panel_keys, panel++) {
+        int end = first + panel_keys < columns->count ? first + panel_keys : columns->count;
+        bool finite;
+        const da_packed_panel *packed = da_packed_panel_at(unit->packed, set, unit->packed_sequence,
+                                                           columns->positions[first] / panel_keys, &finite);
+        block->panel_keys[panel] = packed->keys;
+        block->panel_values[panel] = packed->values;
+        block->values_finite = block->values_finite && finite;
+        place_columns(unit, kept_in, first, end, block);
+    }
+}
+
+void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
+    if (unit->packed) {
+        place_panels(unit, key, value, block);
+    } else {
+        gather_rows(unit, key, value, block);
+    }
 }
 
 static void begin_classes(da_unit *unit) {
@@ -416,13 +492,21 @@ static uint64_t classes_in_reach(const da_unit *unit, uint64_t kinds) {
 static void add_columns(da_unit *unit, const da_key_run *run, int64_t first, int count, const da_source *source,
                         int64_t row, int64_t row_step) {
     da_columns *next = &unit->next;
-    for (int k = 0; k < count; k++) {
-        next->positions[next->count + k] = run->position + (first + k) * run->step;
-        next->rows[next->count + k] = row + k * row_step;
-        next->sources[next->count + k] = source;
-        next->held_in[next->count + k] = run->held_in;
+    int64_t position = run->position + first * run->step;
+    int end = next->count + count;
+    for (int k = next->count; k < end; k++, position += run->step) {
+        next->positions[k] = position;
     }
-    next->count += count;
+    for (int k = next->count; k < end; k++, row += row_step) {
+        next->rows[k] = row;
+    }
+    for (int k = next->count; k < end; k++) {
+        next->sources[k] = source;
+    }
+    for (int k = next->count; k < end; k++) {
+        next->held_in[k] = run->held_in;
+    }
+    next->count = end;
 }
 
 /* Room in the block to be for columns from `position` on that `seen_by` see, of another block if need be. Columns of a block
@@ -508,6 +592,58 @@ static void visit_tiles(da_unit *unit) {
     }
 }
 
+/* Adds the columns first..end-1 to the block to be, in which they fit, as the segments hold them: all keep every token. */
+static void add_packed(da_unit *unit, int64_t first, int64_t end) {
+    const da_span *span = &unit->span;
+    int64_t shift = unit->scope->sources->part->pieces->row - unit->scope->sources->part->pieces->first;
+    while (first < end) {
+        da_key_run run = {.position = first, .step = 1};
+        int64_t until = end;
+        for (int s = 0; s < span->segment_count; s++) {
+            if (first < span->segments[s].first) {
+                until = da_smaller(until, span->segments[s].first);
+            } else if (first < span->segments[s].end) {
+                until = da_smaller(until, span->segments[s].end);
+                run.held_in |= (da_segment_set)1 << s;
+            }
+        }
+        add_columns(unit, &run, 0, (int)(until - first), unit->scope->sources, first + shift, 1);
+        first = until;
+    }
+}
+
+/* Absent columns are as if no segment held them. */
+static void hide_absent(da_unit *unit, int first) {
+    da_columns *next = &unit->next;
+    for (int k = first; k < next->count; k++) {
+        if (unit->pass->column_is_absent(unit->worker, next->positions[k])) {
+            next->held_in[k] = 0;
+        }
+    }
+}
+
+/* Visits packed columns: for each class those of its block's tiles. */
+static void visit_packed(da_unit *unit) {
+    const da_tiles *tiles = unit->scope->tiles;
+    int panel_keys = unit->cut->kernels->panel_keys;
+    bool some_absent = unit->columns_may_be_absent && unit->pass->column_is_absent;
+    for (int c = 0; c < unit->class_count; c++) {
+        const int64_t *starts = &tiles->row_starts[unit->first_tile_row + unit->classes[c].block];
+        for (int64_t k = starts[0]; k < starts[1]; k++) {
+            int64_t first = tiles->columns[k] * tiles->block_size;
+            int64_t end = da_smaller(first + tiles->block_size, tiles->n);
+            for (; first < end; first += panel_keys) {
+                (void)room_for(unit, first, (uint64_t)1 << c);
+                int before = unit->next.count;
+                add_packed(unit, first, da_smaller(first + panel_keys, end));
+                if (some_absent) {
+                    hide_absent(unit, before);
+                }
+            }
+        }
+    }
+}
+
 /* Computes the rows from `first` on, as far as a span and its classes have room; returns where it stopped. */
 static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     if (unit->scope->tiles) {
@@ -524,7 +660,9 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     unit->columns.count = unit->next.count = 0;
     unit->next_source = NULL;
     unit->has_begun = false;
-    if (unit->scope->tiles) {
+    if (unit->packed) {
+        visit_packed(unit);
+    } else if (unit->scope->tiles) {
         visit_tiles(unit);
     } else {
         const da_interval all = {unit->scope->columns_first, unit->scope->columns_end};

@@ -66,6 +66,9 @@ typedef struct da_row_range {
     size_t bytes; /* of a row */
 } da_row_range;
 
+/* packed.h */
+typedef struct da_packed_columns da_packed_columns;
+
 /* One thread's span. */
 typedef struct da_unit {
     const da_unit_cut *cut;
@@ -74,10 +77,12 @@ typedef struct da_unit {
     const da_scope *scope;
     const da_head_patterns *patterns; /* of the head at hand */
     int64_t batch;
-    int64_t column_head;        /* of the columns' tensors */
-    int64_t row_shift;          /* from a row's position to its row in the tensors */
-    bool columns_may_be_absent; /* false: the pass need not be asked */
-    da_dropout dropout;         /* of the head at hand */
+    int64_t column_head;             /* of the columns' tensors */
+    int64_t row_shift;               /* from a row's position to its row in the tensors */
+    bool columns_may_be_absent;      /* false: the pass need not be asked */
+    const da_packed_columns *packed; /* NULL: columns are gathered */
+    int64_t packed_sequence;         /* of the head at hand */
+    da_dropout dropout;              /* of the head at hand */
     da_span span;
     int class_count;
     da_row_class classes[DA_MAX_CLASSES];
@@ -90,6 +95,8 @@ typedef struct da_unit {
     uint8_t *class_of;                    /* [unit]: of each row of the span */
     int *row_positions;                   /* [rows]: relative to the span's first */
     char *bias;                           /* real[DA_BLOCK_KEYS], of the class at hand */
+    int bias_count;                       /* of the columns that it is for, 0: of none, */
+    uint8_t *multiplicities;              /* [DA_BLOCK_KEYS], and theirs */
     bool has_begun;                       /* the span's rows are packed */
     /* While some columns are attended to, the rows of the next ones, which have been visited, are on their way. */
     da_columns columns, next;
@@ -153,8 +160,8 @@ static inline size_t da_unit_row_bytes(const da_unit *unit) {
 void da_unit_pack(const da_unit *unit, const da_row_class *class, const da_tensor *tensor, int64_t head, double factor,
                   char *packed);
 
-/* Gathers the columns visited into a block: rows of one of the sources' tensors (DA_FIRST or DA_SECOND) for its panels,
- * and of one as values. */
+/* Makes a block of the columns visited: rows of one of the sources' tensors (DA_FIRST or DA_SECOND) for its panels, and of
+ * one as values. They are gathered, or packed already. */
 void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block);
 
 /* Makes rows of the accumulators of a class: real[rows][padded_dim], of which its first_row begins a tile. */

@@ -57,12 +57,12 @@ static uint16_t *staged_value(const da_key_block *block, int slot) {
     return (uint16_t *)block->staged + (int64_t)slot * block->padded_dim;
 }
 
-static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
-    load_halves(key, stride, block->head_dim, key_row(block, block->count - 1));
+static void stage_key(da_key_block *block, const void *row, int64_t stride, da_dtype dtype, int key) {
+    load_halves(row, stride, block->head_dim, key_row(block, key));
 }
 
 /* Returns whether the value is finite. */
-static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
+static bool store_value(da_key_block *block, const void *value, int64_t stride, int key) {
     const __m512i exponent = _mm512_set1_epi32(0x7f807f80);
     uint16_t *staged = staged_value(block, key % PANEL_KEYS);
     __mmask32 beyond = 0;
@@ -73,6 +73,21 @@ static bool store_value(da_key_block *block, const void *value, int64_t stride, 
         beyond |= _mm512_cmpeq_epi16_mask(halves, exponent);
     }
     return beyond == 0;
+}
+
+/* Stores the values from..from + count - 1 of a source, which come next; returns whether they are finite. */
+static bool store_values(da_key_block *block, const da_key_source *source, int from, int count) {
+    bool finite = true;
+    for (int k = 0; k < count; k++) {
+        const char *row = (const char *)source->value + (from + k) * source->value_step;
+        finite &= store_value(block, row, source->value_stride, block->count + k);
+    }
+    return finite;
+}
+
+/* Makes a whole panel of rows as they lie, if it can: here values are turned, which are staged for it. */
+static bool pack_rows(da_key_block *block, const da_key_source *source, const void *rows) {
+    return false;
 }
 
 /* The staged values as panel `index`: component by component, a row of keys each. */

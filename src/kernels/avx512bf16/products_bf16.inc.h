@@ -34,8 +34,8 @@ static uint16_t *staged_row(da_key_block *block, int slot) {
     return (uint16_t *)block->staged + (int64_t)slot * block->padded_dim;
 }
 
-static void stage_key(da_key_block *block, const void *key, int64_t stride, da_dtype dtype, int slot) {
-    load_halves(key, stride, block->head_dim, staged_row(block, slot));
+static void stage_key(da_key_block *block, const void *row, int64_t stride, da_dtype dtype, int key) {
+    load_halves(row, stride, block->head_dim, staged_row(block, key % PANEL_KEYS));
 }
 
 static void clear_staged(da_key_block *block, int first_slot) {
@@ -51,15 +51,17 @@ static void *value_memory(const da_key_block *block, int index) {
     return (uint32_t *)block->values + (int64_t)index * block->padded_dim * (PANEL_KEYS / 2);
 }
 
-/* Pairs are moved as numbers in f32 are, whatever their bits say. What is loaded beyond a row's pairs is not stored. */
-static void transpose_panel(da_key_block *block, int index) {
+/* Turns rows, `step` bytes apart, into panel `index`. Pairs are moved as numbers in f32 are, whatever their bits say. What is
+ * loaded beyond a row's pairs is not stored. */
+static void transpose_rows(da_key_block *block, const void *rows, int64_t step, int index) {
     uint32_t *panel = panel_memory(block, index);
     int pairs = pair_count(block->head_dim);
     for (int key = 0; key < PANEL_KEYS; key += VEC_LANES) {
+        const char *row = (const char *)rows + key * step;
         for (int p = 0; p < pairs; p += VEC_LANES) {
             vec square[VEC_LANES];
             for (int j = 0; j < VEC_LANES; j++) {
-                square[j] = _mm512_loadu_ps((const void *)(staged_row(block, key + j) + 2 * p));
+                square[j] = _mm512_loadu_ps((const void *)(row + j * step + 4 * p));
             }
             vec_transpose(square);
             for (int k = 0; k < VEC_LANES && p + k < pairs; k++) {
@@ -69,8 +71,21 @@ static void transpose_panel(da_key_block *block, int index) {
     }
 }
 
+/* Makes a whole panel of rows as they lie, if it can. */
+static bool pack_rows(da_key_block *block, const da_key_source *source, const void *rows) {
+    bool can = source->key_stride == 1 && block->head_dim % (2 * VEC_LANES) == 0;
+    if (can) {
+        transpose_rows(block, rows, source->key_step, block->count / PANEL_KEYS);
+    }
+    return can;
+}
+
+static void transpose_panel(da_key_block *block, int index) {
+    transpose_rows(block, block->staged, block->padded_dim * (int64_t)sizeof(uint16_t), index);
+}
+
 /* Returns whether the value is finite. An even key leaves zeros in the place of its neighbour, which may not come. */
-static bool store_value(da_key_block *block, const void *value, int64_t stride, da_dtype dtype, int key) {
+static bool store_value(da_key_block *block, const void *value, int64_t stride, int key) {
     uint16_t components[DA_MAX_HEAD_DIM];
     uint32_t *pairs = (uint32_t *)block->values + (int64_t)(key / 2) * block->padded_dim;
     uint32_t largest = 0, shift = key % 2 == 0 ? 0 : 16;
@@ -91,6 +106,16 @@ static bool store_value(da_key_block *block, const void *value, int64_t stride, 
         largest = exponent > largest ? exponent : largest;
     }
     return largest < 0x7f80u;
+}
+
+/* Stores the values from..from + count - 1 of a source, which come next; returns whether they are finite. */
+static bool store_values(da_key_block *block, const da_key_source *source, int from, int count) {
+    bool finite = true;
+    for (int k = 0; k < count; k++) {
+        const char *row = (const char *)source->value + (from + k) * source->value_step;
+        finite &= store_value(block, row, source->value_stride, block->count + k);
+    }
+    return finite;
 }
 
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
