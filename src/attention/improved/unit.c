@@ -117,7 +117,7 @@ static bool row_is_absent(const da_unit *unit, int64_t position) {
 
 /* The block of tiles that a row lies in; 0 without tiles. */
 static int64_t block_of(const da_unit *unit, int64_t position) {
-    return unit->scope->tiles ? position / unit->scope->tiles->block_size : 0;
+    return unit->tiles ? position / unit->tiles->block_size : 0;
 }
 
 /* Index of the class of a row kept in `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
@@ -490,7 +490,7 @@ static void visit_columns(da_unit *unit, uint64_t in_reach, const da_interval *c
 
 /* Visits columns a group at a time, each for the classes in the blocks of rows whose tiles have it. */
 static void visit_tiles(da_unit *unit) {
-    const da_tiles *tiles = unit->scope->tiles;
+    const da_tiles *tiles = unit->tiles;
     int64_t first_block = unit->span.first / tiles->block_size;
     int block_count = (int)((unit->span.end - 1) / tiles->block_size - first_block + 1);
     uint64_t classes_of_block[DA_GROUP_ROWS] = {0}, rows;
@@ -510,8 +510,8 @@ static void visit_tiles(da_unit *unit) {
 
 /* Computes the rows from `first` on, as far as a span and its classes have room; returns where it stopped. */
 static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
-    if (unit->scope->tiles) {
-        int64_t block = unit->scope->tiles->block_size, most = (first / block + DA_GROUP_ROWS) * block;
+    if (unit->tiles) {
+        int64_t block = unit->tiles->block_size, most = (first / block + DA_GROUP_ROWS) * block;
         end = end < most ? end : most;
     }
     da_span_begin(&unit->span, unit->patterns, first, end);
@@ -524,7 +524,7 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     unit->columns.count = unit->next.count = 0;
     unit->next_source = NULL;
     unit->has_begun = false;
-    if (unit->scope->tiles) {
+    if (unit->tiles) {
         visit_tiles(unit);
     } else {
         const da_interval all = {unit->scope->columns_first, unit->scope->columns_end};
