@@ -376,7 +376,7 @@ typedef struct da_attention_config {
     int64_t block_size;               /* 128; a multiple of 16 up to DA_MAX_TILE_BLOCK. Not of mask: it has its own */
     double quality_target;            /* 1: none. In (0, 1): so much of the attention is to be kept, and the fraction
                                                 of tiles is found for each head from the call's data, in place of
-                                                sparsity_ratio. "auto" chooses `block_sparse` only with such a target */
+                                                sparsity_ratio; all, where fewer would take no less time. "auto" chooses `block_sparse` only with such a target */
     int64_t global_blocks;            /* 1; >= 0: of global_local */
     uint64_t sparse_seed;             /* 0: of what is drawn */
     const da_tile_mask *tile_mask;    /* NULL; of mask. Borrowed: must outlive what is created from it */
@@ -684,6 +684,7 @@ DA_API da_status da_attention_tiles(const da_attention *attention, const da_tens
 /* Finds for each head, of the patterns that choose tiles (content, and those that do not look at data), the one that keeps
  * quality_target of the attention of sampled queries with the fewest tiles, with one standard error to spare; with several
  * batch elements, all of them. Content, whose choice takes time in each call, must need a tenth fewer tiles than any other.
+ * A ratio of 1 says to keep all, which also is said where fewer would take no less time.
  * The configuration gives the dilated pattern, block_size, global_blocks and sparse_seed; what it says of a sparse pattern and
  * its ratio is not read. query, key and options (NULL: the defaults) are as in da_attention_forward. quality_target in (0, 1).
  * Errors: DA_ERROR_INVALID_ARGUMENT, DA_ERROR_OUT_OF_MEMORY. On error *out is NULL. */

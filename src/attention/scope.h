@@ -49,6 +49,9 @@ typedef struct da_scope {
     /* NULL: all pairs count. Otherwise those in its tiles do; its rows are blocks of the pass's rows, and it goes by the
      * call's batch elements and heads of queries. The scope's columns are then all. */
     const da_tiles *tiles;
+    /* [batch][heads] of the call: heads of which every pair lies in some tile, and which are computed as without tiles. NULL:
+     * none is. */
+    const bool *full;
 } da_scope;
 
 /* A whole problem: the memory that its scope points into. */
@@ -110,9 +113,10 @@ static inline void da_scope_patterns(const da_scope *scope, const da_attention_c
     da_head_patterns_init(patterns, config, scope->n, scope->heads.all, scope->heads.first + head);
 }
 
-/* The first row of head `head` of the call's queries in the scope's tiles; 0 without tiles. */
-static inline int64_t da_scope_tile_row(const da_scope *scope, int64_t batch, int64_t head) {
-    return scope->tiles ? da_tiles_row(scope->tiles, batch, scope->heads.first + head, 0) : 0;
+/* The tiles by which head `head` of the call's queries goes; NULL: all its pairs count. */
+static inline const da_tiles *da_scope_tiles(const da_scope *scope, int64_t batch, int64_t head) {
+    bool is_full = scope->full && scope->full[batch * scope->heads.all + scope->heads.first + head];
+    return is_full ? NULL : scope->tiles;
 }
 
 /* Tokens in a block of the scope's tiles; 0 without. */

@@ -12,6 +12,7 @@
 #include "block_sparse/contexts.h"
 #include "support/problem_data.h"
 #include "support/refusals.h"
+#include "support/values.h"
 
 enum { BATCH = 2, N = 200, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 20, BLOCK = 32, BLOCKS = (N - 1) / BLOCK + 1 };
 
@@ -80,32 +81,144 @@ static void test_three_ways(void **state) {
     da_context_free(context);
 }
 
-/* What improved computes, where all tiles are kept; something else, where not. */
+/* ---- heads that keep all their tiles ------------------------------------------------------------------------------ */
+
+static da_tensor of_type(const da_tensor *tensor, float *first, int64_t skipped, da_dtype dtype) {
+    char *data = (char *)first + (size_t)skipped * da_dtype_size(dtype);
+    return da_tensor_make(data, dtype, tensor->shape[0], tensor->shape[1], tensor->shape[2], tensor->shape[3]);
+}
+
+/* The same numbers, rounded to a type that is no larger, in the same memory. */
+static void change_type(problem_data *data, da_dtype dtype) {
+    const int64_t of_query = (int64_t)(data->out_bytes / sizeof(float)), of_key = of_query / HEADS * KV_HEADS;
+    for (int64_t k = 0; k < 2 * of_query + 2 * of_key; k++) {
+        value_store(data->inputs, dtype, k, (double)data->inputs[k]);
+    }
+    data->query = of_type(&data->query, data->inputs, 0, dtype);
+    data->key = of_type(&data->key, data->inputs, of_query, dtype);
+    data->value = of_type(&data->value, data->inputs, of_query + of_key, dtype);
+    data->grad_out = of_type(&data->grad_out, data->inputs, of_query + 2 * of_key, dtype);
+    data->out = of_type(&data->out, data->outputs, 0, dtype);
+    data->grad_query = of_type(&data->grad_query, data->gradients, 0, dtype);
+    data->grad_key = of_type(&data->grad_key, data->gradients, of_query, dtype);
+    data->grad_value = of_type(&data->grad_value, data->gradients, of_query + of_key, dtype);
+}
+
+/* Both passes of an implementation on the fixture's data; options: NULL, or with tiles. */
+static void run_named(const da_context *context, const char *name, const da_attention_config *config,
+                      problem_data *data, const da_call_options *options) {
+    da_attention *attention = create(context, name, config);
+    run(attention, data, options);
+    da_attention_free(attention);
+}
+
+static void check_all_tiles(da_dtype dtype, bool causal, int64_t block) {
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
+    problem_data exact = make_data(), data = make_data();
+    da_attention_config config = make_config(DA_SPARSE_AXIAL, 1);
+    change_type(&exact, dtype);
+    change_type(&data, dtype);
+    config.causal = causal;
+    config.block_size = block;
+    run_named(context, "improved", &config, &exact, NULL);
+    run_named(context, "block_sparse", &config, &data, NULL);
+    assert_true(problem_data_equal(&data, &exact));
+    config.sparse_pattern = DA_SPARSE_CONTENT;
+    config.sparsity_ratio = 0.1;
+    config.quality_target = 1 - 1e-15; /* what all tiles keep */
+    run_named(context, "block_sparse", &config, &data, NULL);
+    assert_true(problem_data_equal(&data, &exact));
+    config.quality_target = 1;
+    config.sparsity_ratio = 0.3;
+    run_named(context, "block_sparse", &config, &data, NULL);
+    assert_memory_not_equal(data.outputs, exact.outputs, data.out_bytes);
+    problem_data_free(&data);
+    problem_data_free(&exact);
+    da_context_free(context);
+}
+
+/* What improved computes, to the bit, where all tiles are kept, also of units that are no whole number of blocks; something
+ * else, where not. */
 static void test_all_tiles(void **state) {
+    (void)state;
+    for (int k = 0; k < 8; k++) {
+        check_all_tiles(k & 1 ? DA_BF16 : DA_F32, k & 2, k & 4 ? BLOCK : 48);
+    }
+}
+
+/* Heads and sequences of both that are the same to the bit: bits of head h of batch element b at b * HEADS + h. */
+static unsigned same_heads(const problem_data *a, const problem_data *b) {
+    unsigned differs = 0;
+    const float *grad_a = a->grad_query.data, *grad_b = b->grad_query.data;
+    for (int64_t row = 0; row < BATCH * N * HEADS; row++) {
+        unsigned bit = 1u << (row / (N * HEADS) * HEADS + row % HEADS);
+        size_t at = (size_t)row * HEAD_DIM, bytes = HEAD_DIM * sizeof(float);
+        bool of_row = memcmp(a->outputs + at, b->outputs + at, bytes) != 0 || a->sums[row] != b->sums[row] ||
+                      memcmp(grad_a + at, grad_b + at, bytes) != 0;
+        differs |= of_row ? bit : 0;
+    }
+    return ~differs & ((1u << (BATCH * HEADS)) - 1);
+}
+
+/* The same of gradients of keys and values, whose bits are of batch element b and head h at b * KV_HEADS + h. */
+static unsigned same_key_heads(const problem_data *a, const problem_data *b) {
+    unsigned differs = 0;
+    for (int64_t row = 0; row < BATCH * N * KV_HEADS; row++) {
+        size_t at = (size_t)row * HEAD_DIM, bytes = HEAD_DIM * sizeof(float);
+        bool of_row = memcmp((float *)a->grad_key.data + at, (float *)b->grad_key.data + at, bytes) != 0 ||
+                      memcmp((float *)a->grad_value.data + at, (float *)b->grad_value.data + at, bytes) != 0;
+        differs |= of_row ? 1u << (row / (N * KV_HEADS) * KV_HEADS + row % KV_HEADS) : 0;
+    }
+    return ~differs & ((1u << (BATCH * KV_HEADS)) - 1);
+}
+
+/* Of lists in which some sequences keep all tiles, these are as improved computes them, and others are not. Heads 0 and 1
+ * share their keys, as 2 and 3 do. Only tiles that causality leaves are listed: by tiles, keys would come in other groups. */
+static void test_some_heads_keep_all(void **state) {
+    enum { SMALL = 16, SMALLS = (N - 1) / SMALL + 1 };
+    static const bool full[BATCH * HEADS] = {true, true, true, false, false, false, true, true};
+    static uint8_t kept[BATCH * HEADS * SMALLS * SMALLS];
+    (void)state;
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
+    problem_data exact = make_data(), data = make_data();
+    da_attention_config config = make_config(DA_SPARSE_MASK, 1);
+    da_tile_mask *mask = NULL;
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){64, 200}, 2, (int64_t[]){1, 8}, 2), DA_OK);
+    for (int k = 0; k < BATCH * HEADS * SMALLS * SMALLS; k++) {
+        int column = k % SMALLS, row = k / SMALLS % SMALLS;
+        kept[k] = full[k / (SMALLS * SMALLS)] ? column <= row : column == row;
+    }
+    assert_int_equal(da_tile_mask_create(NULL, BATCH, HEADS, N, SMALL, kept, &mask), DA_OK);
+    config.tile_mask = mask;
+    run_named(context, "improved", &config, &exact, NULL);
+    run_named(context, "block_sparse", &config, &data, NULL);
+    assert_int_equal(same_heads(&exact, &data), 0xC7);
+    assert_int_equal(same_key_heads(&exact, &data), 0x9);
+    da_tile_mask_free(mask);
+    problem_data_free(&data);
+    problem_data_free(&exact);
+    da_context_free(context);
+}
+
+/* With one tile of all left out: the result is another if the pattern has pairs in it, and else to the bit the same. */
+static void test_each_tile_counts(void **state) {
+    static uint8_t kept[BLOCKS * BLOCKS];
     (void)state;
     da_context *context = make_context(1, DA_ISA_AUTO, NULL);
     problem_data exact = make_data(), data = make_data();
-    da_attention_config config = make_config(DA_SPARSE_AXIAL, 1);
-    da_attention *improved = create(context, "improved", &config);
-    da_attention *sparse = create(context, "block_sparse", &config);
-    run(improved, &exact, NULL);
-    run(sparse, &data, NULL);
-    for (size_t k = 0; k < data.out_bytes / sizeof(float); k++) {
-        assert_true(fabsf(data.outputs[k] - exact.outputs[k]) <= 1e-5f);
-    }
-    for (size_t k = 0; k < data.lse_bytes / sizeof(double); k++) {
-        assert_true(data.sums[k] == exact.sums[k] || fabs(data.sums[k] - exact.sums[k]) <= 1e-5);
-    }
-    for (size_t k = 0; k < data.gradient_bytes / sizeof(float); k++) {
-        assert_true(fabsf(data.gradients[k] - exact.gradients[k]) <= 1e-4f);
-    }
-    config.sparsity_ratio = 0.3;
-    da_attention *few = create(context, "block_sparse", &config);
-    run(few, &data, NULL);
-    assert_memory_not_equal(data.outputs, exact.outputs, data.out_bytes);
-    da_attention *all[] = {improved, sparse, few};
-    for (int k = 0; k < 3; k++) {
-        da_attention_free(all[k]);
+    da_attention_config config = make_config(DA_SPARSE_LOCAL_WINDOW, 1);
+    run_named(context, "improved", &config, &exact, NULL);
+    for (int tile = 0; tile < BLOCKS * BLOCKS; tile++) {
+        da_call_options options;
+        da_tile_mask *mask = NULL;
+        memset(kept, 1, sizeof kept);
+        kept[tile] = 0;
+        assert_int_equal(da_tile_mask_create(NULL, 1, 1, N, BLOCK, kept, &mask), DA_OK);
+        da_call_options_init(&options);
+        options.tiles = mask;
+        run_named(context, "block_sparse", &config, &data, &options);
+        assert_true(problem_data_equal(&exact, &data) == (tile % BLOCKS > tile / BLOCKS));
+        da_tile_mask_free(mask);
     }
     problem_data_free(&data);
     problem_data_free(&exact);
@@ -157,6 +270,31 @@ static void test_packed_heads(void **state) {
     problem_data_free(&data);
     da_context_free(context);
 }
+
+/* One list for all heads, which holds all that those of one pattern have, and not what the others have. */
+static void test_one_list_is_all_of_some_heads(void **state) {
+    static uint8_t kept[BLOCKS * BLOCKS];
+    (void)state;
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
+    problem_data exact = make_data(), data = make_data();
+    da_attention_config config = make_config(DA_SPARSE_MASK, 1);
+    da_tile_mask *mask = NULL;
+    for (int k = 0; k < BLOCKS * BLOCKS; k++) {
+        kept[k] = k % BLOCKS / 2 == k / BLOCKS / 2; /* of the same segment of 64 */
+    }
+    assert_int_equal(da_tile_mask_create(NULL, 1, 1, N, BLOCK, kept, &mask), DA_OK);
+    config.mixing = DA_MIXING_HEAD_GROUPS;
+    config.tile_mask = mask;
+    run_named(context, "improved", &config, &exact, NULL);
+    run_named(context, "block_sparse", &config, &data, NULL);
+    assert_int_equal(same_heads(&exact, &data), 0x33);
+    da_tile_mask_free(mask);
+    problem_data_free(&data);
+    problem_data_free(&exact);
+    da_context_free(context);
+}
+
+/* ---- what is reported --------------------------------------------------------------------------------------------- */
 
 /* The report counts what the mask holds, from the call itself and from da_attention_tiles. */
 static void test_report(void **state) {
@@ -353,6 +491,7 @@ static void check_workspace(size_t number, int threads) {
     assert_announced(&counter, before, forward, "forward", number);
     assert_int_equal(problem_data_forward(&data, attention, &options), DA_OK);
     assert_true((size_t)(counter.peak_bytes - before) <= forward);
+    counter.peak_bytes = before;
     assert_int_equal(problem_data_backward(&data, attention, NULL), DA_OK);
     assert_announced(&counter, before, backward, "backward", number);
     da_attention_free(attention);
@@ -496,13 +635,11 @@ static void refuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three_ways),
-        cmocka_unit_test(test_all_tiles),
-        cmocka_unit_test(test_packed_heads),
-        cmocka_unit_test(test_report),
-        cmocka_unit_test(test_no_tiles),
-        cmocka_unit_test(test_workspace),
-        cmocka_unit_test(test_workspace_of_long_sequences),
+        cmocka_unit_test(test_three_ways),       cmocka_unit_test(test_all_tiles),
+        cmocka_unit_test(test_packed_heads),     cmocka_unit_test(test_some_heads_keep_all),
+        cmocka_unit_test(test_each_tile_counts), cmocka_unit_test(test_one_list_is_all_of_some_heads),
+        cmocka_unit_test(test_report),           cmocka_unit_test(test_no_tiles),
+        cmocka_unit_test(test_workspace),        cmocka_unit_test(test_workspace_of_long_sequences),
         cmocka_unit_test(test_short_memory),
     };
     int failures = cmocka_run_group_tests_name("block_sparse", tests, NULL, NULL);

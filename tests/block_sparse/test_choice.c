@@ -56,6 +56,12 @@ static fixture make(int threads, da_isa isa) {
     return f;
 }
 
+/* Every token is kept: there some tiles cost less than all pairs. */
+static void keep_every_token(fixture *f) {
+    assert_int_equal(da_attention_config_set_patterns(&f->config, (int64_t[]){256, 2048}, 2, (int64_t[]){1, 1}, 2),
+                     DA_OK);
+}
+
 static void drop(fixture *f) {
     problem_data_free(&f->data);
     da_context_free(f->context);
@@ -213,6 +219,7 @@ static void test_target_is_kept(void **state) {
     for (int k = 0; k < 6; k++) {
         fixture f = make(2, DA_ISA_AUTO);
         int64_t most, fewer, fewest;
+        keep_every_token(&f);
         f.config.sparse_pattern = patterns[k % 3];
         f.config.causal = k >= 3;
         check_target(&f, 0.99, &most);
@@ -236,6 +243,53 @@ static void test_all_where_need_be(void **state) {
     drop(&f);
 }
 
+/* What a call gives that chooses by a target; *kept: of all tiles. */
+static problem_data run_with_target(fixture *f, double *kept) {
+    problem_data data = problem_data_make(3, BATCH, N, HEADS, KV_HEADS, HEAD_DIM);
+    da_sparse_report report;
+    da_call_options options = f->options;
+    da_attention *attention = attend(f);
+    shape_data(&data);
+    da_sparse_report_init(&report);
+    options.sparse_report = &report;
+    assert_int_equal(problem_data_forward(&data, attention, &options), DA_OK);
+    assert_int_equal(problem_data_backward(&data, attention, &f->options), DA_OK);
+    *kept = (double)report.tiles_kept / (double)report.tiles_all;
+    assert_true((*kept == 1) == (fabs(report.mass_kept - 1) < 1e-6));
+    da_attention_free(attention);
+    return data;
+}
+
+/* Tiles of a pattern with large rates hold few pairs: those that keep a target would take longer than all pairs do, which
+ * are kept then. Where every token is kept, those that content takes are few enough. */
+static void test_all_where_tiles_cost_more(void **state) {
+    const da_sparse_pattern patterns[] = {DA_SPARSE_CONTENT, DA_SPARSE_AXIAL, DA_SPARSE_RANDOM};
+    (void)state;
+    for (int k = 0; k < 6; k++) {
+        fixture f = make(2, DA_ISA_AUTO);
+        da_attention *improved;
+        double kept;
+        f.config.sparse_pattern = patterns[k % 3];
+        f.config.causal = k >= 3;
+        f.config.quality_target = 0.8;
+        assert_int_equal(
+            da_attention_config_set_patterns(&f.config, (int64_t[]){64, 256, 2048}, 3, (int64_t[]){1, 4, 8}, 3), DA_OK);
+        problem_data chosen = run_with_target(&f, &kept);
+        assert_true(kept == 1);
+        assert_int_equal(da_attention_create(f.context, "improved", &f.config, &improved), DA_OK);
+        assert_int_equal(problem_data_forward(&f.data, improved, NULL), DA_OK);
+        assert_int_equal(problem_data_backward(&f.data, improved, NULL), DA_OK);
+        assert_true(problem_data_equal(&f.data, &chosen));
+        problem_data_free(&chosen);
+        keep_every_token(&f);
+        chosen = run_with_target(&f, &kept);
+        assert_true(k % 3 != 0 || kept < 0.6);
+        problem_data_free(&chosen);
+        da_attention_free(improved);
+        drop(&f);
+    }
+}
+
 /* ---- the same for all ------------------------------------------------------------------------------------------------ */
 
 static void test_threads_do_not_matter(void **state) {
@@ -244,7 +298,10 @@ static void test_threads_do_not_matter(void **state) {
         da_tile_mask *first = NULL;
         for (int threads = 1; threads <= 9; threads += 4) { /* heads side by side, or threads that share them */
             fixture f = make(threads, DA_ISA_AUTO);
-            f.config.quality_target = k == 1 ? 0.9 : 1;
+            if (k == 1) {
+                keep_every_token(&f);
+                f.config.quality_target = 0.9;
+            }
             f.config.sparse_pattern = k == 2 ? DA_SPARSE_HYBRID : DA_SPARSE_CONTENT;
             f.config.sparsity_ratio = 0.2;
             da_tile_mask *mask = tiles_of(&f, NULL);
@@ -268,7 +325,10 @@ static void test_instruction_sets_agree(void **state) {
         int64_t tiles[2];
         for (int isa = 0; isa < 2; isa++) {
             fixture f = make(1, isa ? DA_ISA_PORTABLE : DA_ISA_AUTO);
-            f.config.quality_target = k ? 0.95 : 1;
+            if (k == 1) {
+                keep_every_token(&f);
+                f.config.quality_target = 0.9;
+            }
             da_tile_mask *mask = tiles_of(&f, NULL);
             kept[isa] = mean_kept(&f, mask);
             tiles[isa] = info_of(mask).tiles;
@@ -317,7 +377,10 @@ static void test_calls_use_the_tiles(void **state) {
         fixture f = make(2, DA_ISA_AUTO);
         problem_data again = problem_data_make(3, BATCH, N, HEADS, KV_HEADS, HEAD_DIM);
         shape_data(&again);
-        f.config.quality_target = k == 1 ? 0.9 : 1;
+        if (k == 1) {
+            keep_every_token(&f);
+            f.config.quality_target = 0.9;
+        }
         f.config.sparse_pattern = k == 2 ? DA_SPARSE_LOCAL_WINDOW : DA_SPARSE_CONTENT;
         da_tile_mask *mask = tiles_of(&f, NULL);
         da_attention *attention = attend(&f);
@@ -361,6 +424,7 @@ static void test_profile(void **state) {
     da_sparse_report report;
     int by_content = 0;
     (void)state;
+    keep_every_token(&f);
     assert_int_equal(da_sparse_profile_create(f.context, &f.config, &f.data.query, &f.data.key, NULL, 0.9, &profile),
                      DA_OK);
     for (int64_t head = 0; head < HEADS; head++) {
@@ -376,6 +440,31 @@ static void test_profile(void **state) {
     f.config.sparse_profile = profile;
     da_tile_mask *mask = tiles_of(&f, &report);
     assert_true(mean_kept(&f, mask) > 0.88 && report.mass_kept > 0.9 - 4 * report.mass_error);
+    da_tile_mask_free(mask);
+    da_sparse_profile_free(profile);
+    drop(&f);
+}
+
+/* Where tiles that keep the target would cost more than all pairs, a profile says to keep all. */
+static void test_profile_keeps_all(void **state) {
+    fixture f = make(2, DA_ISA_AUTO);
+    da_sparse_profile *profile;
+    da_sparse_report report;
+    (void)state;
+    assert_int_equal(
+        da_attention_config_set_patterns(&f.config, (int64_t[]){64, 256, 2048}, 3, (int64_t[]){1, 4, 8}, 3), DA_OK);
+    assert_int_equal(da_sparse_profile_create(f.context, &f.config, &f.data.query, &f.data.key, NULL, 0.8, &profile),
+                     DA_OK);
+    for (int64_t head = 0; head < HEADS; head++) {
+        da_sparse_pattern pattern;
+        double ratio;
+        assert_int_equal(da_sparse_profile_head(profile, head, &pattern, &ratio), DA_OK);
+        assert_true(pattern != DA_SPARSE_CONTENT && ratio == 1);
+    }
+    f.config.sparse_pattern = DA_SPARSE_PROFILE;
+    f.config.sparse_profile = profile;
+    da_tile_mask *mask = tiles_of(&f, &report);
+    assert_true(report.tiles_kept == report.tiles_all);
     da_tile_mask_free(mask);
     da_sparse_profile_free(profile);
     drop(&f);
@@ -494,12 +583,14 @@ int main(void) {
                                        cmocka_unit_test(test_content_keeps_most),
                                        cmocka_unit_test(test_target_is_kept),
                                        cmocka_unit_test(test_all_where_need_be),
+                                       cmocka_unit_test(test_all_where_tiles_cost_more),
                                        cmocka_unit_test(test_threads_do_not_matter),
                                        cmocka_unit_test(test_instruction_sets_agree),
                                        cmocka_unit_test(test_data_types_agree),
                                        cmocka_unit_test(test_calls_use_the_tiles),
                                        cmocka_unit_test(test_not_finite),
                                        cmocka_unit_test(test_profile),
+                                       cmocka_unit_test(test_profile_keeps_all),
                                        cmocka_unit_test(test_profile_of_other_heads),
                                        cmocka_unit_test(test_short_memory)};
     int failed = cmocka_run_group_tests_name("choice", tests, NULL, NULL);

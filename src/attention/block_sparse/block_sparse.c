@@ -97,7 +97,7 @@ static da_status forward(void *state, const da_forward_call *call, void *user) {
     status = fill_report(call->context, call->config, call->query, call->key, call->options, &selection,
                          call->options->sparse_report);
     if (status == DA_OK) {
-        status = da_improved_forward_tiles(&ours, selection.tiles);
+        status = da_improved_forward_tiles(&ours, selection.all_full ? NULL : selection.tiles, selection.full);
     }
     da_sparse_selection_release(&selection, call->context);
     return status;
@@ -116,9 +116,13 @@ static da_status backward(void *state, const da_backward_call *call, void *user)
     if (status != DA_OK) {
         return status;
     }
-    status = da_tiles_transpose(selection.tiles, allocator, da_context_threads(call->context), &transposed);
-    if (status == DA_OK) {
-        status = da_improved_backward_tiles(&ours, selection.tiles, &transposed);
+    if (selection.all_full) {
+        status = da_improved_backward_tiles(&ours, NULL, NULL, NULL);
+    } else {
+        status = da_tiles_transpose(selection.tiles, allocator, da_context_threads(call->context), &transposed);
+        if (status == DA_OK) {
+            status = da_improved_backward_tiles(&ours, selection.tiles, &transposed, selection.full);
+        }
     }
     da_tiles_release(&transposed, allocator);
     da_sparse_selection_release(&selection, call->context);
@@ -147,11 +151,6 @@ static da_status list_tiles(void *state, const da_forward_call *call, da_tile_ma
     return status;
 }
 
-static int64_t tile_block(const da_attention_config *config) {
-    return config->sparse_pattern == DA_SPARSE_MASK ? da_tile_mask_tiles(config->tile_mask)->block_size
-                                                    : config->block_size;
-}
-
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
@@ -159,7 +158,7 @@ static size_t larger(size_t a, size_t b) {
 /* A report is made before tiles are computed. */
 static size_t report_workspace(const da_context *context, const da_attention_config *config,
                                const da_problem *problem) {
-    int64_t block = tile_block(config);
+    int64_t block = da_sparse_tile_block(config);
     return problem->n == 0 ? 0
                            : larger(da_sparse_count_workspace(context, config, problem->n, block),
                                     da_sparse_measure_workspace(context, config, problem, block));
@@ -168,7 +167,8 @@ static size_t report_workspace(const da_context *context, const da_attention_con
 static size_t workspace(const da_context *context, const da_attention_config *config, const da_problem *problem,
                         void *user) {
     const da_selection_memory lists = da_sparse_select_memory(context, config, problem);
-    size_t computing = da_improved_tiles_workspace(context, config, problem, tile_block(config));
+    size_t computing = larger(da_improved_tiles_workspace(context, config, problem, da_sparse_tile_block(config)),
+                              da_improved_tiles_workspace(context, config, problem, 0));
     size_t most = larger(computing, report_workspace(context, config, problem));
     return larger(lists.choosing, da_sparse_sum(lists.held, most));
 }
@@ -176,7 +176,9 @@ static size_t workspace(const da_context *context, const da_attention_config *co
 static size_t backward_workspace(const da_context *context, const da_attention_config *config,
                                  const da_problem *problem, void *user) {
     const da_selection_memory lists = da_sparse_select_memory(context, config, problem);
-    size_t computing = da_improved_tiles_backward_workspace(context, config, problem, tile_block(config));
+    size_t computing =
+        larger(da_improved_tiles_backward_workspace(context, config, problem, da_sparse_tile_block(config)),
+               da_improved_tiles_backward_workspace(context, config, problem, 0));
     return larger(lists.choosing, da_sparse_sum(da_sparse_sum(lists.held, lists.transposed), computing));
 }
 

@@ -51,13 +51,14 @@ static int64_t keep_above(da_choice_worker *w, int64_t count, float threshold, i
 static int64_t select_row(const chooser *c, da_choice_worker *w, int k, int32_t *kept) {
     const da_learner *learner = &c->learner;
     const float *mass = w->strip.mass + k * learner->head.blocks;
+    const da_tile_prices prices = da_tile_prices_of(&learner->head);
     int64_t count = 0;
     for (int64_t block = 0; block < learner->head.blocks; block++) {
         double pairs = w->strip.rows[k].pairs[block];
         if (pairs > 0) {
-            float value = learner->by_cost ? mass[block] / da_tile_cost(pairs) : mass[block];
+            double cost = learner->by_cost ? da_tile_cost(&prices, pairs) : 1;
             w->candidates[count] = (int32_t)block;
-            w->values[count++] = value * learner->correction[block];
+            w->values[count++] = mass[block] / (float)cost * learner->correction[block];
         }
     }
     if (count == 0) {
@@ -124,6 +125,23 @@ static void find_rule(chooser *c) {
     c->learner.by_cost = c->learner.estimates && c->learner.has_target;
 }
 
+/* All tiles are kept where those that keep the target would take no less time: then the head is computed without. */
+static void find_what_keeps_target(chooser *c) {
+    double target = c->learner.head.config->quality_target;
+    bool pays = true;
+    if (c->learner.by_cost) {
+        c->threshold = da_learner_threshold(&c->learner, target);
+        pays = da_learner_threshold_pays(&c->learner, c->threshold);
+    } else if (c->learner.has_target) {
+        c->rule.ratio = da_learner_ratio(&c->learner, c->rule.pattern, target);
+        pays = da_learner_rule_pays(&c->learner, &c->rule);
+    }
+    if (!pays) {
+        c->rule = (da_sparse_rule){DA_SPARSE_LOCAL_WINDOW, 1}; /* no pattern leaves any out */
+        c->learner.estimates = c->learner.by_cost = false;
+    }
+}
+
 static void choose_head(int64_t sequence, int thread, void *user) {
     choice *call = user;
     chooser c = {
@@ -140,12 +158,7 @@ static void choose_head(int64_t sequence, int thread, void *user) {
     if (da_progress_cancelled(&call->progress)) {
         return;
     }
-    double target = c.learner.head.config->quality_target;
-    if (c.learner.by_cost) {
-        c.threshold = da_learner_threshold(&c.learner, target);
-    } else if (c.learner.has_target) {
-        c.rule.ratio = da_learner_ratio(&c.learner, c.rule.pattern, target);
-    }
+    find_what_keeps_target(&c);
     (void)da_learner_worker(&c.learner, NULL, &w);
     int64_t most = w.strip.most_blocks;
     da_parallel_for(c.learner.head.threads, (c.learner.head.blocks + most - 1) / most, choose_strip, &c);

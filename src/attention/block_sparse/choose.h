@@ -12,6 +12,7 @@
  * estimates. By content with a target, a head keeps the tiles whose estimated attention, divided by what they cost (da_tile_cost in
  * learn.h), is at or above a threshold, and of each row one at least: the highest threshold with which sampled queries of the head keep the
  * target in the mean, with one standard error to spare. Other patterns get the smallest ratio that does so, in thousandths.
+ * With a target, a head keeps all tiles where those that keep it would cost no less than all pairs do without tiles.
  *
  * The result depends on query, key, configuration and the options' padding alone, but for rounding, and not on threads. The
  * caller owns *out (da_tiles_release with the context's allocator). Errors: DA_ERROR_INVALID_ARGUMENT (more blocks than fit, a

@@ -17,6 +17,10 @@
 
 #define RATIO_STEPS 1000
 
+/* docs/block-sparse.md has the measurements. Where some rates are above 1, classes have few rows in a block, and tiles few
+ * columns. */
+static const da_tile_prices dense_prices = {1, 160}, dilated_prices = {1.3, 600};
+
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static unsigned purposes_of(const da_learner *learner) {
@@ -90,6 +94,7 @@ static void estimate_sampled(int64_t part, int thread, void *user) {
     const da_sample *sample = &learner->sample;
     da_choice_worker w;
     int64_t blocks = learner->head.blocks;
+    const da_tile_prices prices = da_tile_prices_of(&learner->head);
     da_learner_worker_at(learner, thread, &w);
     int first = (int)part * w.strip.most_blocks;
     w.strip.block_count = (int)da_smaller(w.strip.most_blocks, sample->count - first);
@@ -106,7 +111,7 @@ static void estimate_sampled(int64_t part, int thread, void *user) {
                (size_t)blocks * sizeof *out);
         for (int64_t block = 0; !corrects && learner->by_cost && block < blocks; block++) {
             double pairs = w.strip.rows[k].pairs[block];
-            out[block] = pairs > 0 ? out[block] / da_tile_cost(pairs) : 0;
+            out[block] = pairs > 0 ? out[block] / (float)da_tile_cost(&prices, pairs) : 0;
         }
     }
 }
@@ -214,29 +219,37 @@ float da_learner_threshold(const da_learner *learner, double target) {
     return da_float_from_bits(low);
 }
 
+/* The block of queries that a sampled one lies in. */
+static int64_t row_of(const da_learner *learner, int query) {
+    return learner->sample.queries[query].position / learner->head.block_size;
+}
+
 /* The tiles of a calibrating query's row by content: those with the largest estimates. */
 static int64_t row_by_content(const da_learner *learner, int query, double ratio, da_choice_worker *w) {
     const da_sparse_head *head = &learner->head;
     const float *value = learner->pooled + query * head->blocks;
     int64_t count =
-        da_tile_universe(&head->patterns, head->block_size, learner->sample.queries[query].position / head->block_size,
-                         w->patterns.marks, w->candidates);
+        da_tile_universe(&head->patterns, head->block_size, row_of(learner, query), w->patterns.marks, w->candidates);
     for (int64_t k = 0; k < count; k++) {
         w->values[k] = value[w->candidates[k]];
     }
     return count > 0 ? da_keep_largest(w, count, da_sparse_kept(ratio, count), w->kept) : 0;
 }
 
-static double loss_by_rule(const da_learner *learner, int query, const void *user) {
+/* The tiles that a calibrating query's block keeps by a rule, in w->kept; returns how many. */
+static int64_t row_by_rule(const da_learner *learner, int query, const void *user, da_choice_worker *w) {
     const da_sparse_rule *rule = user;
     const da_sparse_head *head = &learner->head;
-    int64_t row = learner->sample.queries[query].position / head->block_size;
+    return rule->pattern == DA_SPARSE_CONTENT ? row_by_content(learner, query, rule->ratio, w)
+                                              : da_sparse_row(head->config, rule, &head->patterns, head->head,
+                                                              row_of(learner, query), &w->patterns, w->kept);
+}
+
+static double loss_by_rule(const da_learner *learner, int query, const void *user) {
     da_choice_worker w;
     da_learner_worker_at(learner, 0, &w);
-    int64_t count = rule->pattern == DA_SPARSE_CONTENT
-                        ? row_by_content(learner, query, rule->ratio, &w)
-                        : da_sparse_row(head->config, rule, &head->patterns, head->head, row, &w.patterns, w.kept);
-    return 1 - da_sample_kept(&learner->sample, head, query, w.kept, count);
+    int64_t count = row_by_rule(learner, query, user, &w);
+    return 1 - da_sample_kept(&learner->sample, &learner->head, query, w.kept, count);
 }
 
 double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, double target) {
@@ -251,6 +264,60 @@ double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, do
         }
     }
     return (double)high / RATIO_STEPS;
+}
+
+/* ---- what pays --------------------------------------------------------------------------------------------------- */
+
+da_tile_prices da_tile_prices_of(const da_sparse_head *head) {
+    bool dense = true;
+    for (int p = 0; p < head->patterns.count; p++) {
+        dense = dense && head->patterns.pattern[p].rate == 1;
+    }
+    return dense ? dense_prices : dilated_prices;
+}
+
+/* The tiles that a calibrating query's block keeps, by what `user` says, in w->kept; returns how many. */
+typedef int64_t row_tiles(const da_learner *learner, int query, const void *user, da_choice_worker *w);
+
+static int64_t row_above(const da_learner *learner, int query, const void *user, da_choice_worker *w) {
+    const float threshold = *(const float *)user, *value = learner->pooled + query * learner->head.blocks;
+    int64_t count = 0;
+    for (int64_t block = 0; block < learner->head.blocks; block++) {
+        if (value[block] >= threshold) {
+            w->kept[count++] = (int32_t)block;
+        }
+    }
+    return count;
+}
+
+/* Blocks of calibrating queries lie all over the sequence, and so stand for all. */
+static bool pays(const da_learner *learner, row_tiles *tiles_of, const void *user) {
+    const da_sparse_head *head = &learner->head;
+    const da_tile_prices prices = da_tile_prices_of(head);
+    double of_tiles = 0, of_all = 0;
+    da_choice_worker w;
+    da_learner_worker_at(learner, 0, &w);
+    const da_tile_row *row = &w.strip.rows[0];
+    for (int k = learner->sample.first_of[DA_SAMPLE_CALIBRATE]; k < learner->sample.count; k++) {
+        int64_t count = tiles_of(learner, k, user, &w);
+        da_tile_row_count(&head->patterns, head->block_size, row_of(learner, k), &w.strip.rows[0]);
+        for (int64_t t = 0; t < count; t++) {
+            double pairs = row->pairs[w.kept[t]];
+            of_tiles += pairs > 0 ? da_tile_cost(&prices, pairs) : 0;
+        }
+        for (int64_t block = 0; block < head->blocks; block++) {
+            of_all += row->pairs[block];
+        }
+    }
+    return of_tiles < of_all;
+}
+
+bool da_learner_threshold_pays(const da_learner *learner, float threshold) {
+    return pays(learner, row_above, &threshold);
+}
+
+bool da_learner_rule_pays(const da_learner *learner, const da_sparse_rule *rule) {
+    return pays(learner, row_by_rule, rule);
 }
 
 /* ---- largest values -------------------------------------------------------------------------------------------------- */

@@ -32,10 +32,17 @@ typedef struct da_choice_worker {
     int32_t *kept;       /* [most_blocks][blocks] */
 } da_choice_worker;
 
-/* What a tile costs, in pairs of a query and a key: beyond its own, as much as some 160 of them, for what is looked up and
- * packed, however few they are (measured with head_dim 32: 0.43 us a tile, 2.7 ns a pair). */
-static inline float da_tile_cost(double pairs) {
-    return (float)(pairs + 160);
+/* What tiles cost, in pairs of a query and a key that are computed without tiles: each pair, and each tile, however few its
+ * pairs are. */
+typedef struct da_tile_prices {
+    double pair, tile;
+} da_tile_prices;
+
+/* Of the head at hand. */
+da_tile_prices da_tile_prices_of(const da_sparse_head *head);
+
+static inline double da_tile_cost(const da_tile_prices *prices, double pairs) {
+    return prices->pair * pairs + prices->tile;
 }
 
 /* Memory for the head at hand, whose threads are head.threads; returns its bytes. memory NULL: only counts. */
@@ -61,6 +68,11 @@ float da_learner_threshold(const da_learner *learner, double target);
 /* Without: the smallest ratio, in steps of a thousandth, with which rows chosen by a pattern (or by content, where there are
  * estimates) keep the target likewise; 1 where none does. Thread 0's memory is used. */
 double da_learner_ratio(const da_learner *learner, da_sparse_pattern pattern, double target);
+
+/* Do the tiles that calibrating queries' blocks keep, by a threshold as above or by a rule, cost less than all pairs of these
+ * blocks do without tiles? Thread 0's memory is used. */
+bool da_learner_threshold_pays(const da_learner *learner, float threshold);
+bool da_learner_rule_pays(const da_learner *learner, const da_sparse_rule *rule);
 
 /* Keeps `budget` >= 1 of worker->candidates, those with the largest values; of equals the first. Returns how many. */
 int64_t da_keep_largest(const da_choice_worker *worker, int64_t count, int64_t budget, int32_t *kept);

@@ -59,7 +59,8 @@ static void profile_head(int64_t sequence, int thread, void *user) {
     (void)da_learner_lay_out(&learner, job->memory + (size_t)thread * job->memory_size);
     da_learner_run(&learner);
     for (int p = 0; p < PATTERNS; p++) {
-        job->ratios[sequence][p] = da_learner_ratio(&learner, patterns[p], job->target);
+        const da_sparse_rule rule = {patterns[p], da_learner_ratio(&learner, patterns[p], job->target)};
+        job->ratios[sequence][p] = da_learner_rule_pays(&learner, &rule) ? rule.ratio : 1;
     }
 }
 

@@ -6,6 +6,8 @@
 
 typedef struct da_sparse_selection {
     const da_tiles *tiles;
+    bool *full; /* [batch][heads]: heads of which tiles leave nothing out */
+    bool all_full;
     double seconds; /* that choosing took */
     da_tile_cache *cache;
     da_cached_tiles *cached; /* NULL: not of the cache */
@@ -19,11 +21,14 @@ da_status da_sparse_select(da_tile_cache *cache, const da_context *context, cons
                            da_sparse_selection *out);
 void da_sparse_selection_release(da_sparse_selection *selection, const da_context *context);
 
-/* Bytes, at most: while tiles are chosen; held by their lists from then on, while tiles are computed; and of the lists that a
- * backward pass transposes them to. Lists that come with a call are not among them. 0 for a problem of unknown length. */
+/* Bytes, at most: while tiles are chosen; held by their lists and what is known of them from then on, while tiles are
+ * computed; and of the lists that a backward pass transposes them to. Lists that come with a call are not among them. 0 for a problem of unknown length. */
 typedef struct da_selection_memory {
     size_t choosing, held, transposed;
 } da_selection_memory;
+
+/* Tokens of a block of the tiles that a configuration leads to, where a call brings none. */
+int64_t da_sparse_tile_block(const da_attention_config *config);
 
 da_selection_memory da_sparse_select_memory(const da_context *context, const da_attention_config *config,
                                             const da_problem *problem);

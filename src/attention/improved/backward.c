@@ -410,7 +410,7 @@ static void run_head(worker *w, int64_t head, const da_piece *piece) {
     w->head = head;
     w->unit.columns_may_be_absent = da_keys_may_be_padded(call->options);
     w->unit.column_head = w->unit.pass->rows_are_keys ? head : w->kv_head;
-    w->unit.first_tile_row = da_scope_tile_row(w->unit.scope, w->unit.batch, head);
+    da_unit_set_tiles(&w->unit, head);
     da_scope_patterns(w->unit.scope, call->config, head, &w->patterns);
     da_dropout_begin(&w->unit.dropout, call->dropout, call->options->dropout_seed, w->unit.batch,
                      w->unit.scope->heads.first + head);
@@ -655,7 +655,7 @@ da_status da_improved_backward(void *state, const da_backward_call *call, void *
 }
 
 static da_status run_whole(const da_backward_call *call, const da_head_range *heads, const da_tiles *tiles,
-                           const da_tiles *transposed) {
+                           const da_tiles *transposed, const bool *full) {
     const da_backward_tensors *t = call->tensors;
     int64_t n = t->query->shape[1];
     da_whole queries, keys;
@@ -663,17 +663,19 @@ static da_status run_whole(const da_backward_call *call, const da_head_range *he
     da_scope key_scope = *da_scope_whole(&keys, n, heads, t->query, t->grad_out);
     query_scope.tiles = tiles;
     key_scope.tiles = transposed;
+    query_scope.full = key_scope.full = full;
     backward_job shared = {.call = call, .query_scope = &query_scope, .key_scope = &key_scope};
     return run(&shared);
 }
 
 da_status da_improved_backward_heads(const da_backward_call *call, const da_head_range *heads) {
-    return run_whole(call, heads, NULL, NULL);
+    return run_whole(call, heads, NULL, NULL, NULL);
 }
 
-da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed) {
+da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed,
+                                     const bool *full) {
     const da_head_range all = da_all_heads(call->tensors->query);
-    return run_whole(call, &all, tiles, transposed);
+    return run_whole(call, &all, tiles, transposed, full);
 }
 
 da_status da_improved_backward_scope(const da_backward_call *call, const da_scope *scope) {

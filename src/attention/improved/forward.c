@@ -244,13 +244,13 @@ static void run_unit(int64_t index, int thread, void *user) {
                        .columns_may_be_absent = da_keys_may_be_padded(call->options),
                        .column_head = w.head / (heads / call->key->shape[2])};
     lay_out(&w, &shared->cut, da_job_memory(&shared->job, thread));
-    if (shared->packed.sequences > 0) {
+    w.unit.worker = &w;
+    w.unit.patterns = &w.patterns;
+    da_unit_set_tiles(&w.unit, w.head);
+    if (shared->packed.sequences > 0 && w.unit.tiles) {
         w.unit.packed = &shared->packed;
         w.unit.packed_sequence = w.unit.batch * call->key->shape[2] + w.unit.column_head;
     }
-    w.unit.worker = &w;
-    w.unit.patterns = &w.patterns;
-    w.unit.first_tile_row = da_scope_tile_row(shared->scope, w.unit.batch, w.head);
     da_scope_patterns(shared->scope, call->config, w.head, &w.patterns);
     da_dropout_begin(&w.unit.dropout, call->dropout, call->options->dropout_seed, w.unit.batch,
                      shared->scope->heads.first + w.head);
@@ -336,7 +336,8 @@ da_status da_improved_forward(void *state, const da_forward_call *call, void *us
     return da_improved_forward_heads(call, &all);
 }
 
-static da_status run_whole(const da_forward_call *call, const da_head_range *heads, const da_tiles *tiles) {
+static da_status run_whole(const da_forward_call *call, const da_head_range *heads, const da_tiles *tiles,
+                           const bool *full) {
     da_whole whole;
     int64_t n = call->query->shape[1], first = call->options->query_first, end = call->options->query_end;
     da_scope scope = *da_scope_whole(&whole, n, heads, call->key, call->value);
@@ -346,16 +347,17 @@ static da_status run_whole(const da_forward_call *call, const da_head_range *hea
         scope.rows = &queries;
     }
     scope.tiles = tiles;
+    scope.full = full;
     return da_improved_forward_scope(call, &scope);
 }
 
 da_status da_improved_forward_heads(const da_forward_call *call, const da_head_range *heads) {
-    return run_whole(call, heads, NULL);
+    return run_whole(call, heads, NULL, NULL);
 }
 
-da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles) {
+da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles, const bool *full) {
     const da_head_range all = da_all_heads(call->query);
-    return run_whole(call, &all, tiles);
+    return run_whole(call, &all, tiles, full);
 }
 
 size_t da_improved_forward_carry(const da_context *context, bool drops, const da_problem *problem) {

@@ -20,9 +20,10 @@ da_status da_improved_backward_heads(const da_backward_call *call, const da_head
 
 /* ---- tiles: of all pairs those in tiles count; the call's tensors are whole --------------------------------------- */
 
-/* transposed: its rows are blocks of keys. */
-da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles);
-da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed);
+/* transposed: its rows are blocks of keys. full: as da_scope has it. */
+da_status da_improved_forward_tiles(const da_forward_call *call, const da_tiles *tiles, const bool *full);
+da_status da_improved_backward_tiles(const da_backward_call *call, const da_tiles *tiles, const da_tiles *transposed,
+                                     const bool *full);
 
 /* Bytes of their workspace, all threads together, for blocks of so many tokens. */
 size_t da_improved_tiles_workspace(const da_context *context, const da_attention_config *config,

@@ -120,7 +120,7 @@ static bool row_is_absent(const da_unit *unit, int64_t position) {
 
 /* The block of tiles that a row lies in; 0 without tiles. */
 static int64_t block_of(const da_unit *unit, int64_t position) {
-    return unit->scope->tiles ? position / unit->scope->tiles->block_size : 0;
+    return unit->tiles ? position / unit->tiles->block_size : 0;
 }
 
 /* Index of the class of a row kept in `kept_in`; a new one if there is none and room for one; -1 if there is no room. */
@@ -574,7 +574,7 @@ static void visit_columns(da_unit *unit, uint64_t in_reach, const da_interval *c
 
 /* Visits columns a group at a time, each for the classes in the blocks of rows whose tiles have it. */
 static void visit_tiles(da_unit *unit) {
-    const da_tiles *tiles = unit->scope->tiles;
+    const da_tiles *tiles = unit->tiles;
     int64_t first_block = unit->span.first / tiles->block_size;
     int block_count = (int)((unit->span.end - 1) / tiles->block_size - first_block + 1);
     uint64_t classes_of_block[DA_GROUP_ROWS] = {0}, rows;
@@ -624,7 +624,7 @@ static void hide_absent(da_unit *unit, int first) {
 
 /* Visits packed columns: for each class those of its block's tiles. */
 static void visit_packed(da_unit *unit) {
-    const da_tiles *tiles = unit->scope->tiles;
+    const da_tiles *tiles = unit->tiles;
     int panel_keys = unit->cut->kernels->panel_keys;
     bool some_absent = unit->columns_may_be_absent && unit->pass->column_is_absent;
     for (int c = 0; c < unit->class_count; c++) {
@@ -646,8 +646,8 @@ static void visit_packed(da_unit *unit) {
 
 /* Computes the rows from `first` on, as far as a span and its classes have room; returns where it stopped. */
 static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
-    if (unit->scope->tiles) {
-        int64_t block = unit->scope->tiles->block_size, most = (first / block + DA_GROUP_ROWS) * block;
+    if (unit->tiles) {
+        int64_t block = unit->tiles->block_size, most = (first / block + DA_GROUP_ROWS) * block;
         end = end < most ? end : most;
     }
     da_span_begin(&unit->span, unit->patterns, first, end);
@@ -662,7 +662,7 @@ static int64_t run_span(da_unit *unit, int64_t first, int64_t end) {
     unit->has_begun = false;
     if (unit->packed) {
         visit_packed(unit);
-    } else if (unit->scope->tiles) {
+    } else if (unit->tiles) {
         visit_tiles(unit);
     } else {
         const da_interval all = {unit->scope->columns_first, unit->scope->columns_end};

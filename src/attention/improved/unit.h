@@ -89,7 +89,8 @@ typedef struct da_unit {
     int kind_count; /* different kept_in among the classes */
     da_segment_set kinds[DA_MAX_CLASSES];
     uint64_t classes_of_kind[DA_MAX_CLASSES];
-    int64_t first_tile_row;               /* of the head at hand, in the scope's tiles */
+    const da_tiles *tiles;                /* of the head at hand; NULL: all pairs count */
+    int64_t first_tile_row;               /* of the head, in its tiles */
     uint64_t in_reach;                    /* classes whose tiles have the columns that are visited */
     uint64_t seen_by_kinds, next_seen_by; /* of the column visited last: the kinds, and the classes, that see it */
     uint8_t *class_of;                    /* [unit]: of each row of the span */
@@ -124,6 +125,12 @@ da_piece da_unit_piece(const da_unit_cut *cut, const da_part *part, int64_t inde
 /* Lay out memory for units that are cut so, and for a block. */
 void da_unit_lay_out(da_unit *unit, da_arena *arena, const da_unit_cut *cut);
 void da_block_lay_out(da_key_block *block, da_arena *arena, const da_unit_cut *cut);
+
+/* Goes by the scope's tiles of head `head` of the call's queries, where it has any. */
+static inline void da_unit_set_tiles(da_unit *unit, int64_t head) {
+    unit->tiles = da_scope_tiles(unit->scope, unit->batch, head);
+    unit->first_tile_row = unit->tiles ? da_tiles_row(unit->tiles, unit->batch, unit->scope->heads.first + head, 0) : 0;
+}
 
 /* Computes a piece's rows, span by span. */
 void da_unit_run(da_unit *unit, const da_piece *piece);
