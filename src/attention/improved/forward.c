@@ -291,7 +291,6 @@ static void plan_packing(forward_job *shared, const da_attention_config *config,
     if (n > 0 && da_columns_can_be_packed(&shared->cut, config, shared->tile_block)) {
         da_packed_plan(&shared->packed, &shared->cut, n, problem->batch, problem->kv_heads,
                        UNITS_FOR_THREAD * shared->job.threads / units);
-        da_packed_add_set(&shared->packed, DA_FIRST, DA_SECOND);
         shared->job.shared_memory = da_packed_lay_out(&shared->packed, NULL);
     }
 }

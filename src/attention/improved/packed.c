@@ -33,13 +33,8 @@ void da_packed_plan(da_packed_columns *packed, const da_unit_cut *cut, int64_t n
     packed->blocks = (packed->n - 1) / DA_BLOCK_KEYS + 1;
     packed->heads = heads;
     packed->column_bytes = components * cut->kernels->packed_size;
-    packed->set_count = 0;
     int64_t fitting = (int64_t)(PACKED_BYTES / bytes_of_sequence(packed));
     packed->sequences = da_smaller(da_larger(da_larger(fitting, least), 1), all);
-}
-
-void da_packed_add_set(da_packed_columns *packed, int key, int value) {
-    packed->set[packed->set_count++] = (da_packed_set){.key = key, .value = value};
 }
 
 static int panels_of_block(const da_packed_columns *packed) {
@@ -49,20 +44,17 @@ static int panels_of_block(const da_packed_columns *packed) {
 size_t da_packed_lay_out(da_packed_columns *packed, char *memory) {
     da_arena arena = {memory, 0};
     size_t blocks = (size_t)(packed->sequences * packed->blocks);
-    for (int s = 0; s < packed->set_count; s++) {
-        da_packed_set *set = &packed->set[s];
-        set->keys = da_arena_take(&arena, blocks * DA_BLOCK_KEYS, packed->column_bytes);
-        set->values = da_arena_take(&arena, blocks * DA_BLOCK_KEYS, packed->column_bytes);
-        set->panels = da_arena_take(&arena, blocks * (size_t)panels_of_block(packed), sizeof *set->panels);
-        set->values_finite = da_arena_take(&arena, blocks, sizeof *set->values_finite);
-    }
+    packed->keys = da_arena_take(&arena, blocks * DA_BLOCK_KEYS, packed->column_bytes);
+    packed->values = da_arena_take(&arena, blocks * DA_BLOCK_KEYS, packed->column_bytes);
+    packed->panels = da_arena_take(&arena, blocks * (size_t)panels_of_block(packed), sizeof *packed->panels);
+    packed->values_finite = da_arena_take(&arena, blocks, sizeof *packed->values_finite);
     return arena.used;
 }
 
 /* ---- packing ----------------------------------------------------------------------------------------------------- */
 
 int64_t da_packed_parts(const da_packed_columns *packed) {
-    return packed->set_count * packed->count * packed->blocks;
+    return packed->count * packed->blocks;
 }
 
 /* Rows first..end-1 of one head lie far apart, where no hardware prefetcher follows. */
@@ -87,9 +79,7 @@ static void append_rows(const da_packed_columns *packed, const da_tensor *keys, 
     for (int64_t row = first; row < end; row += panel_keys) {
         int64_t next = da_smaller(row + panel_keys, end), after = da_smaller(next + panel_keys, end);
         prefetch_rows(keys, batch, head, next, after);
-        if (values != keys) {
-            prefetch_rows(values, batch, head, next, after);
-        }
+        prefetch_rows(values, batch, head, next, after);
         source.key = da_tensor_row(keys, batch, row, head);
         source.value = da_tensor_row(values, batch, row, head);
         source.count = (int)(next - row);
@@ -100,8 +90,7 @@ static void append_rows(const da_packed_columns *packed, const da_tensor *keys, 
 
 /* Heads of a token lie side by side: their parts come one after the other. */
 void da_packed_fill(const da_packed_columns *packed, int64_t part, const da_key_block *scratch) {
-    int64_t in_set = part / packed->set_count, sequence = in_set % packed->count, number = in_set / packed->count;
-    const da_packed_set *set = &packed->set[part % packed->set_count];
+    int64_t sequence = part % packed->count, number = part / packed->count;
     const da_tensor *tensors = packed->scope->sources->tensors;
     int64_t batch = (packed->first + sequence) / packed->heads, head = (packed->first + sequence) % packed->heads;
     size_t at = (size_t)(sequence * packed->blocks + number);
@@ -109,33 +98,25 @@ void da_packed_fill(const da_packed_columns *packed, int64_t part, const da_key_
     size_t bytes = DA_BLOCK_KEYS * packed->column_bytes;
     da_key_block block = *scratch;
     block.count = 0;
-    block.panels = set->keys + at * bytes;
-    block.values = set->values + at * bytes;
+    block.panels = packed->keys + at * bytes;
+    block.values = packed->values + at * bytes;
     if (packed->cut->clear_memory) {
         memset(block.panels, 0, bytes);
         memset(block.values, 0, bytes);
     }
-    append_rows(packed, &tensors[set->key], &tensors[set->value], batch, head, first, end, &block);
-    set->values_finite[at] = block.values_finite;
+    append_rows(packed, &tensors[DA_FIRST], &tensors[DA_SECOND], batch, head, first, end, &block);
+    packed->values_finite[at] = block.values_finite;
     for (int p = 0; p < panels_of_block(packed); p++) {
-        set->panels[at * (size_t)panels_of_block(packed) + (size_t)p] =
+        packed->panels[at * (size_t)panels_of_block(packed) + (size_t)p] =
             (da_packed_panel){block.panel_keys[p], block.panel_values[p]};
     }
 }
 
 /* ---- panels ------------------------------------------------------------------------------------------------------ */
 
-const da_packed_set *da_packed_find(const da_packed_columns *packed, int key, int value) {
-    const da_packed_set *set = packed->set;
-    while (set->key != key || set->value != value) {
-        set++;
-    }
-    return set;
-}
-
-const da_packed_panel *da_packed_panel_at(const da_packed_columns *packed, const da_packed_set *set, int64_t sequence,
-                                          int64_t panel, bool *values_finite) {
+const da_packed_panel *da_packed_panel_at(const da_packed_columns *packed, int64_t sequence, int64_t panel,
+                                          bool *values_finite) {
     int64_t in_block = panels_of_block(packed), at = (sequence - packed->first) * packed->blocks * in_block + panel;
-    *values_finite = set->values_finite[at / in_block];
-    return &set->panels[at];
+    *values_finite = packed->values_finite[at / in_block];
+    return &packed->panels[at];
 }

@@ -13,17 +13,7 @@ typedef struct da_packed_panel {
     const void *keys, *values;
 } da_packed_panel;
 
-/* Rows of one of the columns' tensors (DA_FIRST or DA_SECOND) as keys, in panels, and of one as values, in blocks of
- * DA_BLOCK_KEYS columns. */
-typedef struct da_packed_set {
-    int key, value;
-    char *keys, *values;     /* [sequences][blocks][DA_BLOCK_KEYS][column_bytes] */
-    da_packed_panel *panels; /* [sequences][blocks][panels of a block] */
-    bool *values_finite;     /* [sequences][blocks] */
-} da_packed_set;
-
-#define DA_PACKED_SETS 2
-
+/* Columns are keys, whose rows are packed in panels, with their values, in blocks of DA_BLOCK_KEYS. */
 struct da_packed_columns {
     const da_unit_cut *cut;
     int64_t n, blocks;    /* of a sequence */
@@ -31,19 +21,18 @@ struct da_packed_columns {
     int64_t first, count; /* those at hand, numbered batch element by batch element, head by head */
     int64_t heads;        /* of the columns' tensors */
     const da_scope *scope;
-    size_t column_bytes; /* at most */
-    int set_count;
-    da_packed_set set[DA_PACKED_SETS];
+    size_t column_bytes;     /* at most */
+    char *keys, *values;     /* [sequences][blocks][DA_BLOCK_KEYS][column_bytes] */
+    da_packed_panel *panels; /* [sequences][blocks][panels of a block] */
+    bool *values_finite;     /* [sequences][blocks] */
 };
 
 /* Can columns be packed for units that are cut so? tile_block: tokens in a block of tiles; 0: no tiles are chosen. */
 bool da_columns_can_be_packed(const da_unit_cut *cut, const da_attention_config *config, int64_t tile_block);
 
-/* Makes room for as many of batch * heads sequences as take PACKED_BYTES, and for `least` of them at least. Sets are
- * added then. */
+/* Makes room for as many of batch * heads sequences as take PACKED_BYTES, and for `least` of them at least. */
 void da_packed_plan(da_packed_columns *packed, const da_unit_cut *cut, int64_t n, int64_t batch, int64_t heads,
                     int64_t least);
-void da_packed_add_set(da_packed_columns *packed, int key, int value);
 
 /* Lays memory out; returns the bytes it takes. */
 size_t da_packed_lay_out(da_packed_columns *packed, char *memory);
@@ -52,11 +41,8 @@ size_t da_packed_lay_out(da_packed_columns *packed, char *memory);
 int64_t da_packed_parts(const da_packed_columns *packed);
 void da_packed_fill(const da_packed_columns *packed, int64_t part, const da_key_block *scratch);
 
-/* The set of these tensors. */
-const da_packed_set *da_packed_find(const da_packed_columns *packed, int key, int value);
-
 /* Panel `panel` of a sequence at hand, and whether all values of the block that it lies in are finite. */
-const da_packed_panel *da_packed_panel_at(const da_packed_columns *packed, const da_packed_set *set, int64_t sequence,
-                                          int64_t panel, bool *values_finite);
+const da_packed_panel *da_packed_panel_at(const da_packed_columns *packed, int64_t sequence, int64_t panel,
+                                          bool *values_finite);
 
 #endif

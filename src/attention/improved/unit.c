@@ -408,9 +408,8 @@ static void place_columns(const da_unit *unit, da_segment_set kept_in, int first
     block->panel_last[panel] = all ? last_position : INT32_MAX;
 }
 
-static void place_panels(const da_unit *unit, int key, int value, da_key_block *block) {
+static void place_panels(const da_unit *unit, da_key_block *block) {
     const da_columns *columns = &unit->columns;
-    const da_packed_set *set = da_packed_find(unit->packed, key, value);
     da_segment_set kept_in = unit->classes[__builtin_ctzll(columns->seen_by)].kept_in;
     int panel_keys = unit->cut->kernels->panel_keys;
     block->count = columns->count;
@@ -418,8 +417,8 @@ static void place_panels(const da_unit *unit, int key, int value, da_key_block *
     for (int first = 0, panel = 0; first < columns->count; first += panel_keys, panel++) {
         int end = first + panel_keys < columns->count ? first + panel_keys : columns->count;
         bool finite;
-        const da_packed_panel *packed = da_packed_panel_at(unit->packed, set, unit->packed_sequence,
-                                                           columns->positions[first] / panel_keys, &finite);
+        const da_packed_panel *packed =
+            da_packed_panel_at(unit->packed, unit->packed_sequence, columns->positions[first] / panel_keys, &finite);
         block->panel_keys[panel] = packed->keys;
         block->panel_values[panel] = packed->values;
         block->values_finite = block->values_finite && finite;
@@ -429,7 +428,7 @@ static void place_panels(const da_unit *unit, int key, int value, da_key_block *
 
 void da_unit_gather(const da_unit *unit, int key, int value, da_key_block *block) {
     if (unit->packed) {
-        place_panels(unit, key, value, block);
+        place_panels(unit, block);
     } else {
         gather_rows(unit, key, value, block);
     }

@@ -80,7 +80,7 @@ typedef struct da_unit {
     int64_t column_head;             /* of the columns' tensors */
     int64_t row_shift;               /* from a row's position to its row in the tensors */
     bool columns_may_be_absent;      /* false: the pass need not be asked */
-    const da_packed_columns *packed; /* NULL: columns are gathered */
+    const da_packed_columns *packed; /* keys, with values; NULL: columns are gathered */
     int64_t packed_sequence;         /* of the head at hand */
     da_dropout dropout;              /* of the head at hand */
     da_span span;
