@@ -296,6 +296,53 @@ static void test_one_list_is_all_of_some_heads(void **state) {
 
 /* ---- what is reported --------------------------------------------------------------------------------------------- */
 
+/* Both passes with the mask that keeps tile (i, j) of 64 tokens where 7 i + 3 j is a multiple of 4, as blocks of block_size. */
+static void run_quarter(const da_context *context, da_attention_config *config, int64_t n, int64_t block_size,
+                        problem_data *data) {
+    int64_t blocks = (n - 1) / block_size + 1, parts = 64 / block_size;
+    uint8_t kept[75 * 75];
+    assert_true(blocks <= 75);
+    for (int64_t i = 0; i < blocks; i++) {
+        for (int64_t j = 0; j < blocks; j++) {
+            kept[i * blocks + j] = (7 * (i / parts) + 3 * (j / parts)) % 4 == 0;
+        }
+    }
+    da_tile_mask *mask;
+    assert_int_equal(da_tile_mask_create(NULL, 1, 1, n, block_size, kept, &mask), DA_OK);
+    config->tile_mask = mask;
+    da_attention *attention = create(context, "block_sparse", config);
+    run(attention, data, NULL);
+    da_attention_free(attention);
+    da_tile_mask_free(mask);
+}
+
+/* Where tiles are whole panels the forward pass packs keys once, else it gathers them: the same pairs give the same. Segments do
+ * not end where tiles do, and some tiles lie outside of them. */
+static void test_packed_and_gathered(void **state) {
+    (void)state;
+    enum { LENGTH = 1200 };
+    const int64_t units[] = {0, 300, 150, 64};
+    da_context *context = make_context(2, DA_ISA_AUTO, NULL);
+    problem_data packed = problem_data_make(9, 1, LENGTH, HEADS, KV_HEADS, HEAD_DIM);
+    problem_data gathered = problem_data_make(9, 1, LENGTH, HEADS, KV_HEADS, HEAD_DIM);
+    da_attention_config config = make_config(DA_SPARSE_MASK, 1);
+    assert_int_equal(da_attention_config_set_patterns(&config, (int64_t[]){150}, 1, (int64_t[]){1}, 1), DA_OK);
+    for (size_t k = 0; k < sizeof units / sizeof *units; k++) {
+        config.tuning.unit = units[k];
+        run_quarter(context, &config, LENGTH, 64, &packed);
+        run_quarter(context, &config, LENGTH, 16, &gathered);
+        for (size_t i = 0; i < packed.out_bytes / sizeof(float); i++) {
+            assert_true(fabsf(packed.outputs[i] - gathered.outputs[i]) <= 1e-5f);
+        }
+        for (size_t i = 0; i < packed.gradient_bytes / sizeof(float); i++) {
+            assert_true(fabsf(packed.gradients[i] - gathered.gradients[i]) <= 1e-4f);
+        }
+    }
+    problem_data_free(&gathered);
+    problem_data_free(&packed);
+    da_context_free(context);
+}
+
 /* The report counts what the mask holds, from the call itself and from da_attention_tiles. */
 static void test_report(void **state) {
     (void)state;
@@ -635,11 +682,17 @@ static void refuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three_ways),       cmocka_unit_test(test_all_tiles),
-        cmocka_unit_test(test_packed_heads),     cmocka_unit_test(test_some_heads_keep_all),
-        cmocka_unit_test(test_each_tile_counts), cmocka_unit_test(test_one_list_is_all_of_some_heads),
-        cmocka_unit_test(test_report),           cmocka_unit_test(test_no_tiles),
-        cmocka_unit_test(test_workspace),        cmocka_unit_test(test_workspace_of_long_sequences),
+        cmocka_unit_test(test_three_ways),
+        cmocka_unit_test(test_all_tiles),
+        cmocka_unit_test(test_packed_heads),
+        cmocka_unit_test(test_packed_and_gathered),
+        cmocka_unit_test(test_some_heads_keep_all),
+        cmocka_unit_test(test_each_tile_counts),
+        cmocka_unit_test(test_one_list_is_all_of_some_heads),
+        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_no_tiles),
+        cmocka_unit_test(test_workspace),
+        cmocka_unit_test(test_workspace_of_long_sequences),
         cmocka_unit_test(test_short_memory),
     };
     int failures = cmocka_run_group_tests_name("block_sparse", tests, NULL, NULL);
