@@ -188,9 +188,10 @@ const da_implementation da_block_sparse_implementation = {
     .description = "The vector kernels on some tiles of the dilated pattern, chosen by a pattern, by content or by the "
                    "caller: approximate",
     .best_for = "speed where an approximation will do: O(n x s)",
-    .memory = "that of improved, and lists of the tiles: 4 bytes a tile, 8 for each block of queries of a head; "
-              "while choosing by content, pools of a head's queries and keys; packed keys and values of one head, or of "
-              "some that take 8 MiB",
+    .memory =
+        "that of improved, and lists of the tiles: 4 bytes a tile, 8 for each block of queries of a head; "
+        "while choosing by content, pools of a head's queries and keys; packed keys and values of one head, or of "
+        "some that take 8 MiB",
     .features = DA_FEATURE_ALL,
     .dtypes = DA_DTYPE_BITS_ALL,
     .create = create,
