@@ -175,7 +175,7 @@ def children(process):
 
 def start_long(tmp_path, *options):
     """Three ranks in the middle of a computation of several seconds."""
-    n, out = 15000, tmp_path / "out"
+    n, out = 40000, tmp_path / "out"
     out.mkdir()
     path = tmp_path / "x.npy"
     np.save(path, np.random.default_rng(0).standard_normal((n, 1, 16)).astype(np.float32))
