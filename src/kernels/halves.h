@@ -1,9 +1,10 @@
-/* Rows of two-byte numbers, as they are. */
+/* Rows of two-byte numbers, as they are: what products of bf16 share. */
 #ifndef DA_KERNELS_HALVES_H
 #define DA_KERNELS_HALVES_H
 
-#include <stdint.h>
 #include <string.h>
+
+#include "kernels/kernels.h"
 
 /* Copies `count` components that lie `stride` elements apart. */
 static inline void load_halves(const void *row, int64_t stride, int count, uint16_t *out) {
@@ -17,6 +18,19 @@ static inline void load_halves(const void *row, int64_t stride, int count, uint1
     for (; c < count; c++) {
         out[c] = halves[c * stride];
     }
+}
+
+/* The products' own: stores a value as key `key`, and returns whether it is finite. */
+static bool store_value(da_key_block *block, const void *value, int64_t stride, int key);
+
+/* Stores the values from..from + count - 1 of a source, which come next; returns whether they are finite. */
+static bool store_values(da_key_block *block, const da_key_source *source, int from, int count) {
+    bool finite = true;
+    for (int k = 0; k < count; k++) {
+        const char *row = (const char *)source->value + (from + k) * source->value_step;
+        finite &= store_value(block, row, source->value_stride, block->count + k);
+    }
+    return finite;
 }
 
 #endif

@@ -10,8 +10,6 @@
 /* What packed columns take at a time, where a sequence's take no more. */
 #define PACKED_BYTES (8 * 1024 * 1024)
 
-#define WIDEST_STEP 32 /* components to whose multiples some kernels fill columns up */
-
 bool da_columns_can_be_packed(const da_unit_cut *cut, const da_attention_config *config, int64_t tile_block) {
     bool can = tile_block > 0 && tile_block % cut->kernels->panel_keys == 0;
     for (size_t p = 0; p < config->segment_count; p++) {
@@ -27,7 +25,7 @@ static size_t bytes_of_sequence(const da_packed_columns *packed) {
 void da_packed_plan(da_packed_columns *packed, const da_unit_cut *cut, int64_t n, int64_t batch, int64_t heads,
                     int64_t least) {
     int64_t all = batch * heads;
-    size_t components = (size_t)(cut->padded_dim + WIDEST_STEP - 1) / WIDEST_STEP * WIDEST_STEP;
+    size_t components = (size_t)(cut->padded_dim + DA_WIDEST_STEP - 1) / DA_WIDEST_STEP * DA_WIDEST_STEP;
     packed->cut = cut;
     packed->n = n;
     packed->blocks = (packed->n - 1) / DA_BLOCK_KEYS + 1;

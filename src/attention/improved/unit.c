@@ -15,8 +15,6 @@
 #define UNIT_BYTES (2 * 1024 * 1024)
 #define UNIT_MAX_ROWS 2048
 
-#define WIDEST_VECTOR 32 /* components to whose multiples kernels round head_dim up */
-
 #define CACHE_LINE 64
 #define PREFETCH_ROWS 16 /* how far ahead of their use rows of tensors are asked for */
 
@@ -63,7 +61,7 @@ void da_unit_cut_init(da_unit_cut *cut, const da_kernels *kernels, const da_atte
     /* Each class may leave its last tile part empty. */
     size_t tile = (size_t)kernels->tile_rows;
     cut->rows = ((size_t)cut->unit + (size_t)cut->most_classes * (tile - 1) + tile - 1) / tile * tile;
-    cut->clear_memory = cut->head_dim % WIDEST_VECTOR != 0;
+    cut->clear_memory = cut->head_dim % DA_WIDEST_STEP != 0;
 }
 
 static int64_t units_of(const da_unit_cut *cut, const da_piece *piece) {

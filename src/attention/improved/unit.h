@@ -14,6 +14,8 @@
 #include "pattern/schedule.h"
 #include "pattern/tile_groups.h"
 
+#define DA_WIDEST_STEP 32 /* components to whose multiples kernels round head_dim up */
+
 /* How a pass cuts a problem. */
 typedef struct da_unit_cut {
     const da_kernels *kernels;

@@ -108,16 +108,6 @@ static bool store_value(da_key_block *block, const void *value, int64_t stride, 
     return largest < 0x7f80u;
 }
 
-/* Stores the values from..from + count - 1 of a source, which come next; returns whether they are finite. */
-static bool store_values(da_key_block *block, const da_key_source *source, int from, int count) {
-    bool finite = true;
-    for (int k = 0; k < count; k++) {
-        const char *row = (const char *)source->value + (from + k) * source->value_step;
-        finite &= store_value(block, row, source->value_stride, block->count + k);
-    }
-    return finite;
-}
-
 /* ---- scores ----------------------------------------------------------------------------------------------------- */
 
 static inline vec dot_pairs(vec sum, __m512i a, __m512i b) {
